@@ -1,0 +1,175 @@
+"""What a run says: lines and bars for people, JSON lines for programs, and events.jsonl on disk for both.
+
+Progress and logs go to stderr, data to stdout (the command prints that itself). Bars appear on a
+terminal only. Everything that passes here is redacted first: no token, no signed URL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal, Protocol, TextIO
+
+from quantpipe.redact import redact
+
+Mode = Literal["human", "json", "quiet"]
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601 to the second."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Progress(Protocol):
+    """A bar, or nothing where there is no terminal."""
+
+    def advance(self, amount: int = 1) -> None:
+        """So much more is done; may be called from any thread."""
+        ...
+
+    def describe(self, text: str) -> None:
+        """What is being worked on now."""
+        ...
+
+
+class _Silent:
+    def advance(self, amount: int = 1) -> None:
+        """Nothing to show."""
+
+    def describe(self, text: str) -> None:
+        """Nothing to show."""
+
+
+class _Bar:
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+        self._lock = threading.Lock()
+
+    def advance(self, amount: int = 1) -> None:
+        with self._lock:
+            self._bar.update(amount)
+
+    def describe(self, text: str) -> None:
+        with self._lock:
+            self._bar.set_description_str(text)
+
+
+class Console:
+    """The one mouth of a run.
+
+    Args:
+        mode: `human` lines and bars, `json` one object per event, `quiet` errors only.
+        verbose: also show details.
+        stream: where progress goes; stderr.
+    """
+
+    def __init__(self, mode: Mode = "human", *, verbose: bool = False, stream: TextIO | None = None) -> None:
+        self.mode = mode
+        self.verbose = verbose
+        self._stream = sys.stderr if stream is None else stream
+        self._events: Path | None = None
+        self._lock = threading.Lock()
+
+    def record_to(self, events: Path | None) -> None:
+        """Append every event to this file from now on, as well."""
+        self._events = events
+
+    @property
+    def interactive(self) -> bool:
+        """Whether bars make sense here."""
+        return self.mode == "human" and self._stream.isatty()
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Something happened: to events.jsonl, and to stderr in JSON mode."""
+        line = redact(json.dumps({"time": now(), "event": kind, **fields}, ensure_ascii=False, default=str))
+        with self._lock:
+            if self._events is not None:
+                with self._events.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+            if self.mode == "json":
+                print(line, file=self._stream, flush=True)
+
+    def line(self, text: str, **fields: Any) -> None:
+        """A line for people; an event for programs."""
+        self.event("info", text=text, **fields)
+        self._print(text)
+
+    def detail(self, text: str, **fields: Any) -> None:
+        """A line that only `-v` shows; always an event."""
+        self.event("detail", text=text, **fields)
+        if self.verbose:
+            self._print(text)
+
+    def warning(self, text: str, **fields: Any) -> None:
+        """Something that the user has to know, though the run goes on."""
+        self.event("warning", text=text, **fields)
+        self._print(f"{self.styled('warning:', '33')} {text}")
+
+    @contextlib.contextmanager
+    def progress(self, description: str, total: int | None, unit: str = "it") -> Iterator[Progress]:
+        """A bar for as long as the block runs.
+
+        Args:
+            total: in units; None where it is not known.
+            unit: "B" scales by 1024 and shows bytes; anything else counts.
+        """
+        if not self.interactive:
+            yield _Silent()
+            return
+        from tqdm import tqdm
+
+        scale = unit == "B"
+        with tqdm(
+            total=total,
+            desc=description,
+            unit=unit,
+            unit_scale=scale,
+            unit_divisor=1024 if scale else 1000,
+            file=self._stream,
+            leave=False,
+            dynamic_ncols=True,
+        ) as bar:
+            yield _Bar(bar)
+
+    def styled(self, text: str, code: str) -> str:
+        """`text` in an ANSI style, where the terminal takes it and NO_COLOR is unset."""
+        if not self.interactive or os.environ.get("NO_COLOR"):
+            return text
+        return f"\x1b[{code}m{text}\x1b[0m"
+
+    def _print(self, text: str) -> None:
+        if self.mode != "human":
+            return
+        clean = redact(text)
+        with self._lock:
+            if self.interactive:
+                from tqdm import tqdm
+
+                tqdm.write(clean, file=self._stream)
+            else:
+                print(clean, file=self._stream, flush=True)
+
+
+def human_bytes(count: float) -> str:
+    """`count` bytes in binary units: 237 GB of weights read as `220.8 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def human_seconds(seconds: float) -> str:
+    """`seconds` as people say it: 4.2 s, 3 min 10 s, 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

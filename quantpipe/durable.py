@@ -1,0 +1,77 @@
+"""Write files so that a crash, at any instant, leaves the old content or the new, never a mixture.
+
+The order is restic's and SQLite's: write to a temporary name in the same directory, fsync the file,
+rename it over the final name, fsync the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Names that begin so belong to a write in flight; a sweep may remove them."""
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make the renames and creations inside `directory` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_file(path: Path) -> None:
+    """Flush the content of `path` to the device."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success it becomes `path`, durably.
+
+    On an error the temporary file is removed and `path` is as it was.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid4().hex}-{path.name}")
+    try:
+        yield temporary
+        fsync_file(temporary)
+        temporary.replace(path)
+        fsync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` by `data`, durably and atomically.
+
+    Args:
+        mode: permission bits, whatever the umask: readers may run under other uids.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+        temporary.chmod(mode)
+
+
+def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
+    """Replace `path` by `value` as indented UTF-8 JSON, durably and atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode("utf-8"), mode=mode)
+
+
+def fsync_tree(root: Path) -> None:
+    """Flush every file and directory below `root`, deepest first."""
+    for directory, _, files in os.walk(root, topdown=False):
+        for name in files:
+            fsync_file(Path(directory, name))
+        fsync_directory(Path(directory))

@@ -1,0 +1,324 @@
+"""Recipes: what to build. Frozen pydantic models of the YAML, and the digest of what decides the output.
+
+How to run (store, interpreters, jobs, output mode) is not in here: that is settings.py.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from quantpipe.errors import RecipeError
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,99}$"
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+def _expand(value: Any) -> Any:
+    return Path(value) if isinstance(value, str) else value
+
+
+RecipePath = Annotated[Path, BeforeValidator(_expand)]
+"""A path; a relative one is relative to the recipe's folder, so that recipes work from anywhere."""
+
+
+class Source(Section):
+    """Where the BF16 weights come from.
+
+    Attributes:
+        hub: which client fetches them.
+        repo: `owner/name` on a hub; a directory for `local`.
+        revision: branch, tag or commit; None is the hub's default. Resolved to a commit before the first byte.
+        include: shell patterns of the files wanted; empty means all that serving and quantizing need.
+        exclude: shell patterns of files never wanted.
+    """
+
+    hub: Literal["modelscope", "huggingface", "local"]
+    repo: str = Field(min_length=1)
+    revision: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _repo_fits_hub(self) -> Source:
+        if self.hub != "local" and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo):
+            raise ValueError(f"repo {self.repo!r} is not of the form owner/name")
+        if self.hub == "local" and self.revision is not None:
+            raise ValueError("a local source has no revision: remove the key")
+        return self
+
+
+class AntiOutlier(Section):
+    """Smoothing: moves outliers of activations into the weights before quantizing.
+
+    Attributes:
+        method: `flex_smooth_quant` is msmodelslim's m6, `iter_smooth` its m4.
+        dataset: prompts whose activations decide the smoothing scales.
+    """
+
+    method: Literal["flex_smooth_quant", "iter_smooth", "none"] = "flex_smooth_quant"
+    dataset: RecipePath
+
+
+class Calibration(Section):
+    """The static activation scales come from these prompts.
+
+    Attributes:
+        dataset: JSON or JSONL of prompts (calib_data/README.md).
+        limit: only the first so many prompts; None takes all.
+    """
+
+    dataset: RecipePath
+    limit: int | None = Field(default=None, ge=1)
+
+
+class Quantize(Section):
+    """What msmodelslim does to the weights.
+
+    Attributes:
+        engine: `stock` is msmodelslim's own V1 service.
+        scheme: `w8a8_dynamic`: attention W8A8 static, experts and MLP W8A8_DYNAMIC, the rest FLOAT.
+        rotate: turn the residual stream by a random Hadamard matrix first (QuaRot).
+        device: `cpu`, `npu`, or a list of devices such as `npu:0,1`.
+        part_size: largest size of one shard, GiB.
+        trust_remote_code: whether the model's own Python code may run.
+    """
+
+    engine: Literal["stock"] = "stock"
+    scheme: Literal["w8a8_dynamic"] = "w8a8_dynamic"
+    rotate: bool = True
+    anti_outlier: AntiOutlier | None = None
+    calibration: Calibration
+    device: str = Field(default="npu", pattern=r"^(cpu|npu(:\d+(,\d+)*)?)$")
+    part_size: int = Field(default=4, ge=1, le=64)
+    trust_remote_code: bool = False
+
+
+class Verify(Section):
+    """The static checks.
+
+    Attributes:
+        target: the vllm-ascend version that has to load the checkpoint.
+        deep: also look at the values of the tensors, not only at names, types and shapes.
+    """
+
+    target: str = Field(default="0.23.0", pattern=r"^\d+\.\d+\.\d+\w*$")
+    deep: bool = True
+
+
+class Serve(Section):
+    """The serve profile: how vLLM is started, in vLLM's own terms (its `serve` options).
+
+    Attributes:
+        served_model_name: the name under which clients ask for the model.
+        max_model_len: tokens of prompt and answer together.
+        gpu_memory_utilization: share of a device's memory that vLLM may take.
+        hf_overrides: passed as JSON; YaRN goes here as `rope_parameters`.
+        compilation_config: passed as JSON.
+        additional_config: passed as JSON; vllm-ascend's own switches.
+        extra_args: further options, as they are.
+        environment: environment variables of the server.
+    """
+
+    served_model_name: str = "qwen3"
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    data_parallel_size: int = Field(default=1, ge=1)
+    enable_expert_parallel: bool = False
+    max_model_len: int | None = Field(default=None, ge=1)
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    max_num_batched_tokens: int | None = Field(default=None, ge=1)
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    dtype: Literal["auto", "bfloat16", "float16"] | None = None
+    seed: int | None = None
+    enforce_eager: bool = False
+    async_scheduling: bool = False
+    trust_remote_code: bool = False
+    hf_overrides: dict[str, Any] = {}
+    compilation_config: dict[str, Any] = {}
+    additional_config: dict[str, Any] = {}
+    extra_args: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _environment_is_text(cls, value: Any) -> Any:
+        """YAML reads `OMP_PROC_BIND: false` as a boolean; the environment wants its text."""
+        if not isinstance(value, dict):
+            return value
+        return {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}
+
+
+class Probe(Section):
+    """A question to the loaded model.
+
+    Attributes:
+        prompt: the text; for `chat` the user's message.
+        continuation: what a greedy answer has to begin with; None where only an answer is wanted.
+        max_tokens: how many tokens to ask for.
+        chat: ask /v1/chat/completions instead of /v1/completions.
+    """
+
+    prompt: str = Field(min_length=1)
+    continuation: str | None = None
+    max_tokens: int = Field(default=16, ge=1, le=4096)
+    chat: bool = False
+
+
+class Timeouts(Section):
+    """Seconds that the smoke stage waits.
+
+    Attributes:
+        stall: without any sign of progress (log, CPU, disk) before the server counts as hung.
+        ready: from the start until /health answers, at most.
+        probe: for one answer.
+    """
+
+    stall: float = Field(default=600, gt=0)
+    ready: float = Field(default=3600, gt=0)
+    probe: float = Field(default=120, gt=0)
+
+
+class Smoke(Section):
+    """The smoke load: a real server on the real checkpoint, asked real questions.
+
+    Attributes:
+        launcher: `cpu` is the rehearsal with quantpipe's vLLM plugin; `native` is vllm-ascend on NPUs.
+        probes: questions in the recipe itself.
+        probes_file: further questions, a JSON list of the same objects.
+        min_matches: share of the probes with a known continuation that has to match.
+    """
+
+    launcher: Literal["cpu", "native"] = "native"
+    serve: Serve = Serve()
+    probes: tuple[Probe, ...] = (Probe(prompt="The future of AI is", max_tokens=50),)
+    probes_file: RecipePath | None = None
+    min_matches: float = Field(default=1.0, ge=0, le=1)
+    timeouts: Timeouts = Timeouts()
+
+
+class Publish(Section):
+    """What stays in the store.
+
+    Attributes:
+        keep: generations of the checkpoint, the current one included; at least two, for a rollback.
+    """
+
+    keep: int = Field(default=2, ge=2)
+
+
+class Recipe(Section):
+    """One recipe file. Made by `quantpipe.recipe_file.load`, which resolves its paths."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    source: Source
+    quantize: Quantize
+    verify: Verify = Verify()
+    smoke: Smoke = Smoke()
+    publish: Publish = Publish()
+
+    def stage_inputs(self) -> dict[str, Any]:
+        """What of the recipe decides each stage's result, as JSON values, by stage.
+
+        Datasets and probe files count with their content and not with their paths; so does a local
+        source, whose content enters through its manifest. Time limits and the number of generations decide nothing.
+
+        Raises:
+            RecipeError: a dataset is missing or wrong.
+        """
+        return {
+            "fetch": self._source_input(),
+            "quantize": self._quantize_input(),
+            "verify": self.verify.model_dump(mode="json"),
+            "smoke": self._smoke_input(),
+            "publish": {},
+        }
+
+    def digest(self) -> str:
+        """SHA-256, in hex, over what decides the output.
+
+        Raises:
+            RecipeError: a dataset is missing or wrong.
+        """
+        from quantpipe.stage import digest_of
+
+        inputs = self.stage_inputs()
+        return digest_of({"fetch": inputs["fetch"], "quantize": inputs["quantize"]})
+
+    def all_probes(self) -> tuple[Probe, ...]:
+        """The recipe's own probes and those of its probes file.
+
+        Raises:
+            RecipeError: the file is missing or wrong.
+        """
+        if self.smoke.probes_file is None:
+            return self.smoke.probes
+        from quantpipe.recipe_file import load_probes
+
+        return (*self.smoke.probes, *load_probes(self.smoke.probes_file))
+
+    def _source_input(self) -> dict[str, Any]:
+        value = self.source.model_dump(mode="json")
+        if self.source.hub == "local":
+            del value["repo"]
+        return value
+
+    def _quantize_input(self) -> dict[str, Any]:
+        from quantpipe.quantize.datasets import dataset_digest
+
+        value = self.quantize.model_dump(mode="json")
+        prompts = self.calibration_prompts()
+        value["calibration"] = {"prompts": dataset_digest(prompts)}
+        if self.quantize.anti_outlier is not None:
+            value["anti_outlier"]["dataset"] = dataset_digest(self.anti_outlier_prompts())
+        return value
+
+    def _smoke_input(self) -> dict[str, Any]:
+        value = self.smoke.model_dump(mode="json", exclude={"timeouts", "probes_file"})
+        value["probes"] = [probe.model_dump(mode="json") for probe in self.all_probes()]
+        return value
+
+    def calibration_prompts(self) -> tuple[str, ...]:
+        """The prompts that decide the activation scales.
+
+        Raises:
+            RecipeError: the dataset is missing or wrong.
+        """
+        from quantpipe.quantize.datasets import load_prompts
+
+        section = self.quantize.calibration
+        return load_prompts(section.dataset)[: section.limit]
+
+    def anti_outlier_prompts(self) -> tuple[str, ...]:
+        """The prompts that decide the smoothing; empty without an anti_outlier section.
+
+        Raises:
+            RecipeError: the dataset is missing or wrong.
+        """
+        from quantpipe.quantize.datasets import load_prompts
+
+        section = self.quantize.anti_outlier
+        return () if section is None else load_prompts(section.dataset)
+
+
+__all__ = [
+    "AntiOutlier",
+    "Calibration",
+    "Probe",
+    "Publish",
+    "Quantize",
+    "Recipe",
+    "RecipeError",
+    "Serve",
+    "Smoke",
+    "Source",
+    "Timeouts",
+    "Verify",
+]

@@ -1,0 +1,186 @@
+"""What every stage is: a key, a plan, a run that leaves a receipt.
+
+A stage's key is a digest of all that decides its result: its section of the recipe and the outputs of
+the stages before it. A receipt with the same key, whose outputs are still there, stands for the work:
+that one rule gives resume, no-op refreshes and partial re-runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from quantpipe import durable
+from quantpipe.errors import VerificationError
+
+if TYPE_CHECKING:
+    from quantpipe.console import Console
+    from quantpipe.recipe import Recipe
+    from quantpipe.settings import Settings
+    from quantpipe.store import Store
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256, in hex, of the canonical JSON of `value`."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a finished stage leaves, as JSON.
+
+    Attributes:
+        stage: the stage's name.
+        key: digest of everything that decided the result.
+        outputs: what later stages need; paths are relative to the store.
+        figures: what a person wants to know: bytes, counts, findings, probes.
+        started: UTC time, ISO 8601.
+        seconds: wall time of the run.
+    """
+
+    stage: str
+    key: str
+    outputs: dict[str, Any]
+    figures: dict[str, Any]
+    started: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The receipt as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any, *, where: str) -> Receipt:
+        """Read what `to_json` made.
+
+        Raises:
+            VerificationError: it is not a receipt.
+        """
+        try:
+            return cls(**value)
+        except TypeError as error:
+            raise VerificationError(f"not a receipt: {error}", where=where) from error
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage would do and what it would cost.
+
+    Attributes:
+        stage: the stage's name.
+        action: "run", or "reuse" when a receipt stands for it.
+        summary: one line for people.
+        disk_bytes: bytes that the stage would add to the store.
+        memory_bytes: host memory that it needs at its peak.
+        figures: numbers that later plans build on.
+        notes: things that the user has to know beforehand.
+    """
+
+    stage: str
+    action: str
+    summary: str
+    disk_bytes: int = 0
+    memory_bytes: int = 0
+    figures: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """`<store>/runs/<recipe name>/<run id>/`: staging, receipts, events and logs of one run."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The run's id: UTC time and a few random digits."""
+        return self.path.name
+
+    @property
+    def staging(self) -> Path:
+        """Where the checkpoint grows until it is verified."""
+        return self.path / "staging"
+
+    @property
+    def logs(self) -> Path:
+        """The logs of the worker and of the server."""
+        return self.path / "logs"
+
+    @property
+    def events(self) -> Path:
+        """One JSON object per line: all that happened."""
+        return self.path / "events.jsonl"
+
+    def receipt_path(self, stage: str) -> Path:
+        """Where the receipt of `stage` lies."""
+        return self.path / "receipts" / f"{stage}.json"
+
+    def create(self) -> None:
+        """Make the run's folders; harmless when they are there."""
+        for folder in (self.logs, self.path / "receipts"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, receipt: Receipt) -> None:
+        """Keep a receipt, durably."""
+        durable.write_json(self.receipt_path(receipt.stage), receipt.to_json())
+
+    def load(self, stage: str) -> Receipt | None:
+        """The receipt of `stage`; None where the stage has not finished."""
+        path = self.receipt_path(stage)
+        if not path.is_file():
+            return None
+        return Receipt.from_json(json.loads(path.read_text("utf-8")), where=str(path))
+
+
+@dataclass
+class Context:
+    """What a stage may see: the recipe, how to run it, and what was done before."""
+
+    recipe: Recipe
+    settings: Settings
+    store: Store
+    console: Console
+    run: RunDirectory
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+    plans: dict[str, StagePlan] = field(default_factory=dict)
+
+    def output(self, stage: str, name: str) -> Any:
+        """An output of an earlier stage."""
+        return self.receipts[stage].outputs[name]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage's run gives back; the pipeline makes the receipt of it."""
+
+    outputs: dict[str, Any]
+    figures: dict[str, Any]
+
+
+class Stage(Protocol):
+    """One step of the pipeline."""
+
+    @property
+    def name(self) -> str:
+        """The stage's name, as in `--from` and in receipts."""
+        ...
+
+    def key(self, context: Context) -> str:
+        """Digest of all that decides the result; needs the receipts of the stages before it."""
+        ...
+
+    def plan(self, context: Context) -> StagePlan:
+        """What a run would do and cost, from the plans before it; writes nothing."""
+        ...
+
+    def run(self, context: Context) -> Result:
+        """Do it. Killed at any instant, it may be run again."""
+        ...
+
+    def still_there(self, context: Context, receipt: Receipt) -> bool:
+        """Whether the receipt's outputs exist; a cheap look that reads no file's content."""
+        ...

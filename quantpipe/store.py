@@ -1,0 +1,251 @@
+"""Paths on shared storage, the sealing of checkpoints, and the pointer that servers follow.
+
+    <store>/sources/<hub>/<owner>--<name>/<commit>/      snapshot
+    <store>/models/<recipe>/<manifest digest>/           generation: a sealed checkpoint
+    <store>/models/<recipe>/current                      pointer: relative link, replaced by rename
+    <store>/models/<recipe>/receipts/<digest>.json       receipts of the run that published it
+    <store>/runs/<recipe>/<run id>/                      staging, state, events.jsonl, logs
+
+Ordering: a checkpoint is flushed before it gets its digest name, the name is flushed before the
+pointer moves, and only renames within one filesystem are used. Readers see old or new, never half.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from quantpipe import durable
+from quantpipe.errors import UsageError, VerificationError
+from quantpipe.stage import Receipt, RunDirectory
+
+PROVENANCE = "quantpipe.json"
+"""In every generation: its manifest and where it came from. Not part of the manifest itself."""
+
+_POINTER = "current"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A sealed checkpoint of a recipe.
+
+    Attributes:
+        published: it was current at some time: only such a one is rolled back to.
+        sealed: when it was sealed, seconds since the epoch.
+    """
+
+    digest: str
+    path: Path
+    current: bool
+    published: bool
+    sealed: float
+
+
+class Store:
+    """The store below one root directory. Makes directories only when it writes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def relative(self, path: Path) -> str:
+        """`path` relative to the store, as receipts hold it: a store may be mounted elsewhere."""
+        return path.relative_to(self.root).as_posix()
+
+    def absolute(self, relative: str) -> Path:
+        """The path behind a receipt's relative path."""
+        return self.root / relative
+
+    # -- sources and runs -----------------------------------------------------------------------
+
+    def snapshot(self, hub: str, repo: str, commit: str) -> Path:
+        """Where the snapshot of a source at a commit lies."""
+        return self.root / "sources" / hub / repo.strip("/").replace("/", "--") / commit
+
+    def new_run(self, recipe: str) -> RunDirectory:
+        """A run directory with a fresh id: UTC time, so that names sort, and random digits."""
+        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        run = RunDirectory(self.root / "runs" / recipe / f"{stamp}-{secrets.token_hex(3)}")
+        run.create()
+        return run
+
+    def runs(self, recipe: str) -> list[RunDirectory]:
+        """The runs of a recipe, oldest first."""
+        folder = self.root / "runs" / recipe
+        if not folder.is_dir():
+            return []
+        return [RunDirectory(path) for path in sorted(folder.iterdir()) if path.is_dir()]
+
+    def recipes(self) -> list[str]:
+        """The names of the recipes that have runs or checkpoints here."""
+        names: set[str] = set()
+        for kind in ("models", "runs"):
+            folder = self.root / kind
+            if folder.is_dir():
+                names.update(path.name for path in folder.iterdir() if path.is_dir())
+        return sorted(names)
+
+    # -- generations ----------------------------------------------------------------------------
+
+    def model(self, recipe: str) -> Path:
+        """The folder of a recipe's generations and pointer."""
+        return self.root / "models" / recipe
+
+    def generation(self, recipe: str, digest: str) -> Path:
+        """Where the generation with this manifest digest lies."""
+        return self.model(recipe) / digest
+
+    def generations(self, recipe: str) -> list[Generation]:
+        """The sealed checkpoints of a recipe, oldest first."""
+        folder = self.model(recipe)
+        if not folder.is_dir():
+            return []
+        current = self.current(recipe)
+        found = []
+        for path in folder.iterdir():
+            if not _DIGEST.fullmatch(path.name):
+                continue
+            published = self.receipts_path(recipe, path.name).is_file()
+            sealed = (path / PROVENANCE).stat().st_mtime
+            found.append(Generation(path.name, path, path == current, published, sealed))
+        return sorted(found, key=lambda generation: (generation.sealed, generation.digest))
+
+    def seal(self, staging: Path, recipe: str, digest: str, provenance: dict[str, Any]) -> Path:
+        """Turn a verified staging directory into a generation; afterwards it never changes.
+
+        An equal generation that is there already is success, and `staging` is removed: publishing
+        the same content twice, or from two hosts at once, gives one directory.
+        """
+        target = self.generation(recipe, digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.is_dir():
+            durable.write_json(staging / PROVENANCE, provenance)
+            for directory, _, files in os.walk(staging):
+                for name in files:
+                    Path(directory, name).chmod(0o444)
+                Path(directory).chmod(0o755)
+            durable.fsync_tree(staging)
+            try:
+                staging.rename(target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+            durable.fsync_directory(target.parent)
+        shutil.rmtree(staging, ignore_errors=True)
+        return target
+
+    def provenance(self, checkpoint: Path) -> dict[str, Any] | None:
+        """The provenance of a checkpoint; None where quantpipe did not make it.
+
+        Raises:
+            VerificationError: the file is not JSON.
+        """
+        path = checkpoint / PROVENANCE
+        if not path.is_file():
+            return None
+        try:
+            value = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise VerificationError(f"not JSON: {error}", where=str(path)) from error
+        return value if isinstance(value, dict) else None
+
+    # -- the pointer ----------------------------------------------------------------------------
+
+    def pointer(self, recipe: str) -> Path:
+        """The link that servers follow."""
+        return self.model(recipe) / _POINTER
+
+    def current(self, recipe: str) -> Path | None:
+        """The generation that the pointer names; None before the first publish."""
+        try:
+            name = os.readlink(self.pointer(recipe))
+        except FileNotFoundError:
+            return None
+        target = self.model(recipe) / name
+        return target if target.is_dir() else None
+
+    def point(self, recipe: str, digest: str) -> None:
+        """Let the pointer name a generation, atomically and durably."""
+        folder = self.model(recipe)
+        temporary = folder / f"{durable.TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        temporary.symlink_to(digest)
+        temporary.replace(folder / _POINTER)
+        durable.fsync_directory(folder)
+
+    def receipts_path(self, recipe: str, digest: str) -> Path:
+        """Where the receipts of a published generation lie."""
+        return self.model(recipe) / "receipts" / f"{digest}.json"
+
+    def save_receipts(self, recipe: str, digest: str, receipts: dict[str, Receipt]) -> None:
+        """Keep the receipts of the run that published a generation."""
+        path = self.receipts_path(recipe, digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.write_json(path, {name: receipt.to_json() for name, receipt in receipts.items()})
+
+    def load_receipts(self, recipe: str) -> dict[str, Receipt]:
+        """The receipts of the current generation, by stage; empty before the first publish."""
+        current = self.current(recipe)
+        if current is None:
+            return {}
+        path = self.receipts_path(recipe, current.name)
+        if not path.is_file():
+            return {}
+        value = json.loads(path.read_text("utf-8"))
+        return {name: Receipt.from_json(item, where=str(path)) for name, item in value.items()}
+
+    # -- retention ------------------------------------------------------------------------------
+
+    def rollback(self, recipe: str) -> tuple[str, str]:
+        """Point at the generation that was published before the current one.
+
+        Returns:
+            The digests of the generation that was current and of the one that is now.
+
+        Raises:
+            UsageError: there is nothing to go back to.
+        """
+        published = [generation for generation in self.generations(recipe) if generation.published]
+        position = next((i for i, generation in enumerate(published) if generation.current), None)
+        if not position:
+            raise UsageError(
+                "there is no earlier generation to go back to",
+                where=str(self.model(recipe)),
+                hint="`quantpipe status` lists the generations",
+            )
+        self.point(recipe, published[position - 1].digest)
+        return published[position].digest, published[position - 1].digest
+
+    def expired(self, recipe: str, keep: int, *, grace: float = 0.0) -> list[Generation]:
+        """The generations beyond the `keep` newest published ones; never the current one.
+
+        Args:
+            keep: how many published generations stay.
+            grace: seconds for which an unpublished generation is left alone: a run may be at its smoke load.
+        """
+        generations = self.generations(recipe)
+        newest = [generation for generation in generations if generation.published][-keep:]
+        limit = time.time() - grace
+        return [
+            generation
+            for generation in generations
+            if not generation.current
+            and generation not in newest
+            and (generation.published or generation.sealed < limit)
+        ]
+
+    def remove(self, recipe: str, generation: Generation) -> None:
+        """Remove a generation: first its name, in one rename, then its files."""
+        if generation.current:
+            raise ValueError("the current generation is never removed")
+        grave = self.model(recipe) / f"{durable.TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        generation.path.rename(grave)
+        shutil.rmtree(grave)
+        self.receipts_path(recipe, generation.digest).unlink(missing_ok=True)
