@@ -1,0 +1,1 @@
+"""The fetch stage: source weights from a hub or a directory into a snapshot, verified to the last byte."""

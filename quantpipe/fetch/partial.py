@@ -1,0 +1,234 @@
+"""A file that grows: bytes are hashed as they land, and a run that was killed is continued.
+
+Its name carries the file and the process that writes it, `<file id>.<owner>`, so that two processes
+never write to one name. Whoever continues the file of a dead process takes it over by rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from quantpipe.errors import PreflightError, StorageFullError
+from quantpipe.fetch.hub import RemoteFile, Stopped
+from quantpipe.fetch.snapshot import Hashes, Stamp
+from quantpipe.lease import Owner
+from quantpipe.manifest import OnBytes
+
+_FICLONE = 0x40049409
+"""ioctl of Linux, <linux/fs.h>: share all blocks of another file."""
+
+_CANNOT_CLONE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class Partial:
+    """The sink of one transfer; `quantpipe.fetch.hub.Sink`.
+
+    Args:
+        folder: where partial files lie.
+        file: what is to be fetched.
+        stop: set from another thread to end the transfer at its next step.
+        on_landed: told of bytes that the hub delivered and that are on disk.
+        on_alive: told of bytes that are read back to be hashed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        file: RemoteFile,
+        *,
+        stop: threading.Event,
+        on_landed: OnBytes,
+        on_alive: OnBytes,
+    ) -> None:
+        self.file = file
+        self.path = folder / f"{file_id(file)}.{Owner.me().token}"
+        self._stop = stop
+        self._on_landed = on_landed
+        self._on_alive = on_alive
+        self._abort: Callable[[], object] | None = None
+        self._hashes = Hashes(file)
+        self._known: str | None = None
+        self._descriptor = -1
+
+    # -- what hubs use --------------------------------------------------------------------------
+
+    @property
+    def offset(self) -> int:
+        """How many bytes are there."""
+        self._check()
+        return self._hashes.size
+
+    def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Append and hash bytes.
+
+        Raises:
+            Stopped: the transfer was told to stop.
+            StorageFullError: the disk or the quota is full.
+        """
+        self._check()
+        with explained(self.path):
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        self._hashes.update(chunk)
+        self._on_landed(len(chunk))
+
+    def restart(self) -> None:
+        """Begin at the first byte again, in a new file: another process may still hold the old one open."""
+        self._check()
+        self.close()
+        self.path.unlink(missing_ok=True)
+        self._hashes, self._known = Hashes(self.file), None
+        self._open()
+
+    def clone(self, source: Path, sha256: str) -> bool:
+        """Share the blocks of `source`, which holds what `sha256` says."""
+        self.restart()
+        with source.open("rb") as origin:
+            try:
+                fcntl.ioctl(self._descriptor, _FICLONE, origin.fileno())
+            except OSError as error:
+                if error.errno in _CANNOT_CLONE:
+                    return False
+                raise
+        self._known = sha256
+        self._on_alive(self.file.size)
+        return True
+
+    def on_abort(self, abort: Callable[[], object]) -> None:
+        """`abort` ends a blocked read; called at once where the transfer was told to stop already."""
+        self._abort = abort
+        if self._stop.is_set():
+            abort()
+
+    @property
+    def size(self) -> int:
+        """How many bytes of content are there and accounted for."""
+        return self._hashes.size if self._known is None else self.path.stat().st_size
+
+    # -- what the transfer uses -----------------------------------------------------------------
+
+    def abort(self) -> None:
+        """End a blocked read, from another thread."""
+        if self._abort is not None:
+            self._abort()
+
+    def open(self) -> None:
+        """Continue what is there, of this process or of a dead one, or begin; harmless where it is open."""
+        if self._descriptor >= 0:
+            return
+        self._hashes, self._known = Hashes(self.file), None
+        folder = self.path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists():
+            self._take_over(folder)
+        if self.path.exists() and 0 < self.path.stat().st_size <= self.file.size:
+            self._hashes.read(self.path, self._read_back)
+        else:
+            self.path.unlink(missing_ok=True)
+        self._open()
+
+    def close(self) -> None:
+        """Close the file; what is there stays."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def mismatch(self) -> str | None:
+        """How the content differs from what the hub promised; None where it does not."""
+        if self._known is None:
+            return self._hashes.mismatch()
+        if self.size != self.file.size:
+            return f"{self.size:,} bytes instead of {self.file.size:,}"
+        if self._known != self.file.sha256:
+            return f"sha256 {self._known} instead of {self.file.sha256}"
+        return None
+
+    @property
+    def sha256(self) -> str:
+        """Of the content, hex."""
+        return self._known or self._hashes.sha256
+
+    def flush(self) -> Stamp:
+        """Make the content durable and read-only; the stamp that the finished file will have."""
+        with explained(self.path):
+            os.fchmod(self._descriptor, 0o444)
+            os.fsync(self._descriptor)
+        return Stamp.of(self.path)
+
+    def discard(self) -> None:
+        """Remove what is there: it is wrong."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def _read_back(self, count: int) -> None:
+        self._check()
+        self._on_alive(count)
+
+    def _open(self) -> None:
+        with explained(self.path):
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
+            os.lseek(self._descriptor, 0, os.SEEK_END)
+
+    def _take_over(self, folder: Path) -> None:
+        candidates = []
+        for path in folder.glob(f"{file_id(self.file)}.*"):
+            with contextlib.suppress(FileNotFoundError):
+                candidates.append((path.stat().st_size, path))
+        for _, path in sorted(candidates, reverse=True):
+            owner = Owner.from_token(path.suffix[1:])
+            if owner is None or not owner.may_live():
+                with contextlib.suppress(FileNotFoundError):
+                    path.rename(self.path)
+                    self.path.chmod(0o644)
+                    return
+            elif not owner.on_this_host():
+                # It may still write there: a copy cannot be changed behind the hash.
+                with contextlib.suppress(FileNotFoundError), explained(self.path):
+                    shutil.copyfile(path, self.path)
+                    return
+
+
+def file_id(file: RemoteFile) -> str:
+    """A short name for a file and the content that the hub promised."""
+    what = f"{file.path}\0{file.size}\0{file.sha256}\0{file.git_sha1}"
+    return hashlib.sha256(what.encode()).hexdigest()[:24]
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Say what a full disk or a read-only one is.
+
+    Raises:
+        StorageFullError: no space or no quota is left.
+        PreflightError: the store cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFullError(
+                f"the storage is full: {error.strerror}",
+                where=str(path.parent),
+                hint="free space or raise the quota, then run again: what was fetched is kept",
+            ) from error
+        if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
+            raise PreflightError(
+                f"the store cannot be written: {error.strerror}",
+                where=str(path.parent),
+                hint="check the mount and the permissions of the store",
+            ) from error
+        raise

@@ -1,0 +1,109 @@
+"""What need not be fetched: files that are there, and files that another snapshot of the repository has."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+
+from quantpipe import durable
+from quantpipe.fetch.hub import RemoteFile
+from quantpipe.fetch.partial import file_id
+from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot, remove_empty
+
+
+def keep(snapshot: Snapshot, files: Iterable[RemoteFile], *, deep: bool) -> set[str]:
+    """The paths of files that are there and right.
+
+    A receipt that fits is believed. A file without one (its inode number may have changed with a mount) is
+    hashed; a file that proves wrong is removed.
+
+    Args:
+        deep: hash every file again.
+    """
+    kept = set()
+    for file in files:
+        path = snapshot.path / file.path
+        if (not deep and snapshot.finished(file)) or (path.is_file() and snapshot.recheck(file)):
+            kept.add(file.path)
+        else:
+            path.unlink(missing_ok=True)
+    return kept
+
+
+def link(snapshot: Snapshot, files: Iterable[RemoteFile]) -> set[str]:
+    """Hard-link files that another snapshot of the same repository holds; the paths of those it could.
+
+    A snapshot's files never change, so that two snapshots may share them.
+    """
+    wanted = list(files)
+    if not wanted:
+        return set()
+    held = {_content(r.file, r.sha256): (other, r) for other, r in _siblings(snapshot)}
+    linked = set()
+    for file in wanted:
+        found = held.get(_content(file, file.sha256))
+        if found is not None and found[0].finished(found[1].file) is not None:
+            with contextlib.suppress(OSError):  # no hard links here, or too many: it is fetched
+                _link_one(snapshot, file, *found)
+                linked.add(file.path)
+    return linked
+
+
+def sweep_partial(snapshot: Snapshot, missing: Iterable[RemoteFile]) -> None:
+    """Remove partial files of nothing that is missing. Only while holding the snapshot's lease."""
+    needed = {file_id(file) for file in missing}
+    if snapshot.partial.is_dir():
+        for path in snapshot.partial.iterdir():
+            if path.name.partition(".")[0] not in needed:
+                path.unlink(missing_ok=True)
+
+
+def partial_bytes(snapshot: Snapshot) -> int:
+    """The bytes that partial files hold already."""
+    if not snapshot.partial.is_dir():
+        return 0
+    return sum(path.stat().st_size for path in snapshot.partial.iterdir())
+
+
+def sweep(snapshot: Snapshot, files: Iterable[RemoteFile]) -> None:
+    """Remove what a finished snapshot must not hold: partial files, temporary names, files of no manifest."""
+    known = {file.path for file in files}
+    shutil.rmtree(snapshot.partial, ignore_errors=True)
+    for directory, folders, names in os.walk(snapshot.path, topdown=False):
+        base = os.path.relpath(directory, snapshot.path)
+        private = base == PRIVATE or base.startswith(PRIVATE + os.sep)
+        for name in names:
+            relative = name if base == "." else f"{base}/{name}"
+            stale = name.startswith(durable.TEMPORARY_PREFIX)
+            if stale or (not private and relative not in known):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(directory, name))  # noqa: PTH108, PTH118
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                remove_empty(snapshot.path / base / folder)
+
+
+def _content(file: RemoteFile, sha256: str | None) -> tuple[str, int]:
+    """What names content across commits: the hub's own hash, whichever it gives."""
+    return (file.sha256 or file.git_sha1 or sha256 or "", file.size)
+
+
+def _siblings(snapshot: Snapshot) -> Iterator[tuple[Snapshot, FileReceipt]]:
+    parent = snapshot.path.parent
+    if not parent.is_dir():
+        return
+    for path in sorted(parent.iterdir()):
+        if path != snapshot.path and (path / PRIVATE / "manifest.json").is_file():
+            other = Snapshot(path)
+            for receipt in other.receipts():
+                yield other, receipt
+
+
+def _link_one(snapshot: Snapshot, file: RemoteFile, other: Snapshot, receipt: FileReceipt) -> None:
+    temporary = snapshot.partial / f"{file_id(file)}.link-{secrets.token_hex(8)}"
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    os.link(other.path / receipt.file.path, temporary)
+    snapshot.place(temporary, FileReceipt(file, receipt.stamp, receipt.sha256, receipt.origin))

@@ -1,0 +1,295 @@
+"""The fetch stage: resolve the revision, list, reuse, fetch what is missing, and leave a snapshot."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantpipe.console import human_bytes
+from quantpipe.errors import VerificationError
+from quantpipe.fetch import preflight, reuse, sanity
+from quantpipe.fetch.hub import Hub, RemoteFile
+from quantpipe.fetch.hubs import make_hub
+from quantpipe.fetch.local import LocalHub
+from quantpipe.fetch.policy import Policy
+from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot
+from quantpipe.fetch.sources import selector, trusts_remote_code, variant
+from quantpipe.fetch.transfer import FileFigures, Transfers
+from quantpipe.lease import Lease
+from quantpipe.stage import Context, Receipt, Result, StagePlan, digest_of
+
+_LEASE_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class _Source:
+    hub: Hub
+    repo: str
+    commit: str
+    snapshot: Snapshot
+
+
+class FetchStage:
+    """Stage 1; `quantpipe.stage.Stage`.
+
+    One instance belongs to one run: it asks the hub once what the revision is, so that key and
+    snapshot agree even when the branch moves meanwhile.
+
+    Args:
+        policy: patience; None takes it from the environment.
+        deep: hash what is there again instead of trusting receipts.
+    """
+
+    name = "fetch"
+
+    def __init__(self, policy: Policy | None = None, *, deep: bool = False) -> None:
+        self._policy = policy
+        self._deep = deep
+        self._source: _Source | None = None
+
+    def key(self, context: Context) -> str:
+        """Digest of the source, its commit and the trust in its code.
+
+        Raises:
+            RecipeError, PreflightError, RetryableError: the hub lacks it, refuses, or does not answer.
+        """
+        source = self._resolved(context)
+        return self._key(context, source.commit)
+
+    def plan(self, context: Context) -> StagePlan:
+        """What is to be fetched, in bytes; asks the hub, writes nothing, hashes nothing."""
+        recipe = context.recipe
+        hub = self._hub(context)
+        if isinstance(hub, LocalHub):
+            files, unknown = hub.glance(recipe.source.repo)
+            commit = "" if unknown else hub.resolve(recipe.source.repo)
+        else:
+            source = self._resolved(context)
+            hub, commit = source.hub, source.commit
+            files = self._files(context, source)
+        snapshot = self._snapshot(context, hub, commit) if commit else None
+        missing = [f for f in files if snapshot is None or snapshot.finished(f) is None]
+        total, absent = sum(f.size for f in files), sum(f.size for f in missing)
+        free = preflight.Space.below(context.store.root).free
+        figures: dict[str, Any] = {
+            "bytes": total,
+            "files": len(files),
+            "missing_bytes": absent,
+            "free_bytes": free,
+        }
+        config = self._config(context, hub, commit, snapshot, files)
+        if config is not None:
+            figures["config"] = config
+        short = (f"the store has only {human_bytes(free)} free",) if absent > free else ()
+        return StagePlan(
+            stage=self.name,
+            action="run" if missing else "reuse",
+            summary=f"{hub.describe(recipe.source.repo)}: {len(files)} files, {human_bytes(total)}"
+            + (f", {human_bytes(absent)} of it missing" if missing else ", all there"),
+            disk_bytes=absent,
+            figures=figures,
+            notes=short,
+        )
+
+    def run(self, context: Context) -> Result:
+        """Fetch, and leave a snapshot in which every file is complete and right.
+
+        Raises:
+            VerificationError: the content is wrong; it names the file and what was found.
+            PreflightError, StorageFullError: the store cannot hold it, or the hub refuses.
+            RetryableError: the hub or the network failed for longer than the policy bears.
+        """
+        started = time.monotonic()
+        source = self._resolved(context)
+        snapshot = source.snapshot
+        files = self._files(context, source)
+        preflight.check_semantics(snapshot.path / PRIVATE)
+        with self._lease(context, snapshot):
+            snapshot.begin(files, self._about(context, source))
+            figures = self._fill(context, source, files)
+            sanity.check_weights(snapshot.path, [file.path for file in files])
+            manifest = snapshot.finish(_finished(snapshot, files))
+            reuse.sweep(snapshot, files)
+        return Result(
+            outputs={
+                "snapshot": context.store.relative(snapshot.path),
+                "commit": source.commit,
+                "manifest": manifest.digest(),
+            },
+            figures={
+                "files": len(files),
+                "bytes": manifest.total_bytes,
+                "bytes_transferred": sum(f.bytes_transferred for f in figures),
+                "seconds": round(time.monotonic() - started, 3),
+                "retries": sum(f.retries for f in figures),
+                "per_file": [f.to_json() for f in sorted(figures, key=lambda f: f.path)],
+            },
+        )
+
+    def still_there(self, context: Context, receipt: Receipt) -> bool:
+        """Whether every file of the snapshot is untouched, by size, mtime and inode; reads receipts only."""
+        snapshot = Snapshot(context.store.absolute(str(receipt.outputs["snapshot"])))
+        try:
+            files = snapshot.files()
+        except VerificationError:
+            return False
+        return bool(files) and all(snapshot.finished(file) is not None for file in files)
+
+    # -- the source -----------------------------------------------------------------------------
+
+    def _resolved(self, context: Context) -> _Source:
+        if self._source is None:
+            hub = self._hub(context)
+            repo, revision = context.recipe.source.repo, context.recipe.source.revision
+            commit = self._patience().ask(
+                lambda: hub.resolve(repo, revision), hub.describe(repo), context.console.warning
+            )
+            self._source = _Source(hub, repo, commit, self._snapshot(context, hub, commit))
+        return self._source
+
+    def _hub(self, context: Context) -> Hub:
+        return self._source.hub if self._source else make_hub(context, selector(context.recipe))
+
+    def _files(self, context: Context, source: _Source) -> tuple[RemoteFile, ...]:
+        """The needed files; from the stored source manifest where there is one: a commit never changes."""
+        stored = source.snapshot.files()
+        if stored:
+            return stored
+        listed = self._patience().ask(
+            lambda: source.hub.list(source.repo, source.commit),
+            source.hub.describe(source.repo),
+            context.console.warning,
+        )
+        return selector(context.recipe)(listed)
+
+    def _snapshot(self, context: Context, hub: Hub, commit: str) -> Snapshot:
+        folder = hub.folder(context.recipe.source.repo)
+        mark = "" if isinstance(hub, LocalHub) else variant(context.recipe)
+        return Snapshot(context.store.snapshot(hub.name, folder, commit + mark))
+
+    def _key(self, context: Context, commit: str) -> str:
+        inputs = context.recipe.stage_inputs()["fetch"]
+        return digest_of([inputs, commit, trusts_remote_code(context.recipe)])
+
+    def _patience(self) -> Policy:
+        if self._policy is None:
+            self._policy = Policy.from_environment()
+        return self._policy
+
+    def _about(self, context: Context, source: _Source) -> dict[str, Any]:
+        return {
+            "hub": source.hub.name,
+            "repo": source.hub.folder(source.repo),
+            "revision": context.recipe.source.revision,
+            "commit": source.commit,
+        }
+
+    def _config(
+        self,
+        context: Context,
+        hub: Hub,
+        commit: str,
+        snapshot: Snapshot | None,
+        files: tuple[RemoteFile, ...],
+    ) -> dict[str, Any] | None:
+        """The parsed config.json, from the snapshot or from the hub; None where it cannot be had."""
+        file = next((f for f in files if f.path == "config.json"), None)
+        if file is None:
+            return None
+        if snapshot is not None and snapshot.finished(file) is not None:
+            text = (snapshot.path / file.path).read_bytes()
+        else:
+            text = self._patience().ask(
+                lambda: hub.read(context.recipe.source.repo, commit, "config.json"),
+                hub.describe(context.recipe.source.repo),
+                context.console.warning,
+            )
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None
+
+    # -- the bytes ------------------------------------------------------------------------------
+
+    def _fill(self, context: Context, source: _Source, files: tuple[RemoteFile, ...]) -> list[FileFigures]:
+        snapshot = source.snapshot
+        kept = reuse.keep(snapshot, files, deep=self._deep)
+        linked = reuse.link(snapshot, [f for f in files if f.path not in kept])
+        missing = [f for f in files if f.path not in kept and f.path not in linked]
+        figures = [FileFigures(f.path, f.size, how="kept") for f in files if f.path in kept]
+        figures += [FileFigures(f.path, f.size, how="linked") for f in files if f.path in linked]
+        if not missing:
+            return figures
+        reuse.sweep_partial(snapshot, missing)
+        landed = reuse.partial_bytes(snapshot)
+        absent = sum(f.size for f in missing)
+        preflight.check_space(
+            snapshot.path, missing_bytes=max(0, absent - landed), missing_files=len(missing)
+        )
+        jobs = self._jobs(context, source.hub)
+        context.console.line(
+            f"fetching {len(missing)} of {len(files)} files, {human_bytes(absent)}, from "
+            f"{source.hub.describe(source.repo)}, {jobs} at a time",
+            files=len(missing),
+            bytes=absent,
+        )
+        with context.console.progress("fetch", absent, "B") as bar:
+            transfers = Transfers(
+                source.hub,
+                source.repo,
+                source.commit,
+                snapshot,
+                policy=self._patience(),
+                jobs=jobs,
+                present=[f.path for f in files],
+                origin=source.hub.origin if isinstance(source.hub, LocalHub) else lambda path: None,
+                on_bytes=bar.advance,
+                on_file=lambda f: context.console.event("fetched", **f.to_json()),
+                on_retry=context.console.warning,
+            )
+            return figures + transfers.run(missing)
+
+    def _jobs(self, context: Context, hub: Hub) -> int:
+        return self._patience().jobs or max(hub.parallel, context.settings.jobs)
+
+    @contextlib.contextmanager
+    def _lease(self, context: Context, snapshot: Snapshot) -> Iterator[None]:
+        """Wait for another run that fetches the same snapshot: what it fetched is then there."""
+        lease = Lease(
+            snapshot.path / PRIVATE / "lease.json", run=context.run.id, what=f"snapshot {snapshot.path.name}"
+        )
+        said = False
+        while not lease.try_acquire():
+            if not said:
+                context.console.line(f"waiting: the same snapshot is being fetched by {lease.holder()}")
+                said = True
+            time.sleep(_LEASE_POLL_SECONDS)
+        try:
+            yield
+        finally:
+            lease.release()
+
+
+def _finished(snapshot: Snapshot, files: tuple[RemoteFile, ...]) -> list[FileReceipt]:
+    receipts = []
+    for file in files:
+        receipt = snapshot.finished(file)
+        if receipt is None:
+            raise VerificationError(
+                "a file of the snapshot was changed while it was being fetched",
+                where=str(snapshot.path / file.path),
+                hint="find out what writes into the store, then run again",
+            )
+        receipts.append(receipt)
+    return receipts
+
+
+def snapshot_path(context: Context) -> Path:
+    """Where the snapshot of a finished fetch lies."""
+    return context.store.absolute(str(context.output("fetch", "snapshot")))

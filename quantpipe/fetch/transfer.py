@@ -1,0 +1,302 @@
+"""Fetch files in parallel, hash them as they land, retry what may pass, and never hang.
+
+Worker threads move bytes. The calling thread is the watchdog: it sees every transfer's bytes, cuts off
+one that stalls, and ends all of them within a moment on a failure, Ctrl-C or SIGTERM. The threads are
+daemons, so that one that is stuck in the kernel cannot hold the process up.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from quantpipe.errors import RetryableError, VerificationError
+from quantpipe.fetch import sanity
+from quantpipe.fetch.hub import Hub, PassingFault, RemoteFile, Stopped
+from quantpipe.fetch.partial import Partial, explained
+from quantpipe.fetch.policy import Policy
+from quantpipe.fetch.snapshot import FileReceipt, Snapshot, Stamp
+from quantpipe.manifest import OnBytes
+
+_TICK_SECONDS = 0.1
+_JOIN_SECONDS = 1.0
+
+
+@dataclass
+class FileFigures:
+    """What fetching one file took.
+
+    Attributes:
+        bytes: its size.
+        bytes_transferred: what the hub delivered, repetitions included.
+        seconds: wall time, waits included.
+        retries: how often it was tried again.
+        how: `fetched`, `linked` from an earlier snapshot, or `kept`: it was there.
+    """
+
+    path: str
+    bytes: int
+    bytes_transferred: int = 0
+    seconds: float = 0.0
+    retries: int = 0
+    how: str = "fetched"
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as a JSON object."""
+        return {**asdict(self), "seconds": round(self.seconds, 3)}
+
+
+@dataclass
+class _Transfer:
+    figures: FileFigures
+    partial: Partial
+    stop: threading.Event
+    fruitless: int = 0
+    mismatches: int = 0
+    stalled: bool = False
+    watched: bool = False
+    mark: float = field(default_factory=time.monotonic)
+    landed_at_mark: int = 0
+    alive: int = 0
+
+    def progress(self) -> int:
+        return self.figures.bytes_transferred + self.alive
+
+    def rearm(self) -> None:
+        self.mark, self.landed_at_mark, self.watched = time.monotonic(), self.progress(), True
+
+
+class Transfers:
+    """Fetch the files of one source at one commit into a snapshot.
+
+    Args:
+        present: the paths of all files of the source, against which an index is checked.
+        origin: for a local source, the stamp of the file that a path is copied from.
+        on_bytes: told of landed bytes, from any thread; negative where they turned out wrong.
+        on_file: told of each finished file.
+        on_retry: told why a file is tried again.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        repo: str,
+        commit: str,
+        snapshot: Snapshot,
+        *,
+        policy: Policy,
+        jobs: int,
+        present: Iterable[str],
+        origin: Callable[[str], Stamp | None] = lambda path: None,
+        on_bytes: OnBytes = lambda count: None,
+        on_file: Callable[[FileFigures], object] = lambda figures: None,
+        on_retry: Callable[[str], object] = lambda text: None,
+    ) -> None:
+        self._hub, self._repo, self._commit, self._snapshot = hub, repo, commit, snapshot
+        self._policy = policy
+        self._jobs = max(1, jobs)
+        self._present = frozenset(present)
+        self._origin = origin
+        self._on_bytes, self._on_file, self._on_retry = on_bytes, on_file, on_retry
+        self._active: dict[str, _Transfer] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._events: queue.SimpleQueue[FileFigures | BaseException] = queue.SimpleQueue()
+        self._landed_at = time.monotonic()
+
+    def run(self, files: Iterable[RemoteFile]) -> list[FileFigures]:
+        """Fetch `files`; small ones first, since they tell soonest whether the source is right.
+
+        Raises:
+            VerificationError: a file's content is not what the hub promised, time and again.
+            RetryableError: a file could not be had in the allowed attempts, or nothing moves any more.
+            PreflightError, RecipeError: the hub refuses.
+        """
+        ordered = sorted(files, key=lambda file: (file.path.endswith(".safetensors"), file.path))
+        todo: queue.SimpleQueue[RemoteFile] = queue.SimpleQueue()
+        for file in ordered:
+            todo.put(file)
+        threads = [
+            threading.Thread(target=self._work, args=(todo,), name=f"quantpipe-fetch-{i}", daemon=True)
+            for i in range(min(self._jobs, len(ordered)))
+        ]
+        self._landed_at = time.monotonic()
+        try:
+            for thread in threads:
+                thread.start()
+            return [self._next() for _ in ordered]
+        finally:
+            self._stop(threads)
+
+    # -- the watchdog: runs in the calling thread -----------------------------------------------
+
+    def _next(self) -> FileFigures:
+        """Wait for one file to be finished, watching over all."""
+        while True:
+            try:
+                event = self._events.get(timeout=_TICK_SECONDS)
+            except queue.Empty:
+                self._watch()
+                continue
+            if isinstance(event, BaseException):
+                raise event
+            self._on_file(event)
+            return event
+
+    def _watch(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            active = list(self._active.values())
+        for transfer in active:
+            if not transfer.watched:
+                continue
+            if transfer.progress() - transfer.landed_at_mark >= self._policy.floor_bytes:
+                transfer.rearm()
+            elif now - transfer.mark > self._policy.stall_seconds:
+                transfer.watched, transfer.stalled = False, True
+                transfer.stop.set()
+                transfer.partial.abort()
+        if now - self._landed_at > self._policy.overall_seconds:
+            raise RetryableError(
+                f"no byte arrived for {self._policy.overall_seconds:.0f} s, from any file",
+                where=self._hub.describe(self._repo),
+                hint="check the network, the proxy and the storage, then run again: what was fetched is kept",
+            )
+
+    def _stop(self, threads: list[threading.Thread]) -> None:
+        self._stopping.set()
+        with self._lock:
+            active = list(self._active.values())
+        for transfer in active:
+            transfer.stop.set()
+            transfer.partial.abort()
+        limit = time.monotonic() + _JOIN_SECONDS
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, limit - time.monotonic()))
+
+    # -- the workers ----------------------------------------------------------------------------
+
+    def _work(self, todo: queue.SimpleQueue[RemoteFile]) -> None:
+        while not self._stopping.is_set():
+            try:
+                file = todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                self._events.put(self._fetch(file))
+            except BaseException as error:
+                self._events.put(error)
+                return
+
+    def _fetch(self, file: RemoteFile) -> FileFigures:
+        started = time.monotonic()
+        transfer = self._begin(file)
+        try:
+            with explained(self._snapshot.path):
+                while not self._tried(transfer):
+                    pass
+        finally:
+            transfer.partial.close()
+            with self._lock:
+                del self._active[file.path]
+            transfer.figures.seconds = time.monotonic() - started
+        return transfer.figures
+
+    def _begin(self, file: RemoteFile) -> _Transfer:
+        figures = FileFigures(file.path, file.size)
+        stop = threading.Event()
+
+        def landed(count: int) -> None:
+            figures.bytes_transferred += count
+            self._landed_at = time.monotonic()
+            self._on_bytes(count)
+
+        def alive(count: int) -> None:
+            transfer.alive += count
+            self._landed_at = time.monotonic()
+            self._on_bytes(count)
+
+        partial = Partial(self._snapshot.partial, file, stop=stop, on_landed=landed, on_alive=alive)
+        transfer = _Transfer(figures, partial, stop)
+        with self._lock:
+            self._active[file.path] = transfer
+        return transfer
+
+    def _tried(self, transfer: _Transfer) -> bool:
+        """One attempt; whether the file is finished."""
+        before = transfer.figures.bytes_transferred
+        retry_after = None
+        try:
+            self._attempt(transfer)
+            return True
+        except (PassingFault, Stopped, OSError) as error:
+            if self._stopping.is_set():
+                raise Stopped from error
+            if transfer.stalled:
+                why = f"fewer than {self._policy.floor_bytes:,} bytes in {self._policy.stall_seconds:g} s"
+            elif isinstance(error, OSError):
+                raise
+            else:
+                why, retry_after = str(error), getattr(error, "retry_after", None)
+        transfer.watched = False
+        self._again(transfer, why, retry_after, fruitful=transfer.figures.bytes_transferred > before)
+        return False
+
+    def _attempt(self, transfer: _Transfer) -> None:
+        partial, file = transfer.partial, transfer.partial.file
+        transfer.stop.clear()
+        transfer.stalled = False
+        transfer.rearm()
+        partial.open()
+        transfer.rearm()
+        if partial.offset < file.size or file.size == 0:
+            self._hub.fetch(self._repo, self._commit, file, partial)
+        transfer.watched = False
+        wrong = partial.mismatch()
+        if wrong is None:
+            self._accept(partial)
+        elif partial.size < file.size:
+            raise PassingFault(f"the connection ended early: {wrong}")
+        else:
+            self._reject(transfer, wrong)
+
+    def _accept(self, partial: Partial) -> None:
+        file = partial.file
+        if file.path.endswith(".safetensors"):
+            sanity.check_shard(partial.path, name=file.path)
+        elif file.path.endswith(sanity.INDEX_SUFFIX):
+            sanity.check_index(partial.path, self._present, name=file.path)
+        stamp = partial.flush()
+        self._snapshot.place(partial.path, FileReceipt(file, stamp, partial.sha256, self._origin(file.path)))
+
+    def _reject(self, transfer: _Transfer, wrong: str) -> None:
+        """Delete what arrived wrongly; try again, unless it came so too often."""
+        self._on_bytes(-transfer.partial.size)
+        transfer.partial.discard()
+        transfer.mismatches += 1
+        if transfer.mismatches >= self._policy.mismatches:
+            raise VerificationError(
+                f"{transfer.figures.path} arrived wrongly {transfer.mismatches} times: {wrong}",
+                where=self._hub.describe(self._repo),
+                hint="a proxy or a mirror may alter it: try the hub's own endpoint, or report it to the hub",
+            )
+        raise PassingFault(f"wrong content, deleted: {wrong}")
+
+    def _again(self, transfer: _Transfer, why: str, retry_after: float | None, *, fruitful: bool) -> None:
+        transfer.figures.retries += 1
+        transfer.fruitless = 1 if fruitful else transfer.fruitless + 1
+        if transfer.fruitless >= self._policy.attempts:
+            raise RetryableError(
+                f"{transfer.figures.path} could not be fetched in {transfer.fruitless} attempts: {why}",
+                where=self._hub.describe(self._repo),
+                hint="check the network and the proxy, then run again: what was fetched is kept",
+            )
+        self._on_retry(f"{transfer.figures.path}: {why}; trying again")
+        self._landed_at = max(self._landed_at, time.monotonic() + (retry_after or 0.0))
+        if self._stopping.wait(self._policy.wait_seconds(transfer.fruitless, retry_after)):
+            raise Stopped

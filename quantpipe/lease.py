@@ -1,0 +1,294 @@
+"""Leases: who works on a recipe or a snapshot, so that nobody does the same work at the same time.
+
+A lease avoids waste; correctness never rests on it (a holder that was believed dead may still write).
+It is a file with its owner in it, made by link(2), which is atomic on NFS too, and kept fresh by its
+mtime. Age is measured against the mtime of a file that the contender makes beside it: both
+times come from the same file server, so that clocks of hosts do not matter. On the host of the
+owner, its process id, start time and boot id say at once whether it lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from quantpipe import durable
+from quantpipe.console import human_seconds, now
+from quantpipe.errors import LeaseHeldError, PreflightError
+
+LAPSE_SECONDS = 120.0
+"""A lease that was not refreshed for so long is taken by other hosts; refreshes are eight times as often."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, so that others can tell whether it lives.
+
+    Attributes:
+        host: name of the host, for people.
+        realm: boot id and process namespace, shortened: process ids mean something only within it.
+        pid: process id within the realm.
+        start: when the process started, clock ticks since boot: a reused pid has another one.
+    """
+
+    host: str
+    realm: str
+    pid: int
+    start: int
+
+    @classmethod
+    def me(cls) -> Owner:
+        """This process."""
+        pid = os.getpid()
+        return cls(socket.gethostname(), _realm(), pid, _start_of(pid) or 0)
+
+    @property
+    def token(self) -> str:
+        """The owner as a part of a file name."""
+        return f"{self.realm}-{self.pid}-{self.start}"
+
+    @classmethod
+    def from_token(cls, token: str) -> Owner | None:
+        """Read what `token` gave; None where it is something else."""
+        try:
+            realm, pid, start = token.split("-")
+            return cls("", realm, int(pid), int(start))
+        except ValueError:
+            return None
+
+    def on_this_host(self) -> bool:
+        """Whether its process id means something here."""
+        return self.realm == _realm()
+
+    def may_live(self) -> bool:
+        """False only where the process is known to be gone."""
+        return not self.on_this_host() or _start_of(self.pid) == self.start
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What a lease says about who holds it.
+
+    Attributes:
+        owner: the process.
+        run: id of its run; None where it has none.
+        since: UTC time, ISO 8601.
+        nonce: names this very claim.
+    """
+
+    owner: Owner
+    run: str | None
+    since: str
+    nonce: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The holder as a JSON object."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        run = f", run {self.run}" if self.run else ""
+        return f"process {self.owner.pid} on {self.owner.host}{run}, since {self.since}"
+
+
+class Lease:
+    """A lease on the work that a file names; a context manager that acquires and releases.
+
+    Args:
+        path: the lease's file; its folder is made.
+        run: the id of the run that wants it, for people.
+        what: what it is on, for the error.
+        lapse: seconds without a refresh after which others may take it.
+    """
+
+    def __init__(
+        self, path: Path, *, run: str | None = None, what: str = "this", lapse: float = LAPSE_SECONDS
+    ) -> None:
+        self.path = path
+        self.lapse = lapse
+        self._what = what
+        self._me = Holder(Owner.me(), run, now(), secrets.token_hex(8))
+        self._stop = threading.Event()
+        self._beat: threading.Thread | None = None
+        self._lost = False
+
+    @classmethod
+    def for_recipe(cls, store: Path, recipe: str, *, run: str | None = None) -> Lease:
+        """The lease on a recipe's runs: `<store>/leases/<recipe>.json`."""
+        return cls(store / "leases" / f"{recipe}.json", run=run, what=f"recipe {recipe}")
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process took it while we held it."""
+        return self._lost
+
+    def holder(self) -> Holder | None:
+        """Who holds it, alive or not; None where nobody does."""
+        try:
+            value = json.loads(self.path.read_text("utf-8"))
+            return Holder(Owner(**value["owner"]), value["run"], value["since"], value["nonce"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            return Holder(Owner("an unknown host", "?", 0, 0), None, "an unknown time", "?")
+
+    def acquire(self) -> None:
+        """Take the lease.
+
+        Raises:
+            LeaseHeldError: a living process holds it, or one on another host that was seen lately.
+            PreflightError: the lease's file cannot be written.
+        """
+        if self.try_acquire():
+            return
+        holder = self.holder()
+        raise LeaseHeldError(
+            f"another run works on {self._what}: {holder or 'it has just ended'}",
+            where=str(self.path),
+            hint="wait for it, or stop it; after a crash of its host the lease lapses within "
+            f"{human_seconds(self.lapse)}: then run again",
+        )
+
+    def try_acquire(self) -> bool:
+        """Take the lease; False where somebody else holds it. Raises PreflightError as `acquire`."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._claim() as (claim, clock):
+                for _ in range(3):
+                    if self._link(claim):
+                        self._start()
+                        return True
+                    if not self._reclaim(clock):
+                        return False
+        except PermissionError as error:
+            raise PreflightError(
+                f"the lease cannot be written: {error.strerror}",
+                where=str(self.path),
+                hint="check the mount and the permissions of the store",
+            ) from error
+        return False
+
+    def release(self) -> None:
+        """Give it back; harmless where it is not held."""
+        if self._beat is None:
+            return
+        self._stop.set()
+        self._beat.join()
+        self._beat = None
+        if self._mine():
+            self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Lease:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    # -- how it is made -------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _claim(self) -> Any:
+        """A file with our name in it, and the file server's time of now in ns."""
+        claim = self.path.with_name(f"{durable.TEMPORARY_PREFIX}{self._me.nonce}-{self.path.name}")
+        try:
+            claim.write_text(json.dumps(self._me.to_json()) + "\n", "utf-8")
+            yield claim, claim.stat().st_mtime_ns
+        finally:
+            claim.unlink(missing_ok=True)
+
+    def _link(self, claim: Path) -> bool:
+        try:
+            os.link(claim, self.path)
+        except FileExistsError:
+            return self._mine()
+        except PermissionError:
+            raise
+        except OSError:
+            return self._exclusive(claim)
+        return True
+
+    def _exclusive(self, claim: Path) -> bool:
+        """For filesystems without links: a reader may see the file empty for an instant."""
+        try:
+            with self.path.open("x", encoding="utf-8") as file:
+                file.write(claim.read_text("utf-8"))
+        except FileExistsError:
+            return False
+        return True
+
+    def _reclaim(self, clock: int) -> bool:
+        """Remove a lease whose holder is gone; whether it is worth trying again."""
+        try:
+            age = (clock - self.path.stat().st_mtime_ns) / 1e9
+        except FileNotFoundError:
+            return True
+        holder = self.holder()
+        if holder is None:
+            return True
+        if holder.owner.may_live() and age < self.lapse:
+            return False
+        grave = self.path.with_name(f"{durable.TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+        try:
+            self.path.rename(grave)
+        except FileNotFoundError:
+            return True
+        buried = Lease(grave).holder()
+        if buried is not None and buried.nonce != holder.nonce:
+            # A third process was faster: what was renamed is its fresh lease. Put it back.
+            with contextlib.suppress(OSError):
+                os.link(grave, self.path)
+        grave.unlink(missing_ok=True)
+        return True
+
+    def _mine(self) -> bool:
+        holder = self.holder()
+        return holder is not None and holder.nonce == self._me.nonce
+
+    def _start(self) -> None:
+        self._stop.clear()
+        self._lost = False
+        self._beat = threading.Thread(target=self._refresh, name="quantpipe-lease", daemon=True)
+        self._beat.start()
+
+    def _refresh(self) -> None:
+        while not self._stop.wait(self.lapse / 8):
+            try:
+                if not self._mine():
+                    self._lost = True
+                    return
+                os.utime(self.path)
+            except OSError:
+                continue  # a passing fault of the storage: the next beat tries again
+
+
+@lru_cache(maxsize=1)
+def _realm() -> str:
+    """Boot id and process namespace, as 16 hex digits; the host's name where /proc is missing."""
+    import hashlib
+
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        boot, space = socket.gethostname(), ""
+    return hashlib.sha256(f"{boot} {space}".encode()).hexdigest()[:16]
+
+
+def _start_of(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot (proc(5), stat, field 22); None where it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
