@@ -7,7 +7,6 @@ sorted by path, paths are relative and POSIX, and the digest depends on nothing 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from quantpipe.canonical import digest_of
 from quantpipe.durable import TEMPORARY_PREFIX
 from quantpipe.errors import VerificationError
 
@@ -63,8 +63,7 @@ class Manifest:
 
         Equal directories have equal digests, on every host and in every order of creation.
         """
-        canonical = json.dumps(self.to_json()["files"], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+        return digest_of(self.to_json()["files"])
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object: `{"algorithm": "sha256", "files": [{"path", "size", "sha256"}, ...]}`."""
@@ -144,9 +143,7 @@ def list_files(root: Path, *, exclude: Iterable[str] = ()) -> list[str]:
     return sorted(found)
 
 
-def build(
-    root: Path, *, jobs: int, exclude: Iterable[str] = (), on_bytes: OnBytes | None = None
-) -> Manifest:
+def build(root: Path, *, jobs: int, exclude: Iterable[str] = (), on_bytes: OnBytes | None = None) -> Manifest:
     """Hash every file below `root`, `jobs` at a time.
 
     Raises:

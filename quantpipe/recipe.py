@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from quantpipe.errors import RecipeError
+from quantpipe.canonical import digest_of
+from quantpipe.datasets import dataset_digest, load_prompts
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,99}$"
 
@@ -36,7 +37,7 @@ class Source(Section):
     Attributes:
         hub: which client fetches them.
         repo: `owner/name` on a hub; a directory for `local`.
-        revision: branch, tag or commit; None is the hub's default. Resolved to a commit before the first byte.
+        revision: branch, tag or commit; None is the hub's default. Resolved to a commit first of all.
         include: shell patterns of the files wanted; empty means all that serving and quantizing need.
         exclude: shell patterns of files never wanted.
     """
@@ -191,7 +192,7 @@ class Smoke(Section):
 
     Attributes:
         launcher: `cpu` is the rehearsal with quantpipe's vLLM plugin; `native` is vllm-ascend on NPUs.
-        probes: questions in the recipe itself.
+        probes: questions to the model; after loading, those of `probes_file` are among them.
         probes_file: further questions, a JSON list of the same objects.
         min_matches: share of the probes with a known continuation that has to match.
     """
@@ -228,7 +229,8 @@ class Recipe(Section):
         """What of the recipe decides each stage's result, as JSON values, by stage.
 
         Datasets and probe files count with their content and not with their paths; so does a local
-        source, whose content enters through its manifest. Time limits and the number of generations decide nothing.
+        source, whose content enters through its manifest. Time limits and the number of generations
+        decide nothing.
 
         Raises:
             RecipeError: a dataset is missing or wrong.
@@ -247,22 +249,8 @@ class Recipe(Section):
         Raises:
             RecipeError: a dataset is missing or wrong.
         """
-        from quantpipe.stage import digest_of
-
         inputs = self.stage_inputs()
         return digest_of({"fetch": inputs["fetch"], "quantize": inputs["quantize"]})
-
-    def all_probes(self) -> tuple[Probe, ...]:
-        """The recipe's own probes and those of its probes file.
-
-        Raises:
-            RecipeError: the file is missing or wrong.
-        """
-        if self.smoke.probes_file is None:
-            return self.smoke.probes
-        from quantpipe.recipe_file import load_probes
-
-        return (*self.smoke.probes, *load_probes(self.smoke.probes_file))
 
     def _source_input(self) -> dict[str, Any]:
         value = self.source.model_dump(mode="json")
@@ -271,8 +259,6 @@ class Recipe(Section):
         return value
 
     def _quantize_input(self) -> dict[str, Any]:
-        from quantpipe.quantize.datasets import dataset_digest
-
         value = self.quantize.model_dump(mode="json")
         prompts = self.calibration_prompts()
         value["calibration"] = {"prompts": dataset_digest(prompts)}
@@ -281,9 +267,7 @@ class Recipe(Section):
         return value
 
     def _smoke_input(self) -> dict[str, Any]:
-        value = self.smoke.model_dump(mode="json", exclude={"timeouts", "probes_file"})
-        value["probes"] = [probe.model_dump(mode="json") for probe in self.all_probes()]
-        return value
+        return self.smoke.model_dump(mode="json", exclude={"timeouts", "probes_file"})
 
     def calibration_prompts(self) -> tuple[str, ...]:
         """The prompts that decide the activation scales.
@@ -291,8 +275,6 @@ class Recipe(Section):
         Raises:
             RecipeError: the dataset is missing or wrong.
         """
-        from quantpipe.quantize.datasets import load_prompts
-
         section = self.quantize.calibration
         return load_prompts(section.dataset)[: section.limit]
 
@@ -302,23 +284,5 @@ class Recipe(Section):
         Raises:
             RecipeError: the dataset is missing or wrong.
         """
-        from quantpipe.quantize.datasets import load_prompts
-
         section = self.quantize.anti_outlier
         return () if section is None else load_prompts(section.dataset)
-
-
-__all__ = [
-    "AntiOutlier",
-    "Calibration",
-    "Probe",
-    "Publish",
-    "Quantize",
-    "Recipe",
-    "RecipeError",
-    "Serve",
-    "Smoke",
-    "Source",
-    "Timeouts",
-    "Verify",
-]

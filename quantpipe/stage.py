@@ -7,13 +7,13 @@ that one rule gives resume, no-op refreshes and partial re-runs.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from quantpipe import durable
+from quantpipe.canonical import digest_of
 from quantpipe.errors import VerificationError
 
 if TYPE_CHECKING:
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from quantpipe.recipe import Recipe
     from quantpipe.settings import Settings
     from quantpipe.store import Store
-
-
-def digest_of(value: Any) -> str:
-    """SHA-256, in hex, of the canonical JSON of `value`."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -40,6 +34,7 @@ class Receipt:
         figures: what a person wants to know: bytes, counts, findings, probes.
         started: UTC time, ISO 8601.
         seconds: wall time of the run.
+        summary: one line for people.
     """
 
     stage: str
@@ -48,6 +43,7 @@ class Receipt:
     figures: dict[str, Any]
     started: str
     seconds: float
+    summary: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The receipt as a JSON object."""
@@ -119,6 +115,23 @@ class RunDirectory:
         """Where the receipt of `stage` lies."""
         return self.path / "receipts" / f"{stage}.json"
 
+    @property
+    def state_path(self) -> Path:
+        """run.json: who runs it, since when, and how it ended."""
+        return self.path / "run.json"
+
+    def state(self) -> dict[str, Any]:
+        """What run.json says; empty where there is none or where it cannot be read."""
+        try:
+            value = json.loads(self.state_path.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def update_state(self, **changes: Any) -> None:
+        """Change some keys of run.json, atomically."""
+        durable.write_json(self.state_path, {**self.state(), **changes})
+
     def create(self) -> None:
         """Make the run's folders; harmless when they are there."""
         for folder in (self.logs, self.path / "receipts"):
@@ -159,6 +172,7 @@ class Result:
 
     outputs: dict[str, Any]
     figures: dict[str, Any]
+    summary: str = ""
 
 
 class Stage(Protocol):
@@ -177,6 +191,14 @@ class Stage(Protocol):
         """What a run would do and cost, from the plans before it; writes nothing."""
         ...
 
+    def preflight(self, context: Context) -> None:
+        """Look, before any stage runs, whether this host has what the stage needs.
+
+        Raises:
+            PreflightError: it has not.
+        """
+        ...
+
     def run(self, context: Context) -> Result:
         """Do it. Killed at any instant, it may be run again."""
         ...
@@ -184,3 +206,6 @@ class Stage(Protocol):
     def still_there(self, context: Context, receipt: Receipt) -> bool:
         """Whether the receipt's outputs exist; a cheap look that reads no file's content."""
         ...
+
+
+__all__ = ["Context", "Receipt", "Result", "RunDirectory", "Stage", "StagePlan", "digest_of"]

@@ -166,7 +166,7 @@ class Store:
     def current(self, recipe: str) -> Path | None:
         """The generation that the pointer names; None before the first publish."""
         try:
-            name = os.readlink(self.pointer(recipe))
+            name = self.pointer(recipe).readlink()
         except FileNotFoundError:
             return None
         target = self.model(recipe) / name

@@ -1,0 +1,77 @@
+# quantpipe: `make quantize` runs the main job, `make test` the tests; both set up what they need first.
+#
+#   make quantize RECIPE=recipes/x.yaml STORE=/mnt/weights     the build-job form
+#   make setup TORCH_INDEX=URL                                 torch from another package index
+#   make quantize QUANTIZE_PYTHON=... SERVE_PYTHON=...         environments that exist already (NPU hosts)
+
+PYTHON ?= python3
+RECIPE ?= recipes/tiny-qwen3-moe-w8a8-rot.yaml
+STORE ?= store
+ARGS ?=
+JOBS ?= 2
+TORCH_INDEX ?=
+QUANTIZE_PYTHON ?=
+SERVE_PYTHON ?=
+
+ENVIRONMENTS := quantpipe/environments
+PIP = -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+BIN := .venv/bin
+
+# An environment that exists already is used as it is: only the missing ones are made.
+CORE := .venv/.stamp
+QUANTIZE := $(if $(QUANTIZE_PYTHON),,.venv-quantize/.stamp)
+SERVE := $(if $(SERVE_PYTHON),,.venv-serve/.stamp)
+ifneq ($(QUANTIZE_PYTHON),)
+export QUANTPIPE_QUANTIZE_PYTHON := $(QUANTIZE_PYTHON)
+endif
+ifneq ($(SERVE_PYTHON),)
+export QUANTPIPE_SERVE_PYTHON := $(SERVE_PYTHON)
+endif
+
+.PHONY: help setup quantize test test-slow lint format clean
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
+
+setup: $(CORE) $(QUANTIZE) $(SERVE)
+
+quantize: setup
+	$(BIN)/quantpipe run $(RECIPE) --store $(STORE) $(ARGS)
+
+test: setup
+	$(BIN)/pytest -m "not slow" -n $(JOBS) $(ARGS)
+
+test-slow: setup
+	$(BIN)/pytest -m slow $(ARGS)
+
+lint: $(CORE)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(CORE)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .venv-quantize .venv-serve build *.egg-info
+
+# A stamp is written last: an environment whose making was interrupted is made again.
+.venv/.stamp: pyproject.toml $(ENVIRONMENTS)/core.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python $(PIP) -c $(ENVIRONMENTS)/core.txt -e .[test,lint]
+	@touch $@
+
+.venv-quantize/.stamp: $(ENVIRONMENTS)/quantize.txt
+	$(PYTHON) -m venv .venv-quantize
+	.venv-quantize/bin/python $(PIP) -r $(ENVIRONMENTS)/quantize.txt
+	@touch $@
+
+# vLLM without its dependencies first: some of them are CUDA builds that break it on a CPU (serve.txt says more).
+.venv-serve/.stamp: pyproject.toml $(wildcard $(ENVIRONMENTS)/serve*.txt) $(ENVIRONMENTS)/vllm-name/pyproject.toml
+	$(PYTHON) -m venv .venv-serve
+	.venv-serve/bin/python $(PIP) --no-deps -r $(ENVIRONMENTS)/serve-nodeps.txt
+	.venv-serve/bin/python $(PIP) -r $(ENVIRONMENTS)/serve.txt
+	.venv-serve/bin/python $(PIP) --no-deps $(ENVIRONMENTS)/vllm-name
+	.venv-serve/bin/python $(PIP) --no-deps -e .
+	@touch $@

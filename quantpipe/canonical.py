@@ -1,0 +1,13 @@
+"""One way to turn a JSON value into bytes, and so into a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256, in hex, of the canonical JSON of `value`: sorted keys, no white space, UTF-8."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()

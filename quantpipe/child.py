@@ -1,0 +1,160 @@
+"""Child processes that cannot outlive quantpipe: the quantize worker and the smoke server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from quantpipe import supervisor
+
+GRACE_SECONDS = 10.0
+"""How long a child may take to end after SIGTERM before SIGKILL."""
+
+
+class Child:
+    """A command under a supervisor, its output in a log file. Use it as a context manager.
+
+    Args:
+        command: program and arguments.
+        environment: the child's whole environment.
+        log: receives standard output and error, appended.
+        grace: seconds between SIGTERM and SIGKILL.
+        pass_fds: descriptors that the child inherits.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        log: Path,
+        grace: float = GRACE_SECONDS,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", supervisor.__file__, str(grace), *command],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                pass_fds=pass_fds,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id."""
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit status, 128 + N for signal N; None while it runs."""
+        return self._process.poll()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end of the whole tree.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs.
+        """
+        return self._process.wait(timeout)
+
+    def stop(self) -> int:
+        """End the whole tree, if it still runs; returns its exit status.
+
+        A second Ctrl-C meanwhile does not leave anything behind: the supervisor goes on by itself.
+        """
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        return self._process.wait()
+
+    def activity(self) -> int:
+        """A number that grows while anything in the tree computes, reads or writes.
+
+        CPU time in clock ticks (proc(5) stat, fields 14 and 15) plus bytes passed through read and
+        write (proc(5) io). When it stands still the tree is waiting for something.
+        """
+        return sum(_cpu_ticks(process) + _io_bytes(process) for process in supervisor.descendants(self.pid))
+
+
+def _cpu_ticks(process: int) -> int:
+    try:
+        fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])
+
+
+def _io_bytes(process: int) -> int:
+    try:
+        lines = Path(f"/proc/{process}/io").read_text("ascii").splitlines()
+    except OSError:
+        return 0
+    values = dict(line.split(": ") for line in lines)
+    return int(values["rchar"]) + int(values["wchar"])
+
+
+def signal_name(status: int) -> str | None:
+    """The signal behind an exit status above 128, such as "SIGKILL"; None for other statuses."""
+    try:
+        return signal.Signals(status - 128).name
+    except ValueError:
+        return None
+
+
+def out_of_memory_kills() -> int:
+    """How many processes of this control group the kernel has killed for memory so far.
+
+    Reads `oom_kill` of cgroup v2's memory.events, or v1's memory.oom_control; 0 where neither is there.
+    """
+    for path in _memory_event_files():
+        with contextlib.suppress(OSError, ValueError):
+            for line in path.read_text("ascii").splitlines():
+                name, _, value = line.partition(" ")
+                if name == "oom_kill":
+                    return int(value)
+    return 0
+
+
+def _memory_event_files() -> list[Path]:
+    files = []
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text("ascii").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                files.append(Path("/sys/fs/cgroup" + path, "memory.events"))
+            elif "memory" in controllers.split(","):
+                files.append(Path("/sys/fs/cgroup/memory" + path, "memory.oom_control"))
+    return files
+
+
+def tail(log: Path, lines: int = 50, *, limit: int = 1 << 16) -> list[str]:
+    """The last lines of a log file; empty where there is none.
+
+    Args:
+        lines: at most so many.
+        limit: at most so many bytes are read, from the end.
+    """
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - limit))
+        return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+    return []

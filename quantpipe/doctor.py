@@ -1,0 +1,106 @@
+"""Look at this machine before it is needed: interpreters, devices, memory, disk, the store's semantics."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from quantpipe import durable
+from quantpipe.console import human_bytes
+from quantpipe.errors import QuantpipeError
+from quantpipe.host import memory_limit, npus, require_interpreter
+from quantpipe.settings import Settings
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One look: what at, whether it is as it has to be, what was seen, what to do."""
+
+    subject: str
+    ok: bool
+    text: str
+    hint: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Everything that a run needs of this machine."""
+    quantize = ("torch", "transformers", "msmodelslim")
+    return [
+        _attempt(
+            "quantize interpreter",
+            lambda: require_interpreter(settings.quantize_python, "QUANTPIPE_QUANTIZE_PYTHON", quantize),
+            str(settings.quantize_python),
+        ),
+        _attempt(
+            "serve interpreter",
+            lambda: require_interpreter(settings.serve_python, "QUANTPIPE_SERVE_PYTHON", ("vllm",)),
+            str(settings.serve_python),
+        ),
+        _devices(),
+        Finding("memory", True, f"{human_bytes(memory_limit())} can be had, {os.cpu_count()} CPUs"),
+        _disk(settings.store),
+        _semantics(settings.store),
+    ]
+
+
+def _attempt(subject: str, look: Callable[[], None], text: str) -> Finding:
+    try:
+        look()
+    except QuantpipeError as error:
+        return Finding(subject, False, str(error), error.hint)
+    return Finding(subject, True, text)
+
+
+def _devices() -> Finding:
+    found = npus()
+    visible = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
+    text = (
+        f"{len(found)} NPUs" if found else "no NPU: recipes with `device: cpu` and `launcher: cpu` run here"
+    )
+    return Finding("devices", True, text + (f", ASCEND_RT_VISIBLE_DEVICES={visible}" if visible else ""))
+
+
+def _disk(store: Path) -> Finding:
+    place = store
+    while not place.exists():
+        place = place.parent
+    usage = shutil.disk_usage(place)
+    return Finding("disk", True, f"{human_bytes(usage.free)} free of {human_bytes(usage.total)} at {place}")
+
+
+def _semantics(store: Path) -> Finding:
+    """Try, in the store itself, what an atomic publish rests on."""
+    folder = store / f"{durable.TEMPORARY_PREFIX}doctor-{secrets.token_hex(4)}"
+    created = not store.exists()
+    try:
+        folder.mkdir(parents=True)
+        durable.write_bytes(folder / "file", b"x")
+        (folder / "directory").mkdir()
+        (folder / "directory").rename(folder / "renamed")
+        for name in ("one", "two"):
+            (folder / "new-link").symlink_to(name)
+            (folder / "new-link").replace(folder / "link")
+        durable.fsync_directory(folder)
+        if str((folder / "link").readlink()) != "two":
+            raise OSError("a link was not replaced by rename")
+    except OSError as error:
+        return Finding(
+            "store semantics",
+            False,
+            f"{error.strerror or error} at {store}",
+            "the store needs rename, symbolic links and fsync: another mount, or other mount options",
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if created:
+            shutil.rmtree(store, ignore_errors=True)
+    return Finding("store semantics", True, "rename, links and fsync work")

@@ -1,0 +1,84 @@
+"""What this machine offers: memory, NPUs, and interpreters with the right packages in them."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from pathlib import Path
+
+from quantpipe.errors import PreflightError
+
+NPU_DEVICES = Path("/dev")
+"""Where the Ascend driver shows one davinci<N> per device."""
+
+
+def memory_limit() -> int:
+    """Bytes that a new process may use: what is available, or less where a control group limits it.
+
+    Sources: MemAvailable of proc(5) meminfo; memory.max of cgroup v2 on the way up to the root.
+    """
+    available = 0
+    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) * 1024
+    return min([available, *_group_limits()])
+
+
+def _group_limits() -> list[int]:
+    limits = []
+    with contextlib.suppress(OSError, IndexError):
+        lines = Path("/proc/self/cgroup").read_text("ascii").splitlines()
+        group = next(line.split(":", 2)[2] for line in lines if line.startswith("0::"))
+        folder = Path("/sys/fs/cgroup" + group)
+        while folder != folder.parent and folder.parts[:4] == ("/", "sys", "fs", "cgroup"):
+            with contextlib.suppress(OSError, ValueError):
+                limits.append(int((folder / "memory.max").read_text("ascii")))
+            folder = folder.parent
+    return limits
+
+
+def npus() -> list[str]:
+    """The Ascend devices that the driver shows, such as ["davinci0", "davinci1"]."""
+    found = [path.name for path in NPU_DEVICES.glob("davinci*") if path.name[7:].isdigit()]
+    return sorted(found, key=lambda name: int(name[7:]))
+
+
+def require_npu(where: str) -> None:
+    """Refuse to go on without an NPU.
+
+    Raises:
+        PreflightError: the driver shows none.
+    """
+    if not npus():
+        raise PreflightError(
+            "no NPU here: the driver shows no /dev/davinci<N>",
+            where=where,
+            hint="run on an NPU host, or map the devices into this container; "
+            "recipes/tiny-qwen3-moe-w8a8-rot.yaml runs on a CPU",
+        )
+
+
+def require_interpreter(python: Path, variable: str, packages: tuple[str, ...]) -> None:
+    """Refuse to go on without an interpreter that can find these packages; none is imported.
+
+    Raises:
+        PreflightError: no interpreter there, or a package is missing.
+    """
+    hint = f"run `make setup`, or let {variable} name an interpreter that has {', '.join(packages)}"
+    if not python.is_file():
+        raise PreflightError("no such interpreter", where=f"{python} ({variable})", hint=hint)
+    code = (
+        "import importlib.util, sys; print(*[p for p in sys.argv[1:] if importlib.util.find_spec(p) is None])"
+    )
+    try:
+        done = subprocess.run(
+            [str(python), "-c", code, *packages], capture_output=True, text=True, timeout=60, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise PreflightError(
+            f"the interpreter does not work: {error}", where=f"{python} ({variable})", hint=hint
+        ) from error
+    if missing := done.stdout.split():
+        raise PreflightError(
+            f"the interpreter lacks {', '.join(missing)}", where=f"{python} ({variable})", hint=hint
+        )

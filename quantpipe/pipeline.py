@@ -1,0 +1,250 @@
+"""The stages and their order: what is up to date, what has to run, how a run continues.
+
+One rule decides everything: a receipt whose key is the stage's present key, and whose outputs are
+still there, stands for the work. Receipts come from the run itself, from an earlier run that did not
+get to its end, and from the run that published the current generation.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from quantpipe import runs
+from quantpipe.checkpoint.stage import VerifyStage
+from quantpipe.console import Console, human_bytes, human_seconds, now
+from quantpipe.errors import PreflightError, QuantpipeError, StorageFullError, UsageError
+from quantpipe.fetch.stage import FetchStage
+from quantpipe.lease import Lease
+from quantpipe.publish import PublishStage, conclude
+from quantpipe.quantize.stage import QuantizeStage
+from quantpipe.recipe import Recipe
+from quantpipe.settings import Settings
+from quantpipe.smoke.stage import SmokeStage
+from quantpipe.stage import Context, Receipt, RunDirectory, Stage, StagePlan
+from quantpipe.store import Store
+
+STAGE_NAMES = ("fetch", "quantize", "verify", "smoke", "publish")
+
+_SPARE_BYTES = 64 << 20
+"""Free space to leave for logs, receipts and what others write meanwhile."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which stages a run goes through.
+
+    Attributes:
+        first: begin here; what is before has to be up to date.
+        last: end here.
+        force: run this stage, and all behind it, even where receipts stand for them.
+    """
+
+    first: str | None = None
+    last: str | None = None
+    force: str | None = None
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Fresh stages for one run, up to the last one."""
+        stages: tuple[Stage, ...] = (
+            FetchStage(),
+            QuantizeStage(),
+            VerifyStage(),
+            SmokeStage(),
+            PublishStage(),
+        )
+        return stages[: STAGE_NAMES.index(self.last) + 1] if self.last else stages
+
+    def forced(self, stage: Stage) -> bool:
+        """Whether receipts do not count for this stage."""
+        return self.force is not None and STAGE_NAMES.index(stage.name) >= STAGE_NAMES.index(self.force)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended well.
+
+    Attributes:
+        status: "published", "up to date", or "stopped" after an `--until` stage.
+        receipts: by stage.
+        run: the run's directory; None where nothing had to run.
+    """
+
+    status: str
+    receipts: dict[str, Receipt]
+    run: RunDirectory | None
+
+
+def plan(
+    recipe: Recipe, settings: Settings, console: Console
+) -> tuple[list[StagePlan], list[QuantpipeError]]:
+    """What a run would do and cost, and all that stands in its way; writes nothing.
+
+    Raises:
+        QuantpipeError: of the stages' plans: a source that cannot be reached, say.
+    """
+    store = Store(settings.store)
+    context = _context(recipe, settings, store, console)
+    stages = Selection().stages()
+    earlier = runs.receipts_of(runs.unfinished(store, recipe.name), STAGE_NAMES)
+    _reuse(context, Selection(), stages, [store.load_receipts(recipe.name), earlier])
+    plans = _plans(context, stages)
+    return plans, _obstacles(context, stages, plans)
+
+
+def run(recipe: Recipe, settings: Settings, console: Console, selection: Selection) -> Outcome:
+    """Take a recipe to a published checkpoint, from wherever earlier runs got to.
+
+    Raises:
+        QuantpipeError: a stage failed; what was finished stays and is used by the next run.
+    """
+    store = Store(settings.store)
+    stages = selection.stages()
+    published = store.load_receipts(recipe.name)
+    context = _context(recipe, settings, store, console)
+    _reuse(context, selection, stages, [published])
+    if len(context.receipts) == len(stages):
+        return Outcome("up to date", context.receipts, None)
+    with runs.storage_faults(store), Lease.for_recipe(store.root, recipe.name):
+        context.run, earlier = runs.begin(store, recipe, STAGE_NAMES)
+        console.record_to(context.run.events)
+        with runs.recorded(context.run, console):
+            _execute(context, selection, stages, [earlier, published])
+            status = "stopped"
+            if "publish" in context.receipts:
+                conclude(context)
+                status = "published"
+        context.run.update_state(status=status, ended=now())
+        return Outcome(status, context.receipts, context.run)
+
+
+def _context(recipe: Recipe, settings: Settings, store: Store, console: Console) -> Context:
+    """A context for looking only: its run directory does not exist."""
+    nowhere = RunDirectory(store.root / "runs" / recipe.name / "none")
+    return Context(recipe=recipe, settings=settings, store=store, console=console, run=nowhere)
+
+
+# -- which receipts stand -------------------------------------------------------------------------
+
+
+def _reuse(
+    context: Context, selection: Selection, stages: Sequence[Stage], sources: Sequence[dict[str, Receipt]]
+) -> None:
+    """Fill `context.receipts` from the first stage on, as far as receipts stand for the work."""
+    context.receipts.clear()
+    for stage in stages:
+        receipt = None if selection.forced(stage) else _standing(stage, context, sources)
+        if receipt is None:
+            return
+        context.receipts[stage.name] = receipt
+
+
+def _standing(stage: Stage, context: Context, sources: Sequence[dict[str, Receipt]]) -> Receipt | None:
+    candidates = [source[stage.name] for source in sources if stage.name in source]
+    if not candidates:
+        return None
+    key = stage.key(context)
+    return next((r for r in candidates if r.key == key and stage.still_there(context, r)), None)
+
+
+# -- planning and executing -----------------------------------------------------------------------
+
+
+def _plans(context: Context, stages: Sequence[Stage]) -> list[StagePlan]:
+    plans = []
+    for stage in stages:
+        planned = stage.plan(context)
+        if stage.name in context.receipts:
+            planned = replace(planned, action="reuse", disk_bytes=0, memory_bytes=0)
+        else:
+            planned = replace(planned, action="run")
+        context.plans[stage.name] = planned
+        plans.append(planned)
+    return plans
+
+
+def _obstacles(context: Context, stages: Sequence[Stage], plans: Sequence[StagePlan]) -> list[QuantpipeError]:
+    """Every reason for which the stages that have to run could not."""
+    pending = [stage for stage, planned in zip(stages, plans, strict=True) if planned.action == "run"]
+    found: list[QuantpipeError] = []
+    for stage in pending:
+        try:
+            stage.preflight(context)
+        except QuantpipeError as error:
+            found.append(error)
+    needed = sum(planned.disk_bytes for planned in plans) + (_SPARE_BYTES if pending else 0)
+    free = shutil.disk_usage(_existing(context.store.root)).free
+    if needed > free:
+        found.append(
+            StorageFullError(
+                f"the run adds about {human_bytes(needed)}, {human_bytes(free)} are free",
+                where=str(context.store.root),
+                hint="free space (`quantpipe prune` lists what may go), or name another store with --store",
+            )
+        )
+    return found
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)
+
+
+def _execute(
+    context: Context, selection: Selection, stages: Sequence[Stage], sources: Sequence[dict[str, Receipt]]
+) -> None:
+    _reuse(context, selection, stages, sources)
+    _require_begun(selection, context)
+    plans = _plans(context, stages)
+    if obstacles := _obstacles(context, stages, plans):
+        raise _combined(obstacles)
+    for planned in plans:
+        for note in planned.notes if planned.action == "run" else ():
+            context.console.warning(note)
+    for stage in stages:
+        receipt = None if selection.forced(stage) else _standing(stage, context, sources)
+        if receipt is None:
+            receipt = _run_stage(stage, context)
+        else:
+            context.console.line(f"{stage.name:<9} up to date")
+        context.run.save(receipt)
+        context.receipts[stage.name] = receipt
+
+
+def _require_begun(selection: Selection, context: Context) -> None:
+    if selection.first is None:
+        return
+    before = STAGE_NAMES[: STAGE_NAMES.index(selection.first)]
+    missing = [name for name in before if name not in context.receipts]
+    if missing:
+        raise UsageError(
+            f"--from {selection.first} needs {', '.join(missing)} to be up to date, and it is not",
+            hint=f"run without --from, or with --from {missing[0]}",
+        )
+
+
+def _combined(obstacles: Sequence[QuantpipeError]) -> QuantpipeError:
+    """One error for all obstacles: who has to mend three things wants to hear of three."""
+    if len(obstacles) == 1:
+        return obstacles[0]
+    lines = [f"{error} -> {error.hint}" if error.hint else str(error) for error in obstacles]
+    return PreflightError(
+        f"{len(obstacles)} things stand in the way", hint="mend them all, then run again", details=lines
+    )
+
+
+def _run_stage(stage: Stage, context: Context) -> Receipt:
+    key = stage.key(context)
+    context.console.event("stage", stage=stage.name, status="started")
+    context.console.detail(f"{stage.name:<9} {context.plans[stage.name].summary}")
+    started, began = now(), time.monotonic()
+    result = stage.run(context)
+    seconds = round(time.monotonic() - began, 3)
+    receipt = Receipt(stage.name, key, result.outputs, result.figures, started, seconds, result.summary)
+    context.console.line(
+        f"{stage.name:<9} {result.summary}, {human_seconds(seconds)}", stage=stage.name, seconds=seconds
+    )
+    context.console.event("stage", stage=stage.name, status="finished", figures=result.figures)
+    return receipt

@@ -1,0 +1,109 @@
+"""From msmodelslim's output to what vLLM serves: names, index, description, config, tokenizer.
+
+Facts behind each step are in docs/checkpoint-format.md.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from quantpipe import durable
+from quantpipe.errors import QuantizeError
+
+DESCRIPTION = "quant_model_description.json"
+INDEX = "model.safetensors.index.json"
+
+_TOKENIZER_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+_LICENCE_FILES = ("LICENSE", "LICENSE.txt", "NOTICE")
+
+
+def finish(output: Path, snapshot: Path, *, scheme: str, trust_remote_code: bool) -> None:
+    """Make msmodelslim's output directory servable, in place. May be repeated.
+
+    Args:
+        output: what msmodelslim wrote.
+        snapshot: the BF16 weights: tokenizer and licence come from there.
+        scheme: becomes `quantize` in config.json, which vllm-ascend's fused MC2 looks at.
+        trust_remote_code: without it the model's Python files are left out.
+
+    Raises:
+        QuantizeError: the output is incomplete: what msmodelslim writes last is missing.
+    """
+    _name_shards(output)
+    _clean_description(output / DESCRIPTION)
+    _mark_config(output / "config.json", scheme)
+    for name in (*_TOKENIZER_FILES, *_LICENCE_FILES):
+        if (snapshot / name).is_file() and not (output / name).exists():
+            shutil.copyfile(snapshot / name, output / name)
+    for path in list(output.glob("*.py")) if not trust_remote_code else []:
+        path.unlink()
+    for path in output.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _name_shards(output: Path) -> None:
+    """Give shards and index the names that vLLM reads.
+
+    It ignores every other index name, and without an index it loads whatever *.safetensors lies there.
+    """
+    found = sorted(output.glob("*.safetensors.index.json"))
+    if len(found) != 1:
+        raise _incomplete(output, f"{len(found)} index files instead of one")
+    index = _read_json(found[0])
+    shards = sorted(set(index["weight_map"].values()))
+    names = {
+        old: f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number, old in enumerate(shards, 1)
+    }
+    strays = {path.name for path in output.glob("*.safetensors")} - names.keys()
+    if strays:
+        raise _incomplete(output, f"shards that the index does not name: {', '.join(sorted(strays))}")
+    for old, new in names.items():
+        if not (output / old).is_file():
+            raise _incomplete(output, f"the index names {old}, which is not there")
+        (output / old).rename(output / new)
+    index["weight_map"] = {tensor: names[shard] for tensor, shard in sorted(index["weight_map"].items())}
+    found[0].unlink()
+    durable.write_json(output / INDEX, index)
+
+
+def _clean_description(path: Path) -> None:
+    """Drop keys whose value is null: vllm-ascend takes a null `fa_quant_type` for a wish."""
+    description = _read_json(path)
+    durable.write_json(path, {key: value for key, value in description.items() if value is not None})
+
+
+def _mark_config(path: Path, scheme: str) -> None:
+    """Without `quantization_config`, which would hide the description; with `quantize`."""
+    config = _read_json(path)
+    config.pop("quantization_config", None)
+    config["quantize"] = scheme
+    durable.write_json(path, config)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise _incomplete(path, str(error)) from error
+
+
+def _incomplete(path: Path, what: str) -> QuantizeError:
+    return QuantizeError(
+        f"msmodelslim said that it was done, but its output is incomplete: {what}",
+        where=str(path),
+        hint="look at the end of the quantize log, then run again with `--force quantize`",
+    )

@@ -1,0 +1,175 @@
+"""Stage quantize: from the snapshot to a checkpoint in the run's staging directory."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+from quantpipe import manifest
+from quantpipe.canonical import digest_of
+from quantpipe.console import human_bytes
+from quantpipe.datasets import write_msmodelslim_dataset
+from quantpipe.errors import PreflightError
+from quantpipe.host import memory_limit, require_interpreter, require_npu
+from quantpipe.manifest import Manifest
+from quantpipe.quantize import worker_process
+from quantpipe.quantize.finish import finish
+from quantpipe.quantize.spec import adapter_for, build_spec
+from quantpipe.quantize.worker.protocol import Job
+from quantpipe.stage import Context, Receipt, Result, StagePlan
+
+OUTPUT_FORMAT = 1
+"""Raised when the same msmodelslim output would be finished into other bytes: receipts then lapse."""
+
+_OUTPUT_SHARE = 0.52
+"""Bytes of the checkpoint per byte of BF16: 237 GB of 470 GB for Qwen3-235B; a little more when small."""
+
+_STOCK_MEMORY_SHARE = 1.1
+_STOCK_MEMORY_BASE = 2 << 30
+
+
+class QuantizeStage:
+    """Runs msmodelslim in its own interpreter and makes its output servable."""
+
+    name = "quantize"
+
+    def key(self, context: Context) -> str:
+        """From the quantize section with its prompts, and the snapshot's manifest."""
+        inputs = context.recipe.stage_inputs()["quantize"]
+        return digest_of([self.name, OUTPUT_FORMAT, inputs, context.output("fetch", "manifest")])
+
+    def plan(self, context: Context) -> StagePlan:
+        """Disk for the checkpoint; for engine `stock` the whole model in memory."""
+        source_bytes = int(context.plans["fetch"].figures["bytes"])
+        quantize = context.recipe.quantize
+        output = math.ceil(source_bytes * _OUTPUT_SHARE) + (1 << 20)
+        memory = math.ceil(source_bytes * _STOCK_MEMORY_SHARE) + _STOCK_MEMORY_BASE
+        return StagePlan(
+            self.name,
+            "run",
+            f"{quantize.scheme} with engine {quantize.engine} on {quantize.device}, "
+            f"{len(context.recipe.calibration_prompts())} prompts, about {human_bytes(output)}",
+            disk_bytes=output,
+            memory_bytes=memory,
+            figures={"bytes": output, "adapter_memory_bytes": memory},
+            notes=self._notes(context),
+        )
+
+    def preflight(self, context: Context) -> None:
+        """Interpreter, device and memory, before any byte is fetched.
+
+        Raises:
+            PreflightError: one of them is missing or too small.
+        """
+        require_interpreter(
+            context.settings.quantize_python,
+            "QUANTPIPE_QUANTIZE_PYTHON",
+            ("torch", "transformers", "msmodelslim"),
+        )
+        if context.recipe.quantize.device != "cpu":
+            require_npu("quantize.device")
+        needed, there = context.plans[self.name].memory_bytes, memory_limit()
+        if needed > there:
+            raise PreflightError(
+                f"engine `stock` needs about {human_bytes(needed)} of memory, {human_bytes(there)} is there",
+                where="quantize.engine",
+                hint="use a host with more memory, or raise the limit of this container",
+            )
+
+    def run(self, context: Context) -> Result:
+        """Quantize from the start: engine `stock` cannot continue a half-done run."""
+        snapshot = context.store.absolute(context.output("fetch", "snapshot"))
+        _refuse_tied_rotation(context, snapshot)
+        staging = context.run.staging
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        outcome = worker_process.run(
+            self._job(context, snapshot, staging),
+            python=context.settings.quantize_python,
+            folder=context.run.path,
+            log=context.run.logs / "quantize.log",
+            run_id=context.run.id,
+            stall_seconds=context.settings.stall_seconds,
+            console=context.console,
+        )
+        quantize = context.recipe.quantize
+        finish(staging, snapshot, scheme=quantize.scheme, trust_remote_code=quantize.trust_remote_code)
+        written = _hash(context, staging)
+        return Result(
+            outputs={"checkpoint": context.store.relative(staging), "manifest": written.to_json()},
+            figures={
+                "bytes": written.total_bytes,
+                "source_bytes": _weight_bytes(snapshot),
+                "files": len(written.entries),
+                "layers": outcome.layers,
+                "worker_seconds": outcome.seconds,
+                "versions": outcome.versions,
+                "threads": outcome.threads,
+            },
+            summary=f"{outcome.layers} layers, {human_bytes(written.total_bytes)}",
+        )
+
+    def still_there(self, context: Context, receipt: Receipt) -> bool:
+        """Its files lie in staging with their sizes, or are sealed already."""
+        written = Manifest.from_json(receipt.outputs["manifest"], where="receipt of quantize")
+        places = (
+            context.store.absolute(receipt.outputs["checkpoint"]),
+            context.store.generation(context.recipe.name, written.digest()),
+        )
+        return any(_has_files(place, written) for place in places)
+
+    def _job(self, context: Context, snapshot: Path, staging: Path) -> Job:
+        quantize = context.recipe.quantize
+        dataset = context.run.path / "calibration.json"
+        write_msmodelslim_dataset(context.recipe.calibration_prompts(), dataset)
+        kind, _, indices = quantize.device.partition(":")
+        return Job(
+            snapshot=str(snapshot),
+            output=str(staging),
+            adapter=adapter_for(snapshot),
+            spec=build_spec(quantize, dataset),
+            device=kind,
+            device_indices=[int(index) for index in indices.split(",")] if indices else None,
+            trust_remote_code=quantize.trust_remote_code,
+        )
+
+    def _notes(self, context: Context) -> tuple[str, ...]:
+        if context.recipe.quantize.anti_outlier is None:
+            return ()
+        if context.recipe.calibration_prompts() == context.recipe.anti_outlier_prompts():
+            return ()
+        return (
+            "engine `stock` takes one dataset: the calibration set decides the smoothing scales too, "
+            "the anti-outlier set is not used",
+        )
+
+
+def _hash(context: Context, staging: Path) -> Manifest:
+    total = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+    with context.console.progress("hash", total, unit="B") as bar:
+        return manifest.build(staging, jobs=context.settings.jobs, on_bytes=bar.advance)
+
+
+def _weight_bytes(snapshot: Path) -> int:
+    return sum(path.stat().st_size for path in snapshot.glob("*.safetensors"))
+
+
+def _has_files(place: Path, written: Manifest) -> bool:
+    try:
+        return all((place / entry.path).stat().st_size == entry.size for entry in written.entries)
+    except OSError:
+        return False
+
+
+def _refuse_tied_rotation(context: Context, snapshot: Path) -> None:
+    """Engine `stock` rotates a matrix that embedding and lm_head share twice: wrong, and it loads."""
+    config: dict[str, Any] = json.loads((snapshot / "config.json").read_text("utf-8"))
+    if config.get("tie_word_embeddings") and context.recipe.quantize.rotate:
+        raise PreflightError(
+            "engine `stock` turns tied embeddings twice, which loads and answers wrongly",
+            where="quantize.rotate",
+            hint="set `rotate: false`, or quantize a model whose embeddings are not tied",
+        )

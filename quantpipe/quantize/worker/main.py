@@ -1,0 +1,83 @@
+"""The worker's life: read the job, prepare the device, run the engine, tell how it ended."""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from quantpipe.quantize.worker import device
+from quantpipe.quantize.worker.protocol import Job, Reporter
+
+PACKAGES = ("msmodelslim", "torch", "torch_npu", "transformers", "safetensors", "numpy")
+
+
+def main(job_file: Path, descriptor: int) -> int:
+    """Run one job; 0 when it is done, 1 when it failed and the pipe says why."""
+    reporter = Reporter(descriptor)
+    began = time.monotonic()
+    try:
+        job = Job.load(job_file)
+        # Without CANN even `import torch` fails where torch_npu is installed but not wanted.
+        if job.device != "npu":
+            os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+        reporter.send("phase", name="import")
+        device.prepare(job.device, job.device_indices)
+        import torch
+
+        reporter.send("started", versions=versions(), threads=torch.get_num_threads())
+        from quantpipe.quantize.worker import stock
+
+        stock.quantize(job, reporter)
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        reporter.send("failed", **describe(error))
+        return 1
+    reporter.send("finished", seconds=round(time.monotonic() - began, 3))
+    return 0
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide the bits of the output."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """An error in the words of the pipe's `failed` event.
+
+    msmodelslim's errors hide their cause behind a wrapper now and then: the first cause speaks.
+    """
+    first = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    action = getattr(error, "action", None) or getattr(first, "action", None) or ""
+    return {
+        "type": type(first).__name__,
+        "message": str(first) or repr(first),
+        "action": str(action),
+        "fault": _fault(first),
+    }
+
+
+def _fault(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk"
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "memory"
+    if isinstance(error, ImportError):
+        return "environment"
+    # safetensors reports a full disk as an error of its own, with only the system's words in it.
+    if "No space left on device" in str(error) or "os error 28" in str(error):
+        return "disk"
+    return "error"

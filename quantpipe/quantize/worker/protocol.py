@@ -1,0 +1,64 @@
+"""What quantpipe and its quantize worker say to each other. Standard library only: both sides import it.
+
+Job file (JSON), from quantpipe to the worker: the fields of `Job`.
+Pipe, from the worker to quantpipe, one JSON object per line, the key "event" being one of
+
+    started   versions: {package: version}, threads: int
+    phase     name: what the worker is about to do
+    layer     index: decoder layers begun so far, of: how many
+    failed    type, message, action: msmodelslim's own words; fault: "unsupported", "disk" or "error"
+    finished  seconds
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """One quantization.
+
+    Attributes:
+        snapshot: directory of the BF16 weights.
+        output: empty directory for the checkpoint.
+        adapter: msmodelslim's name of the model family's adapter.
+        spec: msmodelslim's V1 quantization spec.
+        device: "cpu" or "npu".
+        device_indices: devices to use; None is the default one.
+        trust_remote_code: whether the model's own Python code may run.
+    """
+
+    snapshot: str
+    output: str
+    adapter: str
+    spec: dict[str, Any]
+    device: str
+    device_indices: list[int] | None
+    trust_remote_code: bool
+
+    def save(self, path: Path) -> None:
+        """Write the job file."""
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Job:
+        """Read the job file."""
+        return cls(**json.loads(path.read_text("utf-8")))
+
+
+class Reporter:
+    """The worker's end of the pipe."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        os.set_inheritable(descriptor, False)
+
+    def send(self, event: str, **fields: Any) -> None:
+        """Tell quantpipe; a single write, so that lines never mix."""
+        line = json.dumps({"event": event, **fields}, ensure_ascii=False, default=str) + "\n"
+        os.write(self._descriptor, line.encode("utf-8"))

@@ -1,0 +1,78 @@
+"""Engine `stock`: msmodelslim's own V1 service, as its command line drives it, minus the questions it asks.
+
+The whole BF16 model is loaded into host memory; the layers then visit the device one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from quantpipe.quantize.worker.protocol import Job, Reporter
+
+
+def quantize(job: Job, reporter: Reporter) -> None:
+    """Run the job's spec and write the checkpoint into the job's output directory.
+
+    Raises:
+        Exception: whatever msmodelslim raises; its own errors carry an `action`.
+    """
+    from msmodelslim.core.const import DeviceType
+    from msmodelslim.core.context import ContextFactory
+    from msmodelslim.core.quant_service.modelslim_v1.quant_config import ModelslimV1QuantConfig
+    from msmodelslim.core.quant_service.modelslim_v1.quant_service import (
+        ModelslimV1QuantService,
+        ModelslimV1QuantServiceConfig,
+    )
+    from msmodelslim.infra.file_dataset_loader import FileDatasetLoader
+    from msmodelslim.model import PluginModelFactory
+
+    adapter = PluginModelFactory().create(job.adapter, Path(job.snapshot), job.trust_remote_code)
+    _report_loading(adapter, reporter)
+    _report_layers(adapter, reporter)
+    service = ModelslimV1QuantService(
+        ModelslimV1QuantServiceConfig(),
+        FileDatasetLoader(Path(job.snapshot)),
+        ContextFactory(enable_debug=False),
+    )
+    service.quantize(
+        ModelslimV1QuantConfig(apiversion="modelslim_v1", spec=job.spec),
+        adapter,
+        Path(job.output),
+        DeviceType(job.device),
+        job.device_indices,
+    )
+
+
+def _report_loading(adapter: Any, reporter: Reporter) -> None:
+    load: Callable[..., Any] = adapter.init_model
+
+    def init_model(*arguments: Any, **options: Any) -> Any:
+        reporter.send("phase", name="load")
+        model = load(*arguments, **options)
+        reporter.send("phase", name="quantize")
+        return model
+
+    adapter.init_model = init_model
+
+
+def _report_layers(adapter: Any, reporter: Reporter) -> None:
+    """Tell of each decoder layer when the first processor reaches it.
+
+    Through the adapter's visit, which the runner steps once per processor and layer: the first of all
+    processors to ask for a layer is the one that loads it.
+    """
+    visit: Callable[..., Iterator[Any]] = adapter.generate_model_visit
+    total = int(adapter.config.num_hidden_layers)
+    begun = 0
+
+    def generate_model_visit(*arguments: Any, **options: Any) -> Iterator[Any]:
+        nonlocal begun
+        for index, request in enumerate(visit(*arguments, **options), start=1):
+            if index > begun:
+                begun = index
+                reporter.send("layer", index=index, of=total)
+            yield request
+
+    adapter.generate_model_visit = generate_model_visit

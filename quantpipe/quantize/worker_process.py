@@ -1,0 +1,193 @@
+"""Start the quantize worker, follow its events, and explain how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quantpipe import child
+from quantpipe.console import Console, Progress
+from quantpipe.errors import (
+    PreflightError,
+    QuantizeError,
+    QuantpipeError,
+    RetryableError,
+    StorageFullError,
+)
+from quantpipe.quantize.worker.protocol import Job
+
+WORKER = Path(__file__).parent / "worker" / "__main__.py"
+_POLL_SECONDS = 1.0
+_PHASES = {"import": "importing msmodelslim", "load": "loading the BF16 model", "quantize": "quantizing"}
+
+
+@dataclass
+class Outcome:
+    """What the worker told.
+
+    Attributes:
+        versions: package versions of its interpreter.
+        threads: torch's number of threads, which can change the last bits on a CPU.
+        layers: decoder layers of the model.
+        seconds: the worker's own wall time.
+    """
+
+    versions: dict[str, str] = field(default_factory=dict)
+    threads: int = 0
+    layers: int = 0
+    seconds: float = 0.0
+    failure: dict[str, str] | None = None
+    finished: bool = False
+
+
+def run(
+    job: Job, *, python: Path, folder: Path, log: Path, run_id: str, stall_seconds: float, console: Console
+) -> Outcome:
+    """Run a job in the interpreter `python` and wait for its end.
+
+    Args:
+        folder: where the job file goes.
+        log: receives all that the worker and msmodelslim print.
+        stall_seconds: after so long without event, CPU time or I/O the worker counts as hung.
+
+    Raises:
+        QuantizeError: msmodelslim failed; the message is its own.
+        PreflightError: memory, disk or environment did not suffice.
+        RetryableError: it hung, or was killed from outside.
+    """
+    job_file = folder / "job.json"
+    job.save(job_file)
+    kills = child.out_of_memory_kills()
+    reading, writing = os.pipe()
+    try:
+        command = [str(python), str(WORKER), str(job_file), str(writing)]
+        with child.Child(command, environment=_environment(run_id), log=log, pass_fds=[writing]) as process:
+            os.close(writing)
+            writing = -1
+            outcome = _follow(reading, process, console, stall_seconds, log)
+            status = process.wait()
+    finally:
+        os.close(reading)
+        if writing >= 0:
+            os.close(writing)
+    if outcome.failure is not None:
+        raise _failed(outcome.failure, log)
+    if not outcome.finished or status != 0:
+        raise _died(status, child.out_of_memory_kills() > kills, log)
+    return outcome
+
+
+def _environment(run_id: str, base: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The user's environment without what would lead the worker's interpreter astray."""
+    hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+    environment = {name: value for name, value in base.items() if name not in hidden}
+    # The snapshot is complete and local: nothing has to be asked of a hub any more.
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    return {**environment, **offline, "QUANTPIPE_RUN_ID": run_id}
+
+
+def _follow(
+    descriptor: int, process: child.Child, console: Console, stall_seconds: float, log: Path
+) -> Outcome:
+    outcome = Outcome()
+    with contextlib.ExitStack() as stack:
+        bar: Progress | None = None
+        for event in _events(descriptor, process, stall_seconds, log):
+            console.event("worker", worker=event)
+            if event["event"] == "layer":
+                if bar is None:
+                    bar = stack.enter_context(console.progress("quantize", event["of"], unit="layer"))
+                bar.advance()
+            elif event["event"] == "phase":
+                console.detail(f"worker: {_PHASES.get(event['name'], event['name'])}")
+            _note(event, outcome)
+    return outcome
+
+
+def _events(
+    descriptor: int, process: child.Child, stall_seconds: float, log: Path
+) -> Iterator[dict[str, Any]]:
+    """The worker's events until it closes the pipe; watches that it lives meanwhile."""
+    pending = b""
+    moved, activity = time.monotonic(), 0
+    while True:
+        ready, _, _ = select.select([descriptor], [], [], _POLL_SECONDS)
+        if ready:
+            data = os.read(descriptor, 1 << 16)
+            if not data:
+                return
+            *lines, pending = (pending + data).split(b"\n")
+            moved = time.monotonic()
+            yield from (json.loads(line) for line in lines)
+        elif (active := process.activity()) != activity:
+            moved, activity = time.monotonic(), active
+        elif time.monotonic() - moved > stall_seconds:
+            raise _hung(stall_seconds, log)
+
+
+def _note(event: dict[str, Any], outcome: Outcome) -> None:
+    kind = event["event"]
+    if kind == "started":
+        outcome.versions, outcome.threads = event["versions"], event["threads"]
+    elif kind == "layer":
+        outcome.layers = event["of"]
+    elif kind == "failed":
+        outcome.failure = event
+    elif kind == "finished":
+        outcome.finished, outcome.seconds = True, event["seconds"]
+
+
+def _hung(stall_seconds: float, log: Path) -> RetryableError:
+    return RetryableError(
+        f"the quantize worker hung: no event, no CPU time and no I/O for {stall_seconds:.0f} s",
+        where=str(log),
+        hint="run again; if it hangs at the same place, look at the log and at the storage or the device",
+        details=child.tail(log, 20),
+    )
+
+
+def _failed(failure: Mapping[str, str], log: Path) -> QuantpipeError:
+    """msmodelslim's own error, as the kind of error that it is."""
+    kinds: dict[str, tuple[type[QuantpipeError], str]] = {
+        "disk": (StorageFullError, "free space on the store and run again"),
+        "memory": (PreflightError, "use a host with more memory (`quantpipe plan` says how much)"),
+        "environment": (
+            PreflightError,
+            "QUANTPIPE_QUANTIZE_PYTHON has to name an interpreter with torch, transformers and "
+            "msmodelslim; `make setup` makes one",
+        ),
+    }
+    kind, hint = kinds.get(failure["fault"], (QuantizeError, "look at the log; it holds the whole traceback"))
+    what = f"msmodelslim failed: {failure['type']}: {failure['message']}"
+    return kind(what, where=str(log), hint=failure["action"] or hint, details=child.tail(log, 20))
+
+
+def _died(status: int, out_of_memory: bool, log: Path) -> QuantpipeError:
+    """The worker ended without a word: why, as far as can be known."""
+    details = child.tail(log, 20)
+    name = child.signal_name(status)
+    if out_of_memory:
+        return PreflightError(
+            "the kernel killed the quantize worker: out of memory",
+            where=str(log),
+            hint="engine `stock` holds the whole BF16 model in memory: use a larger host, or raise its limit",
+            details=details,
+        )
+    if name in ("SIGKILL", "SIGTERM"):
+        return RetryableError(
+            f"the quantize worker was ended from outside by {name}",
+            where=str(log),
+            hint="run again; if nobody ended it, the host may be short of memory (see `dmesg`)",
+            details=details,
+        )
+    how = f"crashed with {name}" if name else f"ended with status {status} and without a word"
+    return QuantizeError(
+        f"the quantize worker {how}", where=str(log), hint="look at the end of the log", details=details
+    )

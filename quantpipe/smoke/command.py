@@ -1,0 +1,124 @@
+"""From a serve profile to vLLM's command line and environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantpipe.recipe import Serve
+
+_HIDDEN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+
+_OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+"""A smoke load asks no hub and tells nobody."""
+
+_REHEARSAL = {
+    # Unset, each worker takes most of the host's memory for its KV cache.
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    # The rehearsal's expert loop depends on data and is not compiled; without this, 16 s of tries.
+    "TORCHDYNAMO_DISABLE": "1",
+}
+
+
+@dataclass(frozen=True)
+class ServerCommand:
+    """What starts a server.
+
+    Attributes:
+        arguments: program and arguments.
+        environment: variables beyond those of the caller.
+    """
+
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+
+    def full_environment(self, run_id: str, base: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """The caller's environment with this command's on top, and without what leads Python astray."""
+        kept = {name: value for name, value in base.items() if name not in _HIDDEN}
+        return {**kept, **self.environment, "QUANTPIPE_RUN_ID": run_id}
+
+    def to_json(self) -> dict[str, object]:
+        """As a JSON object."""
+        return {"arguments": list(self.arguments), "environment": self.environment}
+
+    def shell(self) -> str:
+        """The command as a person would type it, an option a line."""
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        lines: list[str] = []
+        for argument in map(shlex.quote, self.arguments):
+            is_value = lines and not argument.startswith("--") and lines[-1].startswith("--")
+            if is_value:
+                lines[-1] += f" {argument}"
+            elif argument.startswith("--") or not lines:
+                lines.append(argument)
+            else:
+                lines[-1] += f" {argument}"
+        return "\n".join([*exports, " \\\n    ".join(lines)])
+
+
+def profile_arguments(serve: Serve) -> list[str]:
+    """The options of `vllm serve` for a profile, without address and model.
+
+    Source: `vllm serve --help`; names are vLLM's own.
+    """
+    arguments = ["--quantization", "ascend", "--served-model-name", serve.served_model_name]
+    values: list[tuple[str, object | None]] = [
+        ("--tensor-parallel-size", serve.tensor_parallel_size),
+        ("--data-parallel-size", serve.data_parallel_size),
+        ("--seed", serve.seed),
+        ("--dtype", serve.dtype),
+        ("--max-num-seqs", serve.max_num_seqs),
+        ("--max-model-len", serve.max_model_len),
+        ("--max-num-batched-tokens", serve.max_num_batched_tokens),
+        ("--gpu-memory-utilization", serve.gpu_memory_utilization),
+        ("--hf-overrides", _json(serve.hf_overrides)),
+        ("--compilation-config", _json(serve.compilation_config)),
+        ("--additional-config", _json(serve.additional_config)),
+    ]
+    for option, value in values:
+        if value is not None:
+            arguments += [option, str(value)]
+    switches = [
+        ("--enable-expert-parallel", serve.enable_expert_parallel),
+        ("--trust-remote-code", serve.trust_remote_code),
+        ("--async-scheduling", serve.async_scheduling),
+        ("--enforce-eager", serve.enforce_eager),
+    ]
+    arguments += [option for option, wanted in switches if wanted]
+    return [*arguments, *serve.extra_args]
+
+
+def _json(value: dict[str, object]) -> str | None:
+    return json.dumps(value) if value else None
+
+
+def serve_command(checkpoint: Path | str, serve: Serve) -> ServerCommand:
+    """What a user types to serve a checkpoint with this profile."""
+    arguments = ("vllm", "serve", str(checkpoint), *profile_arguments(serve))
+    return ServerCommand(arguments, dict(serve.environment))
+
+
+def smoke_command(launcher: str, python: Path, checkpoint: Path, serve: Serve, port: int) -> ServerCommand:
+    """What the smoke stage starts: the same profile, on the loopback address only.
+
+    Args:
+        launcher: "cpu" adds what the rehearsal needs; "native" adds nothing.
+        python: interpreter of the serving environment.
+    """
+    environment = dict(_OFFLINE)
+    # As a module and not as the script `vllm`: nothing then depends on PATH or on a script's first line.
+    arguments = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint)]
+    arguments += ["--host", "127.0.0.1", "--port", str(port), *profile_arguments(serve)]
+    if launcher == "cpu":
+        environment |= _REHEARSAL
+        arguments += [option for option in ("--enforce-eager",) if option not in arguments]
+    return ServerCommand(tuple(arguments), {**environment, **serve.environment})

@@ -1,0 +1,112 @@
+"""The life of a smoke server: a free port, a start, readiness, and an end that leaves nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from quantpipe.child import Child
+from quantpipe.console import Console, Progress
+from quantpipe.errors import PreflightError, SmokeError
+from quantpipe.recipe import Timeouts
+from quantpipe.smoke.command import ServerCommand
+from quantpipe.smoke.diagnose import diagnose
+
+_POLL_SECONDS = 0.25
+_SHARDS = re.compile(rb"Loading safetensors checkpoint shards:\s+(\d+)% Completed \| (\d+)/(\d+)")
+
+
+def choose_port(wanted: int) -> int:
+    """A free TCP port of the loopback address.
+
+    Args:
+        wanted: this one and no other; 0 takes any.
+
+    Raises:
+        PreflightError: the wanted port is in use.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError as error:
+            raise PreflightError(
+                f"port {wanted} cannot be had: {error.strerror}",
+                where="--port or QUANTPIPE_PORT",
+                hint=f"`ss -ltnp sport = :{wanted}` shows who has it; port 0 takes a free one",
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(
+    command: ServerCommand, *, port: int, log: Path, run_id: str, timeouts: Timeouts, console: Console
+) -> Iterator[str]:
+    """Start a server, wait until it is ready, and end its whole tree afterwards, whatever happens.
+
+    Returns:
+        The base URL.
+
+    Raises:
+        SmokeError: it ended, hung or was not ready in time; with the cause, where the log shows it.
+        PreflightError: the cause is this host: memory, port, driver.
+    """
+    console.detail(f"server log: {log}")
+    start = log.stat().st_size if log.exists() else 0
+    with Child(command.arguments, environment=command.full_environment(run_id), log=log) as process:
+        url = f"http://127.0.0.1:{port}"
+        with console.progress("load", None, unit="shard") as bar:
+            _wait_until_ready(url, process, log, start, timeouts, bar)
+        yield url
+
+
+def _wait_until_ready(
+    url: str, process: Child, log: Path, start: int, timeouts: Timeouts, bar: Progress
+) -> None:
+    began = moved = time.monotonic()
+    seen = (-1, -1)
+    shards = 0
+    while not _healthy(url):
+        status = process.poll()
+        if status is not None:
+            raise diagnose(log, start, f"the server ended with status {status} before it was ready")
+        now = time.monotonic()
+        signs = (process.activity(), log.stat().st_size)
+        if signs != seen:
+            seen, moved = signs, now
+            shards = _show_shards(log, start, shards, bar)
+        if now - moved > timeouts.stall:
+            raise diagnose(log, start, f"the server hung: nothing moved for {timeouts.stall:.0f} s")
+        if now - began > timeouts.ready:
+            raise diagnose(log, start, f"the server was not ready after {timeouts.ready:.0f} s")
+        time.sleep(_POLL_SECONDS)
+    if process.poll() is not None:
+        raise SmokeError("another server answers on the port", where=url, hint="choose another --port")
+
+
+def _healthy(url: str) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with (
+        contextlib.suppress(OSError, urllib.error.URLError),
+        opener.open(f"{url}/health", timeout=5) as answer,
+    ):
+        return bool(answer.status == 200)
+    return False
+
+
+def _show_shards(log: Path, start: int, shown: int, bar: Progress) -> int:
+    """Advance the bar to what vLLM's own loading bar in the log says."""
+    with log.open("rb") as file:
+        file.seek(max(start, log.stat().st_size - (1 << 14)))
+        found = _SHARDS.findall(file.read())
+    if not found:
+        return shown
+    done = int(found[-1][1])
+    bar.advance(max(0, done - shown))
+    return max(done, shown)
