@@ -1,0 +1,13 @@
+"""Read a quantized checkpoint and know, without an NPU, whether vLLM-Ascend loads it and computes the right thing.
+
+The reference of the format is msmodelslim 26.1.0's output and vllm-ascend's loader; docs/checks.md lists the checks.
+"""
+
+from __future__ import annotations
+
+from quantpipe.checkpoint.finding import Finding, Severity
+from quantpipe.checkpoint.layout import Layout
+from quantpipe.checkpoint.report import Report
+from quantpipe.checkpoint.verify import verify_checkpoint
+
+__all__ = ["Finding", "Layout", "Report", "Severity", "verify_checkpoint"]

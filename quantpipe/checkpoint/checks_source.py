@@ -1,0 +1,1 @@
+"""Checks against the BF16 source: B13."""

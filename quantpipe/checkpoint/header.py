@@ -1,0 +1,190 @@
+"""Safetensors headers, parsed by ourselves: 8 bytes of little-endian length, JSON, then the tensors' bytes.
+
+The format is https://github.com/huggingface/safetensors#format. Whatever a file holds, parsing ends in a `Header` with
+its problems listed: no crash, no hang, and no allocation beyond the header's own (bounded) size.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantpipe.checkpoint.strict_json import MAX_JSON_BYTES, parse_object
+
+DTYPE_BYTES = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E8M0": 1,
+    "I16": 2,
+    "U16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "I32": 4,
+    "U32": 4,
+    "F32": 4,
+    "I64": 8,
+    "U64": 8,
+    "F64": 8,
+}
+"""Bytes of one element, by the name that headers use."""
+
+_MAX_RANK = 8
+_MAX_PROBLEMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Where a tensor lies.
+
+    Attributes:
+        shard: the file, relative to the checkpoint.
+        start: its first byte, counted from the start of the file.
+        end: the byte after its last.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shard: str
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a shard says that it holds.
+
+    Attributes:
+        shard: the file, relative to the checkpoint.
+        size: bytes of the file.
+        tensors: in the order of their bytes; only those whose entries make sense.
+        problems: what is wrong, one line each, without the file's name.
+        trailing: bytes after the last tensor.
+    """
+
+    shard: str
+    size: int
+    tensors: tuple[Tensor, ...] = ()
+    problems: tuple[str, ...] = ()
+    trailing: int = 0
+
+    @property
+    def parsed(self) -> bool:
+        """Whether the tensors are known, though their bytes may be damaged."""
+        return bool(self.tensors) or not self.problems
+
+
+def read_header(path: Path, shard: str) -> Header:
+    """The header of a file. Reads 8 bytes and the header, never more."""
+    size = 0
+    try:
+        # A pipe would block an open(); a directory would fail it.
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            return Header(shard, 0, problems=("is not a plain file",))
+        size = found.st_size
+        with path.open("rb", buffering=0) as file:
+            prefix = file.read(8)
+            length = int.from_bytes(prefix, "little")
+            if problem := _length_problem(length, len(prefix), size):
+                return Header(shard, size, problems=(problem,))
+            raw = os.pread(file.fileno(), length, 8)
+    except OSError as error:
+        return Header(shard, size, problems=(f"cannot be read: {error.strerror}",))
+    if len(raw) != length:
+        return Header(shard, size, problems=("became shorter while it was read",))
+    return parse_header(raw, shard, size)
+
+
+def _length_problem(length: int, prefix: int, size: int) -> str | None:
+    if prefix < 8:
+        return f"is no safetensors file: it has {size} bytes"
+    if length > size - 8:
+        return f"is truncated: its header claims {length:,} bytes, the file has {size:,}"
+    if length > MAX_JSON_BYTES:
+        return f"claims a header of {length:,} bytes, more than {MAX_JSON_BYTES:,}"
+    return None
+
+
+def parse_header(raw: bytes, shard: str, size: int) -> Header:
+    """The tensors in a header's JSON.
+
+    Args:
+        raw: the JSON, without the 8 bytes before it.
+        size: bytes of the whole file: the tensors have to fill it.
+    """
+    try:
+        value = parse_object(raw)
+    except ValueError as error:
+        return Header(shard, size, problems=(f"has a header that {error}",))
+    base = 8 + len(raw)
+    tensors: list[Tensor] = []
+    problems: list[str] = []
+    for name, entry in value.items():
+        if name == "__metadata__":
+            continue
+        tensor = _tensor(name, entry, shard, base)
+        if isinstance(tensor, Tensor):
+            tensors.append(tensor)
+        else:
+            problems.append(tensor)
+    tensors.sort(key=lambda tensor: (tensor.start, tensor.end))
+    problems += _layout_problems(tensors, base, size)
+    end = max((tensor.end for tensor in tensors), default=base)
+    if len(problems) > _MAX_PROBLEMS:
+        problems = [*problems[:_MAX_PROBLEMS], f"and {len(problems) - _MAX_PROBLEMS} more problems"]
+    return Header(shard, size, tuple(tensors), tuple(problems), max(0, size - end))
+
+
+def _tensor(name: str, entry: Any, shard: str, base: int) -> Tensor | str:
+    """The tensor of one entry, or what is wrong with it."""
+    label = f"tensor {name[:200]!r}"
+    if not isinstance(entry, dict):
+        return f"{label}: its entry is no object"
+    dtype: Any = entry.get("dtype")
+    shape: Any = entry.get("shape")
+    offsets: Any = entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        return f"{label}: unknown dtype {str(dtype)[:40]!r}"
+    if not _counts(shape) or len(shape) > _MAX_RANK:
+        return f"{label}: its shape is no short list of sizes"
+    if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        return f"{label}: its data_offsets are no range of bytes"
+    start, end = offsets
+    needed = math.prod(shape) * DTYPE_BYTES[dtype]
+    if needed != end - start:
+        return f"{label}: {dtype} {list(shape)} needs {needed:,} bytes, its range has {end - start:,}"
+    return Tensor(name, dtype, tuple(shape), shard, base + start, base + end)
+
+
+def _counts(value: Any) -> bool:
+    """Whether it is a list of integers that are not negative (true is an integer to Python, not to JSON)."""
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _layout_problems(tensors: list[Tensor], base: int, size: int) -> Iterator[str]:
+    """Overlaps, gaps and bytes beyond the end of the file; the tensors are sorted."""
+    previous: Tensor | None = None
+    position = base
+    for tensor in tensors:
+        if tensor.start < position and tensor.size and previous is not None:
+            yield f"tensors {previous.name[:200]!r} and {tensor.name[:200]!r} overlap"
+        elif tensor.start > position:
+            yield f"{tensor.start - position:,} bytes before tensor {tensor.name[:200]!r} belong to no tensor"
+        if tensor.end > position:
+            position, previous = tensor.end, tensor
+    if position > size:
+        yield f"is truncated: its tensors end at byte {position:,}, the file has {size:,}"

@@ -1,0 +1,157 @@
+"""`verify_checkpoint`: read a checkpoint, run the checks, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from quantpipe.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from quantpipe.checkpoint.finding import Finding, Severity
+from quantpipe.checkpoint.layout import Layout, estimate, rule_problems
+from quantpipe.checkpoint.registry import NEEDS, Check, all_checks
+from quantpipe.checkpoint.report import Report
+from quantpipe.checkpoint.values import read_values
+from quantpipe.errors import VerificationError
+from quantpipe.manifest import FileEntry, Manifest, Mismatch, OnBytes, hash_file, list_files
+from quantpipe.store import PROVENANCE
+
+_ORDER = list(Severity)
+
+
+def verify_checkpoint(
+    path: Path,
+    *,
+    target: str = "0.23.0",
+    deep: bool = False,
+    against: Path | None = None,
+    layout: Layout | None = None,
+    jobs: int = 2,
+    on_bytes: OnBytes | None = None,
+    manifest: Manifest | None = None,
+    sealing: bool = False,
+) -> Report:
+    """Run every check that can run.
+
+    Args:
+        target: the vllm-ascend version that has to load it.
+        deep: read all values; without it only headers and JSON files are read.
+        against: directory of the BF16 source: compare the weights with it.
+        layout: how it will be served.
+        jobs: shards read at a time.
+        on_bytes: told how many more bytes of the checkpoint were read.
+        manifest: compare the files with it; with `deep` in the same pass over the shards.
+        sealing: the directory will be sealed: its file modes do not count, that sets them.
+
+    Raises:
+        VerificationError: there is no such directory, or a file cannot be read to its end.
+    """
+    try:
+        checkpoint = open_checkpoint(path, target=target, layout=layout, jobs=jobs)
+        checkpoint.sealing = sealing
+        _look_deeper(checkpoint, deep=deep, against=against, jobs=jobs, on_bytes=on_bytes, manifest=manifest)
+    except OSError as error:
+        raise VerificationError(
+            f"the checkpoint cannot be read: {error.strerror}",
+            where=str(error.filename or path),
+            hint="give a directory with *.safetensors and quant_model_description.json that you may read",
+        ) from error
+    return _report(checkpoint)
+
+
+def _look_deeper(
+    checkpoint: Checkpoint,
+    *,
+    deep: bool,
+    against: Path | None,
+    jobs: int,
+    on_bytes: OnBytes | None,
+    manifest: Manifest | None,
+) -> None:
+    hashed: dict[str, str] = {}
+    judged = checkpoint.quantized and checkpoint.config_dims is not None
+    if deep and judged:
+        hashes = manifest is not None
+        checkpoint.values = read_values(checkpoint, jobs=jobs, hashes=hashes, on_bytes=on_bytes)
+        hashed = checkpoint.values.sha256
+    if manifest is not None:
+        checkpoint.mismatches = _compare(checkpoint.path, manifest, hashed, jobs, on_bytes)
+
+
+def _compare(
+    root: Path, manifest: Manifest, hashed: dict[str, str], jobs: int, on_bytes: OnBytes | None
+) -> list[Mismatch]:
+    """As `manifest.check`, with the hashes that the deep look made on the way."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    present = set(list_files(root, exclude=(PROVENANCE,)))
+    known = {entry.path for entry in manifest.entries}
+    found = [Mismatch(path, "is not in the manifest") for path in sorted(present - known)]
+
+    def compare(entry: FileEntry) -> Mismatch | None:
+        if entry.path not in present:
+            return Mismatch(entry.path, "is missing")
+        size = (root / entry.path).stat().st_size
+        if size != entry.size:
+            return Mismatch(entry.path, f"has {size:,} bytes instead of {entry.size:,}")
+        actual = hashed.get(entry.path) or hash_file(root / entry.path, on_bytes)
+        return (
+            None
+            if actual == entry.sha256
+            else Mismatch(entry.path, f"has sha256 {actual} instead of {entry.sha256}")
+        )
+
+    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+        found += [mismatch for mismatch in pool.map(compare, manifest.entries) if mismatch is not None]
+    return found
+
+
+def _report(checkpoint: Checkpoint) -> Report:
+    findings: list[Finding] = []
+    passed: list[str] = []
+    skipped: dict[str, str] = {}
+    for check in all_checks():
+        if reason := _missing_need(check, checkpoint):
+            skipped[check.id] = reason
+        elif found := check.findings(checkpoint):
+            findings += found
+        else:
+            passed.append(check.id)
+    findings.sort(key=lambda finding: _ORDER.index(finding.severity))
+    return Report(
+        checkpoint.path, checkpoint.target, tuple(findings), tuple(passed), skipped, _figures(checkpoint)
+    )
+
+
+def _missing_need(check: Check, checkpoint: Checkpoint) -> str | None:
+    """Why a check cannot run; None where it can. Without a description only A1 has anything to say."""
+    model = checkpoint.quantized and checkpoint.config_dims is not None
+    there = {
+        "files": checkpoint.quantized or check.id == "A1",
+        "model": model,
+        "deep": checkpoint.values is not None,
+        "source": checkpoint.fidelity is not None,
+        "layout": model and checkpoint.layout is not None,
+        "manifest": checkpoint.mismatches is not None,
+    }
+    if there[check.needs]:
+        return None
+    return NEEDS["model"] if not checkpoint.quantized or not model else NEEDS[check.needs]
+
+
+def _figures(checkpoint: Checkpoint) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "bytes": checkpoint.total_bytes,
+        "tensors": len(checkpoint.tensors),
+        "shards": len(checkpoint.headers),
+    }
+    if not checkpoint.quantized or checkpoint.config_dims is None:
+        return figures
+    figures["types"] = dict(checkpoint.module_types())
+    layout = checkpoint.layout
+    if (
+        layout is not None
+        and layout.device_memory is not None
+        and not any(rule_problems(checkpoint.dims, layout))
+    ):
+        figures["memory"] = estimate(checkpoint, layout).to_json()
+    return figures
