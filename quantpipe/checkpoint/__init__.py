@@ -1,6 +1,6 @@
-"""Read a quantized checkpoint and know, without an NPU, whether vLLM-Ascend loads it and computes the right thing.
+"""Read a quantized checkpoint and know, without an NPU, whether vLLM-Ascend serves it rightly.
 
-The reference of the format is msmodelslim 26.1.0's output and vllm-ascend's loader; docs/checks.md lists the checks.
+The format is that of msmodelslim 26.1.0's output and vllm-ascend's loader; docs/checks.md lists the checks.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Checkpoint:
 
     @cached_property
     def types(self) -> dict[str, str]:
-        """The type of every module that can be judged by one: all but those that another check complains about."""
+        """The type of every module that can be judged by one: none that A3 to A5 or B3 complain about."""
         assert self.description is not None
         from quantpipe.checkpoint.checks_description import disputed_groups
         from quantpipe.checkpoint.support import supported_types

@@ -17,7 +17,8 @@ _QUANTIZE_AGAIN = "quantize again, and do not edit the description by hand"
 
 @check(
     "A1",
-    effect="vllm-ascend stops with 'ModelSlim Quantization Config Not Found', or loads a model that is not quantized",
+    effect="vllm-ascend stops with 'ModelSlim Quantization Config Not Found', or loads a model that is "
+    "not quantized",
     fix="give the directory that msmodelslim wrote, with quant_model_description.json in its root; "
     "BF16 weights have to be quantized first (quantpipe run RECIPE)",
     needs="files",
@@ -79,7 +80,8 @@ def _looked_up(module: Module) -> bool:
 
 @check(
     "A3",
-    effect="loading ends in KeyError '<name>.weight', or, for lm_head and the embedding on 0.23.0, goes on unquantized",
+    effect="loading ends in KeyError '<name>.weight', or, for lm_head and the embedding on 0.23.0, goes "
+    "on unquantized",
     fix=_QUANTIZE_AGAIN,
 )
 def looked_up_keys(checkpoint: Checkpoint) -> Iterator[Problem]:
@@ -112,7 +114,8 @@ def disputed_groups(checkpoint: Checkpoint) -> set[str]:
     "A4",
     effect="loading ends in ValueError 'Detected some but not all shards of ... are quantized' "
     "or 'Not all shards of ... are quantized with same quant type'",
-    fix="quantize q, k and v (gate and up, all of an expert) by one scheme: mend the include and exclude lists",
+    fix="quantize q, k and v (gate and up, all of an expert) by one scheme: mend the include and exclude "
+    "lists",
 )
 def fused_types(checkpoint: Checkpoint) -> Iterator[Problem]:
     """The parts of a fused module have one type."""
@@ -169,7 +172,8 @@ def experts_alike(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 @check(
     "B10",
-    effect="vllm-ascend tests whether a key is there, not its value: fa_quant_type: null turns FA quantization on",
+    effect="vllm-ascend tests whether a key is there, not its value: fa_quant_type: null turns FA "
+    "quantization on",
     fix="drop the null keys from quant_model_description.json",
     severity=Severity.NOTE,
 )

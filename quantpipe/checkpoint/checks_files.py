@@ -18,7 +18,8 @@ _RANK_FOLDER = re.compile(r"^rank_\d+$")
 
 @check(
     "A6",
-    effect="vLLM stops with 'Cannot find any model weights', or loads what a stale index names instead of what is here",
+    effect="vLLM stops with 'Cannot find any model weights', or loads what a stale index names instead "
+    "of what is here",
     fix=f"remove a stale {VLLM_INDEX} (msmodelslim's own index has another name and is not read)",
 )
 def foreign_index(checkpoint: Checkpoint) -> Iterator[Problem]:

@@ -14,7 +14,8 @@ from quantpipe.console import human_bytes
 @check(
     "A10",
     effect="the server stops at start-up: a size does not divide by the number of ranks",
-    fix="choose sizes that divide: tensor_parallel_size, data_parallel_size, enable_expert_parallel, EPLB's redundancy",
+    fix="choose sizes that divide: tensor_parallel_size, data_parallel_size, enable_expert_parallel, "
+    "EPLB's redundancy",
     needs="layout",
 )
 def divisible(checkpoint: Checkpoint) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Checks of names, dtypes and shapes against what config.json and the description ask for: A7 to A9, B1, B2, B8."""
+"""Checks of names, dtypes and shapes against config.json and the description: A7 to A9, B1, B2, B8."""
 
 from __future__ import annotations
 
@@ -134,7 +134,8 @@ def shapes(checkpoint: Checkpoint) -> Iterator[Problem]:
 @check(
     "A8",
     effect="loading ends in KeyError with the tensor's name",
-    fix="remove the tensor; a deq_scale or input_scale on an expert means that it was quantized by a static scheme",
+    fix="remove the tensor; a deq_scale or input_scale on an expert means that it was quantized by a "
+    "static scheme",
 )
 def unknown_tensors(checkpoint: Checkpoint) -> Iterator[Problem]:
     """There is no tensor that no parameter takes."""
@@ -161,7 +162,8 @@ def _superfluous(checkpoint: Checkpoint, module: str, suffix: str) -> bool:
 
 @check(
     "B1",
-    effect="vLLM does not check completeness: what is missing stays as it was allocated, and the answers are garbage",
+    effect="vLLM does not check completeness: what is missing stays as it was allocated, and the answers "
+    "are garbage",
     fix="quantize again; when a shard was lost while copying, copy it again",
 )
 def exact_set(checkpoint: Checkpoint) -> Iterator[Problem]:
@@ -204,7 +206,8 @@ def _missing(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 @check(
     "B2",
-    effect="the loader casts without a word: BF16 data under an int8 key become 0, an int64 deq_scale its bit pattern",
+    effect="the loader casts without a word: BF16 data under an int8 key become 0, an int64 deq_scale "
+    "its bit pattern",
     fix="quantize again from a source whose torch_dtype is that of config.json",
 )
 def dtypes(checkpoint: Checkpoint) -> Iterator[Problem]:
@@ -224,8 +227,10 @@ def dtypes(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 @check(
     "B8",
-    effect="a bias without a parameter is skipped without a word; one parameter without its bias adds what was in memory",
-    fix="name every norm.bias in the description, on all norms or none; keep linears with a folded bias W8A8 static",
+    effect="a bias without a parameter is skipped without a word; one parameter without its bias adds "
+    "what was in memory",
+    fix="name every norm.bias in the description, on all norms or none; keep linears with a folded bias "
+    "W8A8 static",
 )
 def biases(checkpoint: Checkpoint) -> Iterator[Problem]:
     """Biases are where the server has a parameter for them."""

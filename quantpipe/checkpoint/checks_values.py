@@ -31,7 +31,8 @@ def _values(checkpoint: Checkpoint) -> Values:
 
 @check(
     "B4",
-    effect="the fused parameter holds one of each: the last one loaded wins, and the other parts read wrong inputs",
+    effect="the fused parameter holds one of each: the last one loaded wins, and the other parts read "
+    "wrong inputs",
     fix="quantize again: q, k and v (gate and up) see the same input and need the same scale",
     needs="deep",
 )
@@ -57,7 +58,8 @@ _NONE = np.zeros(0, np.float32)
 
 @check(
     "B5",
-    effect="a NaN or an infinity spreads to every answer; an offset of 200 becomes -56; a scale of 0 silences its channel",
+    effect="a NaN or an infinity spreads to every answer; an offset of 200 becomes -56; a scale of 0 "
+    "silences its channel",
     fix="quantize again; look at the calibration data and at the layer that is named",
     needs="deep",
 )
@@ -102,12 +104,13 @@ def _unlike_experts(checkpoint: Checkpoint, values: Values) -> Iterator[Problem]
 
 @check(
     "B6",
-    effect="static linears compute (q @ weight.T + quant_bias) * deq_scale: with a stale part every answer is off",
+    effect="static linears compute (q @ weight.T + quant_bias) * deq_scale: with a stale part every "
+    "answer is off",
     fix="quantize again: weight, scales and bias of a linear have to come from one run",
     needs="deep",
 )
 def identities(checkpoint: Checkpoint) -> Iterator[Problem]:
-    """Deq_scale = input_scale * weight_scale, and quant_bias = round(bias / deq_scale - rowsum(weight) * input_offset)."""
+    """Deq_scale is input_scale * weight_scale; quant_bias is round(bias / deq_scale - rowsum * input_offset)."""
     values = _values(checkpoint)
     for name, kind in checkpoint.types.items():
         if kind not in _STATIC_TYPES:

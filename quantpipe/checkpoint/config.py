@@ -61,7 +61,8 @@ def read_dims(config: dict[str, Any]) -> Dims:
     moe = model_type == "qwen3_moe"
     if moe and "num_experts" not in config and "num_local_experts" in config:
         raise ValueError(
-            "num_experts is missing: num_local_experts is the form of transformers 5, which vLLM does not read"
+            "num_experts is missing: num_local_experts is the form of transformers 5, which vLLM does "
+            "not read"
         )
     heads = _count(config, "num_attention_heads")
     hidden = _count(config, "hidden_size")

@@ -1,7 +1,7 @@
 """The modules and tensors that a checkpoint has to hold, derived from its dimensions and its description.
 
-The tensors of each type are those that msmodelslim 26.1.0 writes (V1's `ascendv1` saver, V0's Calibrator) and that
-vllm-ascend's schemes create parameters for. o is the number of outputs, i that of inputs.
+The tensors of each type are those that msmodelslim 26.1.0 writes (V1's `ascendv1` saver, V0's Calibrator)
+and that vllm-ascend's schemes create parameters for. o is the number of outputs, i that of inputs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from quantpipe.checkpoint.description import FLOAT, Description
 
 _REAL = frozenset({"F32", "BF16", "F16"})
 _SPLIT_FOR_TP = 16
-"""W4A8_DYNAMIC: msmodelslim sums scale_bias of row-parallel linears in 16 parts, the largest tp it prepares for."""
+"""W4A8_DYNAMIC: scale_bias of row-parallel linears is summed in 16 parts, for a tp of 16 at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def specs(module: Module, kind: str, dims: Dims, *, static_scales: bool) -> dict
 
     Args:
         kind: the type, as in the description.
-        static_scales: whether the checkpoint keeps weight_scale and weight_offset of static linears, as V0 does.
+        static_scales: whether static linears keep their weight_scale and weight_offset, as in V0.
     """
     out, inp = module.out, module.inp
     weight = Spec(frozenset({"I8"}), (out, inp))

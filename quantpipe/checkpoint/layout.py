@@ -1,8 +1,8 @@
 """How a checkpoint is cut over devices, and how many bytes each one then holds.
 
-The rules are vLLM's (0.23): q heads are divided by tp; KV heads are divided, or replicated where there are fewer of
-them than ranks; the vocabulary is padded to 64 rows and divided; with expert parallel each of dp * tp devices holds whole
-experts, without it every expert's width is divided over all of them.
+The rules are vLLM's (0.23): q heads are divided by tp; KV heads are divided, or replicated where there are
+fewer of them than ranks; the vocabulary is padded to 64 rows and divided; with expert parallel each of dp * tp
+devices holds whole experts, without it every expert's width is divided over all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DEFAULT_UTILIZATION = 0.9
 _DEFAULT_BATCHED_TOKENS = 8192
 _DEFAULT_SEQUENCES = 256
 _RUNTIME_BYTES = 2 * GIB
-"""Allowance for the runtime, communication buffers and captured graphs: an assumption, shown in the report."""
+"""For the runtime, communication buffers and captured graphs: an assumption, shown in the report."""
 
 
 @dataclass(frozen=True)
@@ -127,14 +127,14 @@ def estimate(checkpoint: Checkpoint, layout: Layout) -> Memory:
 
 
 def _activation_bytes(dims: Dims, layout: Layout) -> int:
-    """Bytes per token in flight: the residual stream, q/k/v, and the widest MLP, in two-byte numbers, kept twice."""
+    """Bytes per token in flight: residual stream, q/k/v and the widest MLP, in two-byte numbers, kept twice."""
     query = dims.heads // max(1, min(layout.tp, dims.heads)) * dims.head_dim
     widest = max(dims.intermediate, 4 * dims.moe_intermediate)
     return 2 * 2 * (4 * dims.hidden + 3 * query + widest)
 
 
 def rank_bytes(checkpoint: Checkpoint, layout: Layout) -> list[int]:
-    """Bytes of the weights on each device of one tensor-parallel group, then of the others with other experts."""
+    """Bytes of the weights on each of the dp * tp devices."""
     dims = checkpoint.dims
     common = 0
     expert = 0

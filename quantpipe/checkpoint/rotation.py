@@ -1,7 +1,7 @@
 """What a rotated checkpoint has to show: its matrix, its folded norms, and untied embeddings (check B11).
 
-Rotation folds each RMSNorm into the linears behind it, which leaves ones; smoothing may then write its own factors into
-the norms again, but never into the last one.
+Rotation folds each RMSNorm into the linears behind it, which leaves ones; smoothing may then write its own factors
+into the norms again, but never into the last one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ORTHOGONAL = 1e-3
 
 
 def load_rotation(checkpoint: Checkpoint) -> Array | str | None:
-    """The described rotation, float32 [hidden, hidden]; the text of a problem; None where none is described."""
+    """The rotation, float32 [hidden, hidden]; the text of a problem; None where none is described."""
     assert checkpoint.description is not None
     relative = checkpoint.description.rotation_path
     if relative is None:
@@ -65,7 +65,7 @@ def rotation_problems(checkpoint: Checkpoint) -> Iterator[Problem]:
         elif matrix is not None and not orthogonal(matrix):
             yield Problem(described, "the described rotation is not orthogonal")
         if checkpoint.dims.tied:
-            text = "a rotated model says tie_word_embeddings: the shared matrix was turned twice, or is read wrongly"
+            text = "a rotated model says tie_word_embeddings: embedding and head cannot be one matrix"
             yield Problem("config.json", text)
     if checkpoint.values is not None:
         yield from _norm_problems(checkpoint, rotated=described is not None)
@@ -81,7 +81,7 @@ def orthogonal(matrix: Array) -> bool:
 
 
 def _norm_problems(checkpoint: Checkpoint, *, rotated: bool) -> Iterator[Problem]:
-    """The last norm is folded in a rotated model; the other norms of a kind are folded in all layers or in none."""
+    """The last norm is folded in a rotated model; others of a kind are folded in all layers or in none."""
     assert checkpoint.values is not None
     small = checkpoint.values.small
     last = small.get("model.norm.weight")

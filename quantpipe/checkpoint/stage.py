@@ -1,4 +1,4 @@
-"""The verify stage: what was just written is read back from the store, checked, and sealed under its digest."""
+"""The verify stage: what was just written is read back, checked, and sealed under its digest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from quantpipe.stage import Context, Receipt, Result, StagePlan, digest_of
 from quantpipe.store import PROVENANCE
 
 _NPU_MEMORY = 64 * GIB
-"""The device that the recipes are for (Atlas A2 and A3, 64 GB): a smaller one is named to `quantpipe verify`."""
+"""The device that recipes are for (Atlas A2 and A3, 64 GB); `quantpipe verify` can be told another."""
 
 
 class VerifyStage:

@@ -1,7 +1,7 @@
 """A deep look: every byte of every shard read once, hashed and measured while it is in the cache.
 
-Memory is bounded by one chunk per thread and by what the checks compare across shards: the small tensors of static
-linears and the norms. hashlib and numpy release the GIL on chunks of this size, so that shards go in parallel.
+Memory is bounded by one chunk per thread and by what the checks compare across shards: the small tensors of
+static linears and the norms. hashlib and numpy release the GIL on chunks of this size: shards go in parallel.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def read_values(
 
 
 class _Reader:
-    """One shard, read from its first byte to its last. Writes to `values` under names that no other shard has."""
+    """One shard, read from its first byte to its last."""
 
     def __init__(
         self,

@@ -2,8 +2,8 @@
 
     .venv-quantize/bin/python tests/checkpoint/make_checkpoints.py OUT KIND...
 
-KIND is a key of MAKERS. Each makes OUT/<kind> (the checkpoint) and, where it is not there yet, OUT/bf16-moe or
-OUT/bf16-dense (its source). Weights are random, with norms away from one so that their folding shows.
+KIND is a key of MAKERS. Each makes OUT/<kind> (the checkpoint) and, where it is not there yet, OUT/bf16-moe
+or OUT/bf16-dense (its source). Weights are random, with norms away from one so that their folding shows.
 """
 
 from __future__ import annotations
