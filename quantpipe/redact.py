@@ -1,29 +1,71 @@
-"""Keep secrets out of everything that is printed or stored."""
+"""Keep secrets out of everything that is printed or stored.
+
+Known secrets (the environment's tokens, and those that a client read from its own files) are masked
+wherever they stand; shapes that only secrets have (bearer headers, URL credentials, signatures) as well.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+from urllib.parse import quote, urlsplit
 
 _SECRET_VARIABLES = (
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
     "MODELSCOPE_API_TOKEN",
+    "MODELSCOPE_SDK_TOKEN",
 )
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s\"']+@")
-_QUERY = re.compile(r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]+")
-_BEARER = re.compile(r"(?i)(bearer\s+)[\w.~+/=-]+")
-_TOKENS = re.compile(r"\bhf_[A-Za-z0-9]{8,}\b")
+_PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+_SHORTEST = 4
 _MASK = "***"
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s\"'<>]+@")
+_QUERY = re.compile(r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]+")
+_AUTHORIZATION = re.compile(
+    r"(?i)((?:proxy-)?authorization[\"']?\s*[:=]\s*[\"']?(?:basic|bearer|token)?\s*)[^\s\"',}]+"
+)
+_BEARER = re.compile(r"(?i)(bearer\s+)[\w.~+/=-]{8,}")
+_COOKIE = re.compile(r"(?i)(m_session_id[\"']?\s*[=:]\s*[\"']?)[^\s;\"',}]+")
+# What signs an address at S3, CloudFront, Azure, OSS and Google, also in an address without host.
+_SIGNATURE = re.compile(
+    r"(?i)((?:^|[?&\s])(?:x-(?:amz|oss|goog)-[\w-]+|signature|sig|se|sp|policy|key-pair-id|expires|"
+    r"ossaccesskeyid|security-token|access[_-]token|token|x-xet-[\w-]+)=)[^&\s\"'<>)]+"
+)
+_TOKENS = re.compile(r"\b(?:hf_[A-Za-z0-9]{8,}|ms-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b")
+
+_known: set[str] = set()
+
+
+def add_secret(value: str | None) -> None:
+    """Mask `value` from now on. For tokens that a client found in its own files."""
+    if value and len(value) >= _SHORTEST:
+        _known.add(value)
 
 
 def redact(text: str) -> str:
     """`text` without tokens, passwords in URLs, and query strings (which sign URLs)."""
-    for name in _SECRET_VARIABLES:
-        value = os.environ.get(name)
-        if value and len(value) >= 4:
-            text = text.replace(value, _MASK)
+    for secret in _secrets():
+        text = text.replace(secret, _MASK)
     text = _CREDENTIALS.sub(f"{_MASK}@", text)
     text = _QUERY.sub(rf"\1?{_MASK}", text)
+    text = _AUTHORIZATION.sub(rf"\1{_MASK}", text)
     text = _BEARER.sub(rf"\1{_MASK}", text)
+    text = _COOKIE.sub(rf"\1{_MASK}", text)
+    text = _SIGNATURE.sub(rf"\1{_MASK}", text)
     return _TOKENS.sub(_MASK, text)
+
+
+def _secrets() -> list[str]:
+    """All known secrets, longest first: one may be a part of another."""
+    found = set(_known)
+    found.update(os.environ.get(name, "") for name in _SECRET_VARIABLES)
+    for name in _PROXY_VARIABLES:
+        value = os.environ.get(name, "")
+        if "@" in value:
+            try:
+                found.add(urlsplit(value).password or "")
+            except ValueError:
+                continue
+    plain = {secret for secret in found if len(secret) >= _SHORTEST}
+    return sorted(plain | {quote(secret, safe="") for secret in plain}, key=len, reverse=True)

@@ -122,3 +122,7 @@ class Hub(Protocol):
             PreflightError, RecipeError: it can never work like this.
         """
         ...
+
+    def close(self) -> None:
+        """Close connections; the hub may be used again."""
+        ...

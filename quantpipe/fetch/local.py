@@ -129,6 +129,9 @@ class LocalHub:
                     sink.write(buffer[:count])
         self._unchanged(path, file)
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def _unchanged(self, path: Path, file: RemoteFile) -> None:
         try:
             same = Stamp.of(path) == self._origins[file.path]

@@ -108,7 +108,7 @@ class Partial:
         """`abort` ends a blocked read; called at once where the transfer was told to stop already."""
         self._abort = abort
         if self._stop.is_set():
-            abort()
+            self.abort()
 
     @property
     def size(self) -> int:
@@ -120,7 +120,8 @@ class Partial:
     def abort(self) -> None:
         """End a blocked read, from another thread."""
         if self._abort is not None:
-            self._abort()
+            with contextlib.suppress(Exception):  # the connection may just have ended by itself
+                self._abort()
 
     def open(self) -> None:
         """Continue what is there, of this process or of a dead one, or begin; harmless where it is open."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from quantpipe.console import human_bytes
 from quantpipe.errors import VerificationError
-from quantpipe.fetch import preflight, reuse, sanity
+from quantpipe.fetch import offline, preflight, reuse, sanity
 from quantpipe.fetch.hub import Hub, RemoteFile
 from quantpipe.fetch.hubs import make_hub
 from quantpipe.fetch.local import LocalHub
@@ -22,6 +22,8 @@ from quantpipe.fetch.sources import selector, trusts_remote_code, variant
 from quantpipe.fetch.transfer import FileFigures, Transfers
 from quantpipe.lease import Lease
 from quantpipe.stage import Context, Receipt, Result, StagePlan, digest_of
+
+T = TypeVar("T")
 
 _LEASE_POLL_SECONDS = 0.5
 
@@ -96,6 +98,9 @@ class FetchStage:
             notes=short,
         )
 
+    def preflight(self, context: Context) -> None:
+        """Space is looked at for all stages together; what the store can do, before the first byte."""
+
     def run(self, context: Context) -> Result:
         """Fetch, and leave a snapshot in which every file is complete and right.
 
@@ -111,6 +116,8 @@ class FetchStage:
         preflight.check_semantics(snapshot.path / PRIVATE)
         with self._lease(context, snapshot):
             snapshot.begin(files, self._about(context, source))
+            if not isinstance(source.hub, LocalHub):
+                offline.remember(snapshot.path.parent, context.recipe.source.revision, source.commit)
             figures = self._fill(context, source, files)
             sanity.check_weights(snapshot.path, [file.path for file in files])
             manifest = snapshot.finish(_finished(snapshot, files))
@@ -146,9 +153,7 @@ class FetchStage:
         if self._source is None:
             hub = self._hub(context)
             repo, revision = context.recipe.source.repo, context.recipe.source.revision
-            commit = self._patience().ask(
-                lambda: hub.resolve(repo, revision), hub.describe(repo), context.console.warning
-            )
+            commit = self._ask(context, hub, lambda: hub.resolve(repo, revision))
             self._source = _Source(hub, repo, commit, self._snapshot(context, hub, commit))
         return self._source
 
@@ -160,11 +165,7 @@ class FetchStage:
         stored = source.snapshot.files()
         if stored:
             return stored
-        listed = self._patience().ask(
-            lambda: source.hub.list(source.repo, source.commit),
-            source.hub.describe(source.repo),
-            context.console.warning,
-        )
+        listed = self._ask(context, source.hub, lambda: source.hub.list(source.repo, source.commit))
         return selector(context.recipe)(listed)
 
     def _snapshot(self, context: Context, hub: Hub, commit: str) -> Snapshot:
@@ -175,6 +176,12 @@ class FetchStage:
     def _key(self, context: Context, commit: str) -> str:
         inputs = context.recipe.stage_inputs()["fetch"]
         return digest_of([inputs, commit, trusts_remote_code(context.recipe)])
+
+    def _ask(self, context: Context, hub: Hub, question: Callable[[], T]) -> T:
+        """Put a question to the hub, patiently, and leave no connection behind."""
+        where = hub.describe(context.recipe.source.repo)
+        with contextlib.closing(hub):
+            return self._patience().ask(question, where, context.console.warning)
 
     def _patience(self) -> Policy:
         if self._policy is None:
@@ -204,11 +211,8 @@ class FetchStage:
         if snapshot is not None and snapshot.finished(file) is not None:
             text = (snapshot.path / file.path).read_bytes()
         else:
-            text = self._patience().ask(
-                lambda: hub.read(context.recipe.source.repo, commit, "config.json"),
-                hub.describe(context.recipe.source.repo),
-                context.console.warning,
-            )
+            repo = context.recipe.source.repo
+            text = self._ask(context, hub, lambda: hub.read(repo, commit, "config.json"))
         try:
             value = json.loads(text)
         except ValueError:
@@ -239,7 +243,7 @@ class FetchStage:
             files=len(missing),
             bytes=absent,
         )
-        with context.console.progress("fetch", absent, "B") as bar:
+        with contextlib.closing(source.hub), context.console.progress("fetch", absent, "B") as bar:
             transfers = Transfers(
                 source.hub,
                 source.repo,

@@ -109,28 +109,33 @@ class Transfers:
         self._landed_at = time.monotonic()
 
     def run(self, files: Iterable[RemoteFile]) -> list[FileFigures]:
-        """Fetch `files`; small ones first, since they tell soonest whether the source is right.
+        """Fetch `files`; the shards only after all others, which tell at once whether the source is right.
 
         Raises:
             VerificationError: a file's content is not what the hub promised, time and again.
             RetryableError: a file could not be had in the allowed attempts, or nothing moves any more.
             PreflightError, RecipeError: the hub refuses.
         """
-        ordered = sorted(files, key=lambda file: (file.path.endswith(".safetensors"), file.path))
+        ordered = sorted(files)
+        shards = [file for file in ordered if file.path.endswith(".safetensors")]
+        return self._run([f for f in ordered if f not in shards]) + self._run(shards)
+
+    def _run(self, files: list[RemoteFile]) -> list[FileFigures]:
         todo: queue.SimpleQueue[RemoteFile] = queue.SimpleQueue()
-        for file in ordered:
+        for file in files:
             todo.put(file)
         threads = [
             threading.Thread(target=self._work, args=(todo,), name=f"quantpipe-fetch-{i}", daemon=True)
-            for i in range(min(self._jobs, len(ordered)))
+            for i in range(min(self._jobs, len(files)))
         ]
         self._landed_at = time.monotonic()
         try:
             for thread in threads:
                 thread.start()
-            return [self._next() for _ in ordered]
-        finally:
+            return [self._next() for _ in files]
+        except BaseException:
             self._stop(threads)
+            raise
 
     # -- the watchdog: runs in the calling thread -----------------------------------------------
 
