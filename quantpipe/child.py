@@ -26,6 +26,7 @@ class Child:
         log: receives standard output and error, appended.
         grace: seconds between SIGTERM and SIGKILL.
         pass_fds: descriptors that the child inherits.
+        folder: its working directory; None is quantpipe's own.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Child:
         log: Path,
         grace: float = GRACE_SECONDS,
         pass_fds: Sequence[int] = (),
+        folder: Path | None = None,
     ) -> None:
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -45,6 +47,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env=dict(environment),
                 pass_fds=pass_fds,
+                cwd=folder,
                 start_new_session=True,
             )
 

@@ -121,10 +121,11 @@ def list_files(root: Path, *, exclude: Iterable[str] = ()) -> list[str]:
 
     Raises:
         VerificationError: there is something that is neither a file nor a directory, such as a link.
+        OSError: a directory is not there or cannot be read.
     """
     skipped = set(exclude)
     found = []
-    for directory, folders, files in os.walk(root):
+    for directory, folders, files in os.walk(root, onerror=_raise):
         base = Path(directory).relative_to(root)
         folders[:] = sorted(f for f in folders if (base / f).as_posix() not in skipped)
         for name in files:
@@ -141,6 +142,11 @@ def list_files(root: Path, *, exclude: Iterable[str] = ()) -> list[str]:
                     hint="a checkpoint holds plain files only: replace links by what they point to",
                 )
     return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    """Of itself os.walk() passes over what it cannot list, and a manifest would lack it without a word."""
+    raise error
 
 
 def build(root: Path, *, jobs: int, exclude: Iterable[str] = (), on_bytes: OnBytes | None = None) -> Manifest:

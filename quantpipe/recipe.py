@@ -89,6 +89,8 @@ class Quantize(Section):
         scheme: `w8a8_dynamic`: attention W8A8 static, experts and MLP W8A8_DYNAMIC, the rest FLOAT.
         rotate: turn the residual stream by a random Hadamard matrix first (QuaRot).
         device: `cpu`, `npu`, or a list of devices such as `npu:0,1`.
+        threads: CPU threads; a fixed number makes the result independent of the host's number of cores,
+            since sums are split by it. None takes all cores.
         part_size: largest size of one shard, GiB.
         trust_remote_code: whether the model's own Python code may run.
     """
@@ -99,6 +101,7 @@ class Quantize(Section):
     anti_outlier: AntiOutlier | None = None
     calibration: Calibration
     device: str = Field(default="npu", pattern=r"^(cpu|npu(:\d+(,\d+)*)?)$")
+    threads: int | None = Field(default=None, ge=1)
     part_size: int = Field(default=4, ge=1, le=64)
     trust_remote_code: bool = False
 

@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from quantpipe.console import Console, now
 from quantpipe.errors import (
@@ -26,11 +27,11 @@ _ENDED = ("published", "taken over")
 
 
 def unfinished(store: Store, recipe: str) -> RunDirectory | None:
-    """The newest run of a recipe, unless it got to its end."""
-    runs = store.runs(recipe)
-    if not runs or runs[-1].state().get("status") in _ENDED:
+    """The newest run of a recipe that began, unless it got to its end."""
+    begun = [run for run in store.runs(recipe) if run.state()]
+    if not begun or begun[-1].state().get("status") in _ENDED:
         return None
-    return runs[-1]
+    return begun[-1]
 
 
 def receipts_of(run: RunDirectory | None, stages: Sequence[str]) -> dict[str, Receipt]:
@@ -44,9 +45,19 @@ def begin(store: Store, recipe: Recipe, stages: Sequence[str]) -> tuple[RunDirec
 
     The staging directory moves by rename. Should that run be alive after all (the lease is no fence),
     it loses its directory and stops; it cannot write into what this run verifies.
+
+    Killed at any instant, or stopped by a preflight that fails, the work stays within reach of the next
+    run: the receipts are in the new run before run.json makes that one the newest, and `continues` leads
+    to a staging directory that has not moved yet.
     """
     earlier = unfinished(store, recipe.name)
     run = store.new_run(recipe.name)
+    receipts: dict[str, Receipt] = {}
+    if earlier is not None:
+        new = store.relative(run.path)
+        for name, receipt in receipts_of(earlier, stages).items():
+            receipts[name] = _moved(receipt, store.relative(earlier.path), new)
+            run.save(receipts[name])
     run.update_state(
         recipe=recipe.name,
         digest=recipe.digest(),
@@ -54,15 +65,22 @@ def begin(store: Store, recipe: Recipe, stages: Sequence[str]) -> tuple[RunDirec
         started=now(),
         host=platform.node(),
         pid=os.getpid(),
+        continues=earlier.id if earlier else None,
     )
-    if earlier is None:
-        return run, {}
-    earlier.update_state(status="taken over", by=run.id)
-    with contextlib.suppress(FileNotFoundError):
-        earlier.staging.rename(run.staging)
-    old, new = store.relative(earlier.path), store.relative(run.path)
-    receipts = receipts_of(earlier, stages)
-    return run, {name: _moved(receipt, old, new) for name, receipt in receipts.items()}
+    if earlier is not None:
+        earlier.update_state(status="taken over", by=run.id)
+        _take_staging(earlier, run)
+    return run, receipts
+
+
+def _take_staging(earlier: RunDirectory, run: RunDirectory) -> None:
+    """Move the staging directory of `earlier`, or the one that `earlier` was about to take."""
+    source: RunDirectory | None = earlier
+    while source is not None and not run.staging.exists():
+        with contextlib.suppress(FileNotFoundError):
+            source.staging.rename(run.staging)
+        before = source.state().get("continues")
+        source = RunDirectory(source.path.parent / before) if before else None
 
 
 def _moved(receipt: Receipt, old: str, new: str) -> Receipt:
@@ -81,11 +99,13 @@ def recorded(run: RunDirectory, console: Console) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, FileNotFoundError) and (by := run.state().get("by")):
+        if isinstance(error, Exception) and (by := run.state().get("by")):
+            # Whatever went wrong: that its directory went away is reason enough.
             raise RetryableError(
                 f"run {by} has taken this run's work over",
                 where=str(run.path),
                 hint="wait for that run, or run again: the lease had lapsed",
+                details=[str(error)],
             ) from error
         stopped = isinstance(error, KeyboardInterrupt | InterruptedRunError | RetryableError)
         described = _described(error)
@@ -105,11 +125,12 @@ def _described(error: BaseException) -> dict[str, object]:
 
 @contextlib.contextmanager
 def storage_faults(store: Store) -> Iterator[None]:
-    """Say of a full or read-only store that it is one, wherever it was met.
+    """Say of a full, read-only or vanishing store that it is one, wherever it was met.
 
     Raises:
         StorageFullError: no space, or no quota.
-        PreflightError: the store cannot be written.
+        PreflightError: the store, or something else that the run needs, may not be accessed.
+        RetryableError: the file server went away for a while.
     """
     try:
         yield
@@ -122,9 +143,18 @@ def storage_faults(store: Store) -> Iterator[None]:
                 hint="free space (`quantpipe prune` lists what may go) and run again: finished work is kept",
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise PreflightError(
-                f"the store cannot be written: {os.strerror(error.errno)}",
+            raise _no_access(error.errno, where, store) from error
+        if error.errno in (errno.ESTALE, errno.ETIMEDOUT):
+            raise RetryableError(
+                f"the storage went away: {os.strerror(error.errno)}",
                 where=where,
-                hint="check mount options and owner, or name another store with --store",
+                hint="run again once the mount answers: finished work is kept",
             ) from error
         raise
+
+
+def _no_access(number: int, where: str, store: Store) -> PreflightError:
+    if Path(where).is_relative_to(store.root):
+        hint = "check mount options and owner, or name another store with --store"
+        return PreflightError(f"the store cannot be written: {os.strerror(number)}", where=where, hint=hint)
+    return PreflightError(os.strerror(number), where=where, hint="check the owner and the permissions")

@@ -59,7 +59,7 @@ class Receipt:
         try:
             return cls(**value)
         except TypeError as error:
-            raise VerificationError(f"not a receipt: {error}", where=where) from error
+            raise _no_receipt(error, where) from error
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class RunDirectory:
         path = self.receipt_path(stage)
         if not path.is_file():
             return None
-        return Receipt.from_json(json.loads(path.read_text("utf-8")), where=str(path))
+        return Receipt.from_json(read_receipt_file(path), where=str(path))
 
 
 @dataclass
@@ -208,4 +208,33 @@ class Stage(Protocol):
         ...
 
 
-__all__ = ["Context", "Receipt", "Result", "RunDirectory", "Stage", "StagePlan", "digest_of"]
+def read_receipt_file(path: Path) -> dict[str, Any]:
+    """The JSON object of a file that holds one receipt, or several by stage.
+
+    Raises:
+        VerificationError: it is not JSON, or no object.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise _no_receipt(error, str(path)) from error
+    if not isinstance(value, dict):
+        raise _no_receipt(f"{type(value).__name__} instead of an object", str(path))
+    return value
+
+
+def _no_receipt(why: object, where: str) -> VerificationError:
+    hint = "remove the file: the stages that it stood for run again"
+    return VerificationError(f"not a receipt: {why}", where=where, hint=hint)
+
+
+__all__ = [
+    "Context",
+    "Receipt",
+    "Result",
+    "RunDirectory",
+    "Stage",
+    "StagePlan",
+    "digest_of",
+    "read_receipt_file",
+]

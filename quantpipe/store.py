@@ -25,7 +25,7 @@ from typing import Any
 
 from quantpipe import durable
 from quantpipe.errors import UsageError, VerificationError
-from quantpipe.stage import Receipt, RunDirectory
+from quantpipe.stage import Receipt, RunDirectory, read_receipt_file
 
 PROVENANCE = "quantpipe.json"
 """In every generation: its manifest and where it came from. Not part of the manifest itself."""
@@ -39,15 +39,21 @@ class Generation:
     """A sealed checkpoint of a recipe.
 
     Attributes:
-        published: it was current at some time: only such a one is rolled back to.
+        published: when it last became current, seconds since the epoch; None if it never was: only one
+            that was is rolled back to.
         sealed: when it was sealed, seconds since the epoch.
     """
 
     digest: str
     path: Path
     current: bool
-    published: bool
+    published: float | None
     sealed: float
+
+    @property
+    def age_key(self) -> tuple[float, str]:
+        """Sorts generations by when they were published, or sealed where they never were."""
+        return (self.sealed if self.published is None else self.published, self.digest)
 
 
 class Store:
@@ -71,8 +77,8 @@ class Store:
         return self.root / "sources" / hub / repo.strip("/").replace("/", "--") / commit
 
     def new_run(self, recipe: str) -> RunDirectory:
-        """A run directory with a fresh id: UTC time, so that names sort, and random digits."""
-        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        """A run directory with a fresh id: UTC time (microseconds: names have to sort) and random digits."""
+        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
         run = RunDirectory(self.root / "runs" / recipe / f"{stamp}-{secrets.token_hex(3)}")
         run.create()
         return run
@@ -104,7 +110,7 @@ class Store:
         return self.model(recipe) / digest
 
     def generations(self, recipe: str) -> list[Generation]:
-        """The sealed checkpoints of a recipe, oldest first."""
+        """The sealed checkpoints of a recipe, the one that was published longest ago first."""
         folder = self.model(recipe)
         if not folder.is_dir():
             return []
@@ -113,10 +119,11 @@ class Store:
         for path in folder.iterdir():
             if not _DIGEST.fullmatch(path.name):
                 continue
-            published = self.receipts_path(recipe, path.name).is_file()
-            sealed = (path / PROVENANCE).stat().st_mtime
-            found.append(Generation(path.name, path, path == current, published, sealed))
-        return sorted(found, key=lambda generation: (generation.sealed, generation.digest))
+            published = _modified(self.receipts_path(recipe, path.name))
+            sealed = _modified(path / PROVENANCE)
+            if sealed is not None:  # another run may be removing it right now
+                found.append(Generation(path.name, path, path == current, published, sealed))
+        return sorted(found, key=lambda generation: generation.age_key)
 
     def seal(self, staging: Path, recipe: str, digest: str, provenance: dict[str, Any]) -> Path:
         """Turn a verified staging directory into a generation; afterwards it never changes.
@@ -125,12 +132,15 @@ class Store:
         the same content twice, or from two hosts at once, gives one directory.
         """
         target = self.generation(recipe, digest)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        self._make_model_folder(recipe)
         if not target.is_dir():
             durable.write_json(staging / PROVENANCE, provenance)
             for directory, _, files in os.walk(staging):
                 for name in files:
-                    Path(directory, name).chmod(0o444)
+                    if name.startswith(durable.TEMPORARY_PREFIX):  # of a write that was killed
+                        Path(directory, name).unlink()
+                    else:
+                        Path(directory, name).chmod(0o444)
                 Path(directory).chmod(0o755)
             durable.fsync_tree(staging)
             try:
@@ -141,6 +151,14 @@ class Store:
             durable.fsync_directory(target.parent)
         shutil.rmtree(staging, ignore_errors=True)
         return target
+
+    def _make_model_folder(self, recipe: str) -> None:
+        """Servers run under other uids: whatever the umask, they may pass through the folders made here."""
+        for folder in (self.root / "models", self.model(recipe)):
+            if not folder.is_dir():
+                folder.mkdir(parents=True, exist_ok=True)
+                folder.chmod(0o755)
+                durable.fsync_directory(folder.parent)
 
     def provenance(self, checkpoint: Path) -> dict[str, Any] | None:
         """The provenance of a checkpoint; None where quantpipe did not make it.
@@ -164,20 +182,43 @@ class Store:
         return self.model(recipe) / _POINTER
 
     def current(self, recipe: str) -> Path | None:
-        """The generation that the pointer names; None before the first publish."""
+        """The generation that the pointer names; None before the first publish.
+
+        Raises:
+            VerificationError: there is something else than a link.
+        """
         try:
             name = self.pointer(recipe).readlink()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise VerificationError(
+                f"the pointer is not a link: {error.strerror}",
+                where=str(self.pointer(recipe)),
+                hint="a copy of the store that follows links makes such: remove it, then run again",
+            ) from error
         target = self.model(recipe) / name
         return target if target.is_dir() else None
 
     def point(self, recipe: str, digest: str) -> None:
-        """Let the pointer name a generation, atomically and durably."""
+        """Let the pointer name a generation, atomically and durably.
+
+        Raises:
+            VerificationError: there is no such generation; the pointer is as it was.
+        """
         folder = self.model(recipe)
+        if not (folder / digest / PROVENANCE).is_file():
+            raise VerificationError(
+                "the generation to point at is not there",
+                where=str(folder / digest),
+                hint="`quantpipe status` lists the generations; a run makes it again",
+            )
         temporary = folder / f"{durable.TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-        temporary.symlink_to(digest)
-        temporary.replace(folder / _POINTER)
+        try:
+            temporary.symlink_to(digest)
+            temporary.replace(folder / _POINTER)
+        finally:
+            temporary.unlink(missing_ok=True)
         durable.fsync_directory(folder)
 
     def receipts_path(self, recipe: str, digest: str) -> Path:
@@ -198,7 +239,7 @@ class Store:
         path = self.receipts_path(recipe, current.name)
         if not path.is_file():
             return {}
-        value = json.loads(path.read_text("utf-8"))
+        value = read_receipt_file(path)
         return {name: Receipt.from_json(item, where=str(path)) for name, item in value.items()}
 
     # -- retention ------------------------------------------------------------------------------
@@ -212,7 +253,7 @@ class Store:
         Raises:
             UsageError: there is nothing to go back to.
         """
-        published = [generation for generation in self.generations(recipe) if generation.published]
+        published = [g for g in self.generations(recipe) if g.published is not None]
         position = next((i for i, generation in enumerate(published) if generation.current), None)
         if not position:
             raise UsageError(
@@ -231,21 +272,40 @@ class Store:
             grace: seconds for which an unpublished generation is left alone: a run may be at its smoke load.
         """
         generations = self.generations(recipe)
-        newest = [generation for generation in generations if generation.published][-keep:]
+        newest = [generation for generation in generations if generation.published is not None][-keep:]
         limit = time.time() - grace
         return [
             generation
             for generation in generations
             if not generation.current
             and generation not in newest
-            and (generation.published or generation.sealed < limit)
+            and (generation.published is not None or generation.sealed < limit)
         ]
 
     def remove(self, recipe: str, generation: Generation) -> None:
-        """Remove a generation: first its name, in one rename, then its files."""
-        if generation.current:
-            raise ValueError("the current generation is never removed")
+        """Remove a generation: first its name, in one rename, then its files.
+
+        Raises:
+            ValueError: it is the current one, also if it has become so since `generation` was read.
+        """
         grave = self.model(recipe) / f"{durable.TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        if generation.current or self.current(recipe) == generation.path:
+            raise ValueError("the current generation is never removed")
         generation.path.rename(grave)
+        if self._names(recipe, generation.digest):  # a rollback on another host was faster: give it back
+            grave.rename(generation.path)
+            raise ValueError("the current generation is never removed")
         shutil.rmtree(grave)
         self.receipts_path(recipe, generation.digest).unlink(missing_ok=True)
+
+    def _names(self, recipe: str, digest: str) -> bool:
+        """Whether the pointer names this generation, be it there or not."""
+        return str(self.pointer(recipe).readlink()) == digest if self.pointer(recipe).is_symlink() else False
+
+
+def _modified(path: Path) -> float | None:
+    """When a file was written, seconds since the epoch; None where there is none."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quantpipe.quantize.datasets import dataset_digest, load_prompts
+from quantpipe.datasets import dataset_digest, load_prompts
 
 CALIB_DATA = Path(__file__).parents[1] / "calib_data"
 NAMES = ("anti_outlier", "calibration")

@@ -50,6 +50,9 @@ class VerifyStage:
             figures={"read_bytes": size},
         )
 
+    def preflight(self, context: Context) -> None:
+        """The checks need nothing but what the core needs anyway."""
+
     def run(self, context: Context) -> Result:
         """Check and seal. Killed after sealing and run again, it finds the generation and checks that.
 

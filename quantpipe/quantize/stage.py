@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class QuantizeStage:
         )
         if context.recipe.quantize.device != "cpu":
             require_npu("quantize.device")
+        _require_plain_path(context.store.root)
         needed, there = context.plans[self.name].memory_bytes, memory_limit()
         if needed > there:
             raise PreflightError(
@@ -94,6 +96,7 @@ class QuantizeStage:
             run_id=context.run.id,
             stall_seconds=context.settings.stall_seconds,
             console=context.console,
+            threads=context.recipe.quantize.threads,
         )
         quantize = context.recipe.quantize
         finish(staging, snapshot, scheme=quantize.scheme, trust_remote_code=quantize.trust_remote_code)
@@ -144,6 +147,16 @@ class QuantizeStage:
         return (
             "engine `stock` takes one dataset: the calibration set decides the smoothing scales too, "
             "the anti-outlier set is not used",
+        )
+
+
+def _require_plain_path(store: Path) -> None:
+    """msmodelslim refuses paths with other characters than these, links resolved."""
+    if not re.fullmatch(r"[A-Za-z0-9_./-]+", str(store.resolve())):
+        raise PreflightError(
+            "msmodelslim takes only paths of letters, digits and the characters _ . / -",
+            where=str(store.resolve()),
+            hint="name another store with --store or QUANTPIPE_STORE",
         )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,35 +49,47 @@ class Outcome:
 
 
 def run(
-    job: Job, *, python: Path, folder: Path, log: Path, run_id: str, stall_seconds: float, console: Console
+    job: Job,
+    *,
+    python: Path,
+    folder: Path,
+    log: Path,
+    run_id: str,
+    stall_seconds: float,
+    console: Console,
+    threads: int | None = None,
 ) -> Outcome:
     """Run a job in the interpreter `python` and wait for its end.
 
     Args:
-        folder: where the job file goes.
+        folder: the job file goes here, and a scratch folder that the worker works in.
         log: receives all that the worker and msmodelslim print.
         stall_seconds: after so long without event, CPU time or I/O the worker counts as hung.
+        threads: CPU threads of torch; None leaves the choice to it.
 
     Raises:
         QuantizeError: msmodelslim failed; the message is its own.
         PreflightError: memory, disk or environment did not suffice.
         RetryableError: it hung, or was killed from outside.
     """
-    job_file = folder / "job.json"
+    job_file, scratch = folder / "job.json", folder / "scratch"
     job.save(job_file)
+    scratch.mkdir(exist_ok=True)
     kills = child.out_of_memory_kills()
     reading, writing = os.pipe()
-    try:
-        command = [str(python), str(WORKER), str(job_file), str(writing)]
-        with child.Child(command, environment=_environment(run_id), log=log, pass_fds=[writing]) as process:
+    command = [str(python), str(WORKER), str(job_file), str(writing)]
+    environment = _environment(run_id, threads)
+    with os.fdopen(reading, "rb", buffering=0) as pipe:
+        try:
+            worker = child.Child(
+                command, environment=environment, log=log, pass_fds=[writing], folder=scratch
+            )
+        finally:
             os.close(writing)
-            writing = -1
-            outcome = _follow(reading, process, console, stall_seconds, log)
-            status = process.wait()
-    finally:
-        os.close(reading)
-        if writing >= 0:
-            os.close(writing)
+        with worker:
+            outcome = _follow(pipe.fileno(), worker, console, stall_seconds, log)
+            status = worker.wait()
+    shutil.rmtree(scratch, ignore_errors=True)
     if outcome.failure is not None:
         raise _failed(outcome.failure, log)
     if not outcome.finished or status != 0:
@@ -84,13 +97,18 @@ def run(
     return outcome
 
 
-def _environment(run_id: str, base: Mapping[str, str] = os.environ) -> dict[str, str]:
+def _environment(
+    run_id: str, threads: int | None = None, base: Mapping[str, str] = os.environ
+) -> dict[str, str]:
     """The user's environment without what would lead the worker's interpreter astray."""
     hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
     environment = {name: value for name, value in base.items() if name not in hidden}
     # The snapshot is complete and local: nothing has to be asked of a hub any more.
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    return {**environment, **offline, "QUANTPIPE_RUN_ID": run_id}
+    # Exactly so many: a library that takes fewer when the host is busy would sum in another order.
+    fixed = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    fixed |= {"OMP_DYNAMIC": "FALSE", "MKL_DYNAMIC": "FALSE"} if threads is not None else {}
+    return {**environment, **offline, **fixed, "QUANTPIPE_RUN_ID": run_id}
 
 
 def _follow(

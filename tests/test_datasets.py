@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantpipe.errors import RecipeError, UsageError
-from quantpipe.quantize.datasets import (
+from quantpipe.datasets import (
     MAX_DATASET_BYTES,
     MAX_DETAILS,
     dataset_digest,

@@ -1,7 +1,7 @@
 """From the bytes of a dataset file to JSON values, each with the line where it stands.
 
 json.loads() drops the lines and stops at the first problem; here every line that can be told is told. What
-the values have to be is not decided here but in quantpipe.quantize.datasets.
+the values have to be is not decided here but in quantpipe.datasets.
 """
 
 from __future__ import annotations
