@@ -102,9 +102,11 @@ class Checkpoint:
 
     @cached_property
     def static_scales(self) -> bool:
-        """Whether static linears keep their weight_scale, as V0's do: what most of them say."""
+        """Whether static linears keep their weight_scale, as V0's do: what holds for most of them."""
+        assert self.description is not None
         static = [name for name, kind in self.types.items() if kind == "W8A8"]
-        kept = sum(f"{name}.weight_scale" in self.tensors for name in static)
+        known = self.tensors.keys() | self.description.types.keys()
+        kept = sum(f"{name}.weight_scale" in known for name in static)
         return 2 * kept > len(static)
 
     def specs_of(self, name: str) -> dict[str, Spec] | None:

@@ -170,25 +170,29 @@ def exact_set(checkpoint: Checkpoint) -> Iterator[Problem]:
     """Exactly the tensors that the model needs are there, and each is described."""
     assert checkpoint.description is not None
     described = checkpoint.description.types
-    if all(header.parsed for header in checkpoint.headers):
-        yield from _missing(checkpoint)
     for name in checkpoint.types:
         for suffix in ("weight_scale", "weight_offset"):
             tensor = f"{name}.{suffix}"
-            if (
-                not checkpoint.static_scales
-                and _superfluous(checkpoint, name, suffix)
-                and tensor in checkpoint.tensors
-            ):
+            left = not checkpoint.static_scales and _superfluous(checkpoint, name, suffix)
+            if left and tensor in checkpoint.tensors:
                 yield Problem(tensor, "a tensor is left over from another layout", severity=Severity.WARNING)
     for name in checkpoint.tensors:
         if name not in described and _split(name)[1] not in ("weight", "bias"):
             yield Problem(name, "a tensor is not in the description", severity=Severity.WARNING)
+    if all(header.parsed for header in checkpoint.headers):
+        yield from _missing(checkpoint)
+        yield from _described_only(checkpoint, described)
+
+
+def _described_only(checkpoint: Checkpoint, described: dict[str, str]) -> Iterator[Problem]:
+    """Keys without a tensor, apart from those of modules that another check complains about."""
     needed = {name for name, _ in _specified(checkpoint)}
     for name in described:
+        if name in checkpoint.tensors or name in needed or name.endswith("norm.bias"):
+            continue
         module = _split(name)[0]
-        judged = module in checkpoint.types or module not in checkpoint.modules
-        if name not in checkpoint.tensors and name not in needed and judged:
+        whole = module in checkpoint.types and f"{module}.weight" in checkpoint.tensors
+        if whole or module not in checkpoint.modules:
             yield Problem(name, "the description names a tensor that is not there", severity=Severity.WARNING)
 
 
@@ -239,21 +243,24 @@ def biases(checkpoint: Checkpoint) -> Iterator[Problem]:
     norms = [module.name for module in checkpoint.modules.values() if module.kind == "norm"]
     described = any("norm.bias" in key for key in checkpoint.description.types)
     present = [name for name in norms if f"{name}.bias" in biases]
-    if present and not described:
+    if not described:
         for name in present:
             yield Problem(
                 f"{name}.bias", "a norm has a bias, but no key of the description contains norm.bias"
             )
-    elif described:
-        for name in norms:
-            if f"{name}.bias" not in biases:
-                yield Problem(
-                    f"{name}.bias", "the bias of a norm is missing, though the description has norm.bias"
-                )
-        if present:
-            text = "the norms have biases (m4 smoothing of V0): fine, as the description says so"
-            yield Problem("norm.bias", text, f"{len(present)} norms", severity=Severity.NOTE)
+    elif all(header.parsed for header in checkpoint.headers):
+        yield from _norm_biases(checkpoint, norms, biases)
     yield from _linear_biases(checkpoint, biases)
+
+
+def _norm_biases(checkpoint: Checkpoint, norms: list[str], biases: set[str]) -> Iterator[Problem]:
+    """With one key that contains norm.bias every RMSNorm gets the parameter. Absent norms are B1's."""
+    absent = [n for n in norms if f"{n}.bias" not in biases and f"{n}.weight" in checkpoint.tensors]
+    for name in absent:
+        yield Problem(f"{name}.bias", "the bias of a norm is missing, though the description has norm.bias")
+    if not absent:
+        text = "the norms have biases (m4 smoothing of V0): fine, as the description says so"
+        yield Problem("norm.bias", text, f"{len(norms)} norms", severity=Severity.NOTE)
 
 
 def _linear_biases(checkpoint: Checkpoint, biases: set[str]) -> Iterator[Problem]:

@@ -110,7 +110,7 @@ def _unlike_experts(checkpoint: Checkpoint, values: Values) -> Iterator[Problem]
     needs="deep",
 )
 def identities(checkpoint: Checkpoint) -> Iterator[Problem]:
-    """Deq_scale is input_scale * weight_scale; quant_bias is round(bias / deq_scale - rowsum * input_offset)."""
+    """Static: deq_scale = input_scale * weight_scale; quant_bias = bias / deq_scale - row sum * offset."""
     values = _values(checkpoint)
     for name, kind in checkpoint.types.items():
         if kind not in _STATIC_TYPES:
@@ -145,7 +145,13 @@ def _quant_bias(
 ) -> Iterator[Problem]:
     """The second identity; one step of rounding is allowed, and what BF16 took from the linear's bias."""
     sums = values.row_sums.get(name)
-    if sums is None or sums.size != bias.size:
+    weight = checkpoint.tensors.get(f"{name}.weight")
+    if (
+        sums is None
+        or sums.size != bias.size
+        or weight is None
+        or weight.shape != checkpoint.modules[name].shape
+    ):
         return
     stored = values.small.get(f"{name}.bias")
     if stored is None and _smoothed_bias(checkpoint, name):

@@ -1,7 +1,7 @@
 """Safetensors headers, parsed by ourselves: 8 bytes of little-endian length, JSON, then the tensors' bytes.
 
 The format is https://github.com/huggingface/safetensors#format. Whatever a file holds, parsing ends in a
-`Header` with its problems listed: no crash, no hang, and no allocation beyond the header's own (bounded) size.
+`Header` with its problems listed: no crash, no hang, no allocation beyond the header's own, bounded, size.
 """
 
 from __future__ import annotations

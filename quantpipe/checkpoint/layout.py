@@ -1,8 +1,8 @@
 """How a checkpoint is cut over devices, and how many bytes each one then holds.
 
 The rules are vLLM's (0.23): q heads are divided by tp; KV heads are divided, or replicated where there are
-fewer of them than ranks; the vocabulary is padded to 64 rows and divided; with expert parallel each of dp * tp
-devices holds whole experts, without it every expert's width is divided over all of them.
+fewer of them than ranks; the vocabulary is padded to 64 rows and divided; with expert parallel each of the
+dp * tp devices holds whole experts, without it every expert's width is divided over all of them.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def estimate(checkpoint: Checkpoint, layout: Layout) -> Memory:
 
 
 def _activation_bytes(dims: Dims, layout: Layout) -> int:
-    """Bytes per token in flight: residual stream, q/k/v and the widest MLP, in two-byte numbers, kept twice."""
+    """Bytes per token in flight: residual stream, q/k/v, widest MLP, two bytes a number, kept twice."""
     query = dims.heads // max(1, min(layout.tp, dims.heads)) * dims.head_dim
     widest = max(dims.intermediate, 4 * dims.moe_intermediate)
     return 2 * 2 * (4 * dims.hidden + 3 * query + widest)

@@ -1,7 +1,7 @@
 """What a rotated checkpoint has to show: its matrix, its folded norms, and untied embeddings (check B11).
 
-Rotation folds each RMSNorm into the linears behind it, which leaves ones; smoothing may then write its own factors
-into the norms again, but never into the last one.
+Rotation folds each RMSNorm into the linears behind it, which leaves ones; smoothing may then write its own
+factors into the norms again, but never into the last one.
 """
 
 from __future__ import annotations

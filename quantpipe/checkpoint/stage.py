@@ -67,7 +67,6 @@ class VerifyStage:
         report = self._verify(context, place, manifest)
         if place is staging:
             sealed = context.store.seal(staging, context.recipe.name, digest, _provenance(context, manifest))
-        context.console.line(f"sealed {digest[:12]}: {len(report.passed)} checks passed", digest=digest)
         outputs = {"checkpoint": context.store.relative(sealed), "digest": digest}
         figures = {
             "bytes": manifest.total_bytes,
@@ -75,7 +74,10 @@ class VerifyStage:
             "findings": report.counts(),
             "report": {**report.to_json(), "path": outputs["checkpoint"]},
         }
-        return Result(outputs, figures)
+        summary = (
+            f"{len(report.passed)} checks passed on {report.figures['tensors']} tensors, sealed {digest[:12]}"
+        )
+        return Result(outputs, figures, summary)
 
     def still_there(self, context: Context, receipt: Receipt) -> bool:
         """Whether the generation and its provenance exist."""
@@ -99,18 +101,18 @@ class VerifyStage:
         for finding in report.findings:
             context.console.event("finding", **finding.to_json())
         if not report.ok:
-            raise _failure(report, recipe.name)
+            raise _failure(report)
         for finding in report.findings:
             context.console.warning(finding.line())
         return report
 
 
-def _failure(report: Report, recipe: str) -> VerificationError:
+def _failure(report: Report) -> VerificationError:
     first = report.errors[0]
     return VerificationError(
         f"{first.id}: {first.text}",
         where=first.where[0] if first.where else str(report.path),
-        hint=f"{first.fix}: `quantpipe run {recipe} --force quantize`",
+        hint=f"{first.fix}; `--force quantize` makes the checkpoint again",
         details=report.lines(),
     )
 

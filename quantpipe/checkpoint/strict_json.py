@@ -20,8 +20,8 @@ _BYTES_PER_BRACKET = 12
 def parse_object(raw: bytes) -> dict[str, Any]:
     """The JSON object in `raw`.
 
-    Python's objects are many times larger than `[]` in a file, so that a text of brackets alone is refused before
-    it is parsed: a real header has three of them per 50 bytes and more.
+    Python's objects are many times larger than `[]` in a file, so that a text of brackets alone is refused
+    before it is parsed: a real header has three of them per 50 bytes and more.
 
     Raises:
         ValueError: not UTF-8, not JSON, not an object, a key twice, or built to exhaust memory.
