@@ -6,18 +6,18 @@ Hashing 470 GB takes minutes, and a refresh has to end within a second: what is 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from quantpipe import durable
 from quantpipe.errors import RecipeError, VerificationError
 from quantpipe.fetch import sanity
-from quantpipe.fetch.hub import RemoteFile, Sink, Stopped
+from quantpipe.fetch.hub import RemoteFile, Sink
+from quantpipe.fetch.parallel import each
 from quantpipe.fetch.snapshot import Snapshot, Stamp
 from quantpipe.fetch.sources import Select
 from quantpipe.manifest import FileEntry, Manifest, OnBytes, hash_file
@@ -168,35 +168,23 @@ class LocalHub:
         done: dict[str, str] = {file.path: file.sha256 for file in files if file.sha256 is not None}
         unsaved = 0
         todo = [file for file in files if file.sha256 is None]
-        stop = threading.Event()
-
-        def hash_one(file: RemoteFile) -> str:
-            return hash_file(root / file.path, self._count_until(stop))
-
-        pool = ThreadPoolExecutor(max_workers=max(1, self.parallel))
-        try:
-            for file, sha256 in zip(todo, pool.map(hash_one, todo), strict=True):
+        hashes = each(
+            lambda file, count: hash_file(root / file.path, count),
+            todo,
+            jobs=self.parallel,
+            on_bytes=self._on_bytes,
+        )
+        with contextlib.closing(hashes):
+            for file, sha256 in zip(todo, hashes, strict=True):
                 self._unchanged(root / file.path, file)
                 done[file.path] = sha256
                 unsaved += file.size
                 if unsaved >= self._save_every:
                     self._save(repo, done)
                     unsaved = 0
-            if unsaved and self._table(repo).parent.is_dir():
-                self._save(repo, done)
-        finally:
-            stop.set()  # on Ctrl-C nobody waits for the rest of a large shard
-            pool.shutdown(cancel_futures=True)
+        if unsaved and self._table(repo).parent.is_dir():
+            self._save(repo, done)
         return tuple(RemoteFile(file.path, file.size, done[file.path]) for file in files)
-
-    def _count_until(self, stop: threading.Event) -> OnBytes:
-        def count(amount: int) -> None:
-            if stop.is_set():
-                raise Stopped
-            if self._on_bytes is not None:
-                self._on_bytes(amount)
-
-        return count
 
     def _save(self, repo: str, done: dict[str, str]) -> None:
         rows = []

@@ -10,11 +10,20 @@ from collections.abc import Iterable, Iterator
 
 from quantpipe import durable
 from quantpipe.fetch.hub import RemoteFile
+from quantpipe.fetch.parallel import each
 from quantpipe.fetch.partial import file_id
 from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot, remove_empty
+from quantpipe.manifest import OnBytes
 
 
-def keep(snapshot: Snapshot, files: Iterable[RemoteFile], *, deep: bool) -> set[str]:
+def keep(
+    snapshot: Snapshot,
+    files: Iterable[RemoteFile],
+    *,
+    deep: bool,
+    jobs: int,
+    on_bytes: OnBytes | None = None,
+) -> set[str]:
     """The paths of files that are there and right.
 
     A receipt that fits is believed. A file without one (its inode number may have changed with a mount) is
@@ -22,15 +31,20 @@ def keep(snapshot: Snapshot, files: Iterable[RemoteFile], *, deep: bool) -> set[
 
     Args:
         deep: hash every file again.
+        jobs: files hashed at a time.
     """
-    kept = set()
-    for file in files:
+
+    def right(file: RemoteFile, count: OnBytes) -> str | None:
         path = snapshot.path / file.path
-        if (not deep and snapshot.finished(file)) or (path.is_file() and snapshot.recheck(file)):
-            kept.add(file.path)
-        else:
-            path.unlink(missing_ok=True)
-    return kept
+        if not deep and snapshot.finished(file) is not None:
+            return file.path
+        if path.is_file() and snapshot.recheck(file, count) is not None:
+            return file.path
+        path.unlink(missing_ok=True)
+        return None
+
+    with contextlib.closing(each(right, files, jobs=jobs, on_bytes=on_bytes)) as found:
+        return {path for path in found if path is not None}
 
 
 def link(snapshot: Snapshot, files: Iterable[RemoteFile]) -> set[str]:

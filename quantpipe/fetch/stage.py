@@ -136,6 +136,7 @@ class FetchStage:
                 "retries": sum(f.retries for f in figures),
                 "per_file": [f.to_json() for f in sorted(figures, key=lambda f: f.path)],
             },
+            summary=f"{len(files)} files, {human_bytes(manifest.total_bytes)}",
         )
 
     def still_there(self, context: Context, receipt: Receipt) -> bool:
@@ -223,7 +224,7 @@ class FetchStage:
 
     def _fill(self, context: Context, source: _Source, files: tuple[RemoteFile, ...]) -> list[FileFigures]:
         snapshot = source.snapshot
-        kept = reuse.keep(snapshot, files, deep=self._deep)
+        kept = reuse.keep(snapshot, files, deep=self._deep, jobs=context.settings.jobs)
         linked = reuse.link(snapshot, [f for f in files if f.path not in kept])
         missing = [f for f in files if f.path not in kept and f.path not in linked]
         figures = [FileFigures(f.path, f.size, how="kept") for f in files if f.path in kept]

@@ -253,8 +253,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, content: Content, start: int, count: int, size: int, fault: Fault) -> int:
         """Send `count` bytes from `start` on; how many went out before the client hung up."""
-        if isinstance(content, Path) and not fault.corrupt and fault.slow is None:
-            return self._sendfile(content, start, count)
+        if isinstance(content, Path) and not fault.corrupt:
+            return self._sendfile(content, start, count, fault.slow)
         data = bytearray(content.read_bytes() if isinstance(content, Path) else content)
         if fault.corrupt and data:
             data[-1] ^= 1
@@ -269,11 +269,14 @@ class _Handler(BaseHTTPRequestHandler):
                     time.sleep(piece / fault.slow)
         return sent
 
-    def _sendfile(self, content: Path, start: int, count: int) -> int:
-        sent = 0
+    def _sendfile(self, content: Path, start: int, count: int, slow: float | None) -> int:
+        sent, piece = 0, count if slow is None else max(1, int(slow / 20))
         with content.open("rb") as file, contextlib.suppress(OSError):
             while sent < count:
-                sent += os.sendfile(self.connection.fileno(), file.fileno(), start + sent, count - sent)
+                left = min(piece, count - sent)
+                sent += os.sendfile(self.connection.fileno(), file.fileno(), start + sent, left)
+                if slow is not None:
+                    time.sleep(piece / slow)
         return sent
 
     def _record(self, path: str, start: int, sent: int, status: int) -> None:

@@ -1,0 +1,57 @@
+"""Run the fetch stage in a process of its own, which tests may kill: `child.py STORE HUB REPO [JOBS]`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from quantpipe.console import Console
+from quantpipe.errors import QuantpipeError, RetryableError
+from quantpipe.fetch.policy import Policy
+from quantpipe.fetch.stage import FetchStage
+from quantpipe.recipe import Recipe
+from quantpipe.settings import Settings
+from quantpipe.stage import Context
+from quantpipe.store import Store
+
+
+def terminated(*_: Any) -> None:
+    raise RetryableError("stopped by SIGTERM")
+
+
+def main(store: str, hub: str, repo: str, jobs: str = "8") -> int:
+    signal.signal(signal.SIGTERM, terminated)
+    recipe = Recipe.model_validate(
+        {
+            "name": "tiny",
+            "source": {"hub": hub, "repo": repo},
+            "quantize": {"calibration": {"dataset": "unused.jsonl"}},
+        }
+    )
+    object.__setattr__(recipe, "stage_inputs", lambda: {"fetch": recipe._source_input()})
+    root = Store(Path(store))
+    context = Context(
+        recipe,
+        Settings(root.root, Path("python"), Path("python"), int(jobs)),
+        root,
+        Console("human"),
+        root.new_run("tiny"),
+    )
+    stage = FetchStage(Policy(stall_seconds=30.0, backoff_seconds=0.05, jobs=int(jobs)))
+    try:
+        stage.key(context)
+        result = stage.run(context)
+    except KeyboardInterrupt:
+        return 130
+    except QuantpipeError as error:
+        sys.stdout.write(json.dumps(error.to_json()))
+        return error.exit_code
+    sys.stdout.write(json.dumps({"outputs": result.outputs, "figures": result.figures}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
