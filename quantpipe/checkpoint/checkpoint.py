@@ -17,6 +17,7 @@ from quantpipe.checkpoint.index import INDEX_SUFFIX, Index, read_index
 from quantpipe.checkpoint.strict_json import read_object
 
 if TYPE_CHECKING:
+    from quantpipe.checkpoint.against import Fidelity
     from quantpipe.checkpoint.layout import Layout
     from quantpipe.checkpoint.values import Values
     from quantpipe.manifest import Mismatch
@@ -47,7 +48,7 @@ class Checkpoint:
     target: str
     layout: Layout | None = None
     values: Values | None = None
-    fidelity: Any = None
+    fidelity: Fidelity | None = None
     mismatches: list[Mismatch] | None = None
     sealing: bool = False
 

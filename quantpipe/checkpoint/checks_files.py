@@ -11,6 +11,7 @@ from quantpipe.checkpoint.finding import Problem, Severity
 from quantpipe.checkpoint.index import VLLM_INDEX, Index
 from quantpipe.checkpoint.registry import check
 from quantpipe.checkpoint.strict_json import read_object
+from quantpipe.durable import TEMPORARY_PREFIX
 
 _LEFTOVER = re.compile(r"-of-0+\.safetensors$|^\.tmp-|\.(incomplete|part|tmp)$")
 _RANK_FOLDER = re.compile(r"^rank_\d+$")
@@ -77,7 +78,7 @@ def sound_shards(checkpoint: Checkpoint) -> Iterator[Problem]:
         for problem in header.problems:
             yield Problem(header.shard, f"the shard {_generic(problem)}", problem)
     for name in checkpoint.names:
-        if _LEFTOVER.search(name):
+        if _LEFTOVER.search(name) and not (checkpoint.sealing and name.startswith(TEMPORARY_PREFIX)):
             yield Problem(name, "a half-written file was left behind")
         if _RANK_FOLDER.match(name) and (checkpoint.path / name).is_dir():
             yield Problem(name, "a folder of a multi-device run was left behind: its parts were not merged")

@@ -88,6 +88,12 @@ class Report:
             f"{figures['tensors']:,} tensors in {figures['shards']:,} shards, {human_bytes(figures['bytes'])}"
         )
         lines = [line + (f"; modules: {types}" if types else "")]
+        if fidelity := figures.get("fidelity"):
+            kinds = fidelity["by_kind"].items()
+            errors = ", ".join(
+                f"{kind} {error['mean']:.2%} (at most {error['max']:.2%})" for kind, error in kinds
+            )
+            lines.append(f"against the source, rotation {fidelity['rotation']}, error by kind: {errors}")
         if memory := figures.get("memory"):
             lines.append(
                 f"memory per device: {human_bytes(memory['weight_bytes'])} of weights, "

@@ -20,6 +20,12 @@ _MATRIX = "global_rotation"
 _PROBES = 8
 _ORTHOGONAL = 1e-3
 
+ENDS = ("embed", "head")
+"""Kinds of modules that the rotation turns and nothing else rewrites, the last norm apart."""
+
+FLOAT_BOUND = 0.02
+"""Largest relative error of a FLOAT weight: BF16 rounds a rotated one by 0.2 %."""
+
 
 def load_rotation(checkpoint: Checkpoint) -> Array | str | None:
     """The rotation, float32 [hidden, hidden]; the text of a problem; None where none is described."""
@@ -69,6 +75,11 @@ def rotation_problems(checkpoint: Checkpoint) -> Iterator[Problem]:
             yield Problem("config.json", text)
     if checkpoint.values is not None:
         yield from _norm_problems(checkpoint, rotated=described is not None)
+    if checkpoint.fidelity is not None and checkpoint.fidelity.rotation == "described":
+        text = "a weight is not the source's, turned once by the described rotation"
+        for item in checkpoint.fidelity.errors:
+            if item.module.kind in ENDS and not item.error <= FLOAT_BOUND:
+                yield Problem(f"{item.module.name}.weight", text, f"off by {item.error:.1%}")
 
 
 def orthogonal(matrix: Array) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 from quantpipe import __version__
 from quantpipe.checkpoint.layout import GIB, layout_of_serve
 from quantpipe.checkpoint.report import Report
-from quantpipe.checkpoint.verify import verify_checkpoint
 from quantpipe.console import human_bytes, now
 from quantpipe.errors import VerificationError
 from quantpipe.manifest import Manifest
@@ -85,6 +84,9 @@ class VerifyStage:
         return checkpoint.is_dir() and (checkpoint / PROVENANCE).is_file()
 
     def _verify(self, context: Context, place: Path, manifest: Manifest) -> Report:
+        # numpy only when there is something to verify: a no-op refresh stays quick.
+        from quantpipe.checkpoint.verify import verify_checkpoint
+
         recipe = context.recipe
         memory = _NPU_MEMORY if recipe.smoke.launcher == "native" else None
         with context.console.progress("verify", manifest.total_bytes, unit="B") as progress:

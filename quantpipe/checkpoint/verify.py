@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from quantpipe.checkpoint.against import compare
 from quantpipe.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from quantpipe.checkpoint.finding import Finding, Severity
 from quantpipe.checkpoint.layout import Layout, estimate, rule_problems
@@ -73,6 +74,8 @@ def _look_deeper(
         hashes = manifest is not None
         checkpoint.values = read_values(checkpoint, jobs=jobs, hashes=hashes, on_bytes=on_bytes)
         hashed = checkpoint.values.sha256
+    if against is not None and judged:
+        checkpoint.fidelity = compare(checkpoint, against, jobs=jobs)
     if manifest is not None:
         checkpoint.mismatches = _compare(checkpoint.path, manifest, hashed, jobs, on_bytes)
 
@@ -147,6 +150,8 @@ def _figures(checkpoint: Checkpoint) -> dict[str, Any]:
     if not checkpoint.quantized or checkpoint.config_dims is None:
         return figures
     figures["types"] = dict(checkpoint.module_types())
+    if checkpoint.fidelity is not None:
+        figures["fidelity"] = checkpoint.fidelity.to_json()
     layout = checkpoint.layout
     if (
         layout is not None
