@@ -98,7 +98,6 @@ def kill_often(
     hub: str,
     kills: int,
     seconds: float,
-    record: Any,
 ) -> None:
     """Kill `kills` runs at random instants, then let one finish; checks what is promised in between."""
     watcher = Watcher(files)

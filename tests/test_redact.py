@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from quantpipe import redact as module
+from quantpipe.redact import add_secret, redact
+
+SECRET = "s3cr3tValue"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Authorization: Bearer {SECRET}",
+        f"authorization: Basic {SECRET}==",
+        f'{{"Authorization": "Bearer {SECRET}"}}',
+        f"{{'authorization': '{SECRET}'}}",
+        f"proxy-authorization: Basic {SECRET}",
+        f"cookie m_session_id={SECRET}; path=/",
+        f"http://user:{SECRET}@proxy:3128",
+        f"http://user:pa/{SECRET}@proxy:3128".replace("/" + SECRET, SECRET),
+        f"https://cdn.example/x?X-Amz-Signature={SECRET}&Expires=3",
+        f"Max retries exceeded with url: /x?Policy=a&Signature={SECRET}",
+        f"/x?OSSAccessKeyId=abc&Signature={SECRET}",
+        f"/x?sig={SECRET}&se=2026",
+        f"/repo?x-xet-access-token={SECRET}",
+    ],
+)
+def test_shapes_of_secrets(text: str) -> None:
+    assert SECRET not in redact(text)
+
+
+@pytest.mark.parametrize("token", ["hf_abcDEF123456", "ms-01234567-89ab-cdef-0123-456789abcdef"])
+def test_shapes_of_tokens(token: str) -> None:
+    assert redact(f"token {token}.") == "token ***."
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELSCOPE_API_TOKEN"])
+def test_tokens_of_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "plain word/+")
+    assert redact("x plain word/+ y plain%20word%2F%2B z") == "x *** y *** z"
+
+
+def test_password_of_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:hunter22@proxy:3128")
+    assert redact("the proxy refused hunter22") == "the proxy refused ***"
+
+
+def test_secret_that_a_client_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_known", set())
+    add_secret("from-a-file")
+    add_secret("")
+    add_secret(None)
+    assert redact("it is from-a-file") == "it is ***"
+    assert redact("nothing here") == "nothing here"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fetching 118 files, 438.0 GiB, from https://huggingface.co/Qwen/Qwen3-235B-A22B, 8 at a time",
+        "sha256 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 instead of 60303ae2",
+        "max_tokens=16, tokenizer.json, special_tokens_map.json",
+        "model-00001-of-00118.safetensors: HTTP 503",
+        "the bearer of this token may not read it",
+        '{"time": "2026-01-01T00:00:00Z", "event": "fetched", "bytes": 12}',
+    ],
+)
+def test_plain_text_stays(text: str) -> None:
+    assert redact(text) == text
