@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from quantpipe import durable
+
+WRITER = """
+import sys
+from pathlib import Path
+from quantpipe import durable
+path = Path(sys.argv[1])
+print("ready", flush=True)
+number = 0
+while True:
+    number += 1
+    durable.write_bytes(path, (b"%08d" % number) * 65536)
+"""
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(durable.TEMPORARY_PREFIX)]
+
+
+def test_content_and_mode_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        durable.write_json(tmp_path / "a.json", {"ключ": 1})
+        durable.write_bytes(tmp_path / "b", b"x", mode=0o444)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").read_text("utf-8") == '{\n  "ключ": 1\n}\n'
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o444
+    assert not leftovers(tmp_path)
+
+
+def test_an_error_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    durable.write_bytes(path, b"old")
+    with pytest.raises(RuntimeError, match="half way"), durable.replacing(path) as temporary:
+        temporary.write_bytes(b"ne")
+        raise RuntimeError("half way")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_file_is_flushed_before_the_rename_and_the_folder_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(durable, "fsync_file", lambda path: done.append("file"))
+    monkeypatch.setattr(durable, "fsync_directory", lambda path: done.append(f"folder {path.name}"))
+    replace = Path.replace
+
+    def noted(self: Path, target: Path) -> Path:
+        done.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    durable.write_bytes(tmp_path / "x", b"1")
+    assert done == ["file", "rename", f"folder {tmp_path.name}"]
+
+
+def test_a_killed_writer_leaves_whole_content(tmp_path: Path) -> None:
+    """Old or new, never a mixture: the writer is killed at twelve random instants."""
+    path = tmp_path / "state"
+    for attempt in range(12):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(0.01 + 0.007 * attempt)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        if path.exists():
+            data = path.read_bytes()
+            assert len(data) == 8 * 65536
+            assert data == data[:8] * 65536
+    assert path.exists()
+
+
+def test_fsync_tree_reaches_every_file_and_folder_children_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "deep").touch()
+    (tmp_path / "top").touch()
+    done: list[str] = []
+    monkeypatch.setattr(durable, "fsync_file", lambda path: done.append(path.name))
+    monkeypatch.setattr(durable, "fsync_directory", lambda path: done.append(path.name))
+    durable.fsync_tree(tmp_path)
+    assert sorted(done) == sorted(["deep", "b", "a", "top", tmp_path.name])
+    assert done.index("deep") < done.index("b") < done.index("a") < done.index(tmp_path.name)
+
+
+def test_fsync_of_what_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        durable.fsync_file(tmp_path / "none")
+    with pytest.raises(FileNotFoundError):
+        durable.fsync_directory(tmp_path / "none")
