@@ -145,6 +145,31 @@ def status(recipe: Path | None, settings: Settings, console: Console) -> None:
 
 @cli.command()
 @click.argument("path", type=_PATH)
+@click.option("--recipe", type=_PATH, help="Take the target and the serve profile from this recipe.")
+@click.option("--against", type=_PATH, help="Compare the weights with this BF16 directory.")
+@click.option("--tp", type=click.IntRange(min=1), help="Tensor parallel size.")
+@click.option("--dp", type=click.IntRange(min=1), help="Data parallel size.")
+@click.option("--ep", is_flag=True, help="Expert parallel.")
+@click.option("--target", help="The version that has to load it. [vllm-ascend==0.23.0]")
+@click.option("--device-memory", type=click.FloatRange(min=0, min_open=True), help="GiB of one device.")
+@click.option("--deep", is_flag=True, help="Read all values, not only headers.")
+@click.option("--hashes/--no-hashes", default=True, help="Compare files with the manifest. [--hashes]")
+@click.option("--write-manifest", is_flag=True, help="Give a checkpoint that passes a manifest.")
+@_settings_options
+@_output_options
+def verify(path: Path, recipe: Path | None, settings: Settings, console: Console, **options: Any) -> None:
+    """Check the checkpoint directory PATH, ours or not: will vLLM-Ascend serve it rightly?"""
+    from quantpipe.checkpoint.command import Options, run_verify
+
+    loaded = _load(recipe) if recipe else None
+    report = run_verify(path, Options(recipe=loaded, jobs=settings.jobs, **options), console)
+    _emit(console, report.to_json(), report.lines())
+    if not report.ok:
+        sys.exit(3)
+
+
+@cli.command()
+@click.argument("path", type=_PATH)
 @click.option("--recipe", type=_PATH, help="Take the serve profile and the probes from this recipe.")
 @click.option("--launcher", type=click.Choice(("cpu", "native")), help="[native where NPUs are, else cpu]")
 @click.option("--print-command", is_flag=True, help="Print the server's command and start nothing.")

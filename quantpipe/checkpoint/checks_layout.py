@@ -29,14 +29,12 @@ def divisible(checkpoint: Checkpoint) -> Iterator[Problem]:
     "C2",
     effect="the server runs out of memory while loading, or refuses max_model_len for want of KV cache",
     fix="more devices, expert parallel, a larger gpu_memory_utilization or a smaller max_model_len",
-    needs="layout",
+    needs="memory",
 )
 def fits(checkpoint: Checkpoint) -> Iterator[Problem]:
     """Weights and KV cache fit the devices."""
     layout = checkpoint.layout
     assert layout is not None
-    if layout.device_memory is None or any(rule_problems(checkpoint.dims, layout)):
-        return
     memory = estimate(checkpoint, layout)
     detail = f"{human_bytes(memory.weights)} of weights in {human_bytes(memory.budget)} per device"
     if memory.weights > memory.budget:

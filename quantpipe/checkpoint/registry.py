@@ -20,6 +20,7 @@ NEEDS = {
     "deep": "the values of the tensors (--deep)",
     "source": "the BF16 source (--against)",
     "layout": "a parallel layout (--tp, --dp, --ep or --recipe)",
+    "memory": "a layout whose sizes divide, and the memory of a device (--device-memory)",
     "manifest": "a manifest",
 }
 """What a check may need, and how a report says that it was not there."""

@@ -134,6 +134,7 @@ def _missing_need(check: Check, checkpoint: Checkpoint) -> str | None:
         "deep": checkpoint.values is not None,
         "source": checkpoint.fidelity is not None,
         "layout": model and checkpoint.layout is not None,
+        "memory": model and _has_memory(checkpoint),
         "manifest": checkpoint.mismatches is not None,
     }
     if there[check.needs]:
@@ -152,11 +153,14 @@ def _figures(checkpoint: Checkpoint) -> dict[str, Any]:
     figures["types"] = dict(checkpoint.module_types())
     if checkpoint.fidelity is not None:
         figures["fidelity"] = checkpoint.fidelity.to_json()
-    layout = checkpoint.layout
-    if (
-        layout is not None
-        and layout.device_memory is not None
-        and not any(rule_problems(checkpoint.dims, layout))
-    ):
-        figures["memory"] = estimate(checkpoint, layout).to_json()
+    if checkpoint.layout is not None and _has_memory(checkpoint):
+        figures["memory"] = estimate(checkpoint, checkpoint.layout).to_json()
     return figures
+
+
+def _has_memory(checkpoint: Checkpoint) -> bool:
+    """Whether the memory of a device can be estimated: it is named, and the sizes divide."""
+    layout = checkpoint.layout
+    if layout is None or layout.device_memory is None:
+        return False
+    return not any(rule_problems(checkpoint.dims, layout))
