@@ -1,0 +1,93 @@
+"""The integer arithmetic of vllm-ascend's W8A8 layers, exact on any CPU.
+
+Formulas: vllm-ascend `quantization/methods/w8a8_static.py` and `w8a8_dynamic.py` for what is
+called in which order and in which dtype; CANN's descriptions of npu_quantize, npu_dynamic_quant
+and npu_quant_matmul for what each call computes. Products are int8 x int8 summed in int32, so the
+only roundings are those of the formulas, and they are in float32.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+INT8_MIN, INT8_MAX = -128, 127
+
+# 1024 products of at most 2**14 add up to 2**24, the last integer up to which float32 is exact.
+_EXACT_TERMS = 1024
+
+
+def int8_matmul(activations: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`activations @ weight.T`, exactly.
+
+    Args:
+        activations: int8 [tokens, in].
+        weight: int8 [out, in].
+
+    Returns:
+        int32 [tokens, out].
+    """
+    if _native_product_is_exact():
+        return torch._int_mm(activations.contiguous(), weight.t())
+    return _product_in_blocks(activations, weight)
+
+
+def quantize_static(x: torch.Tensor, scale_reciprocal: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """Per-tensor activation quantization: `clamp(round(x / scale + offset))`, as npu_quantize.
+
+    Args:
+        x: float [tokens, in].
+        scale_reciprocal: float [1]: 1 / input_scale, rounded to the model's dtype as vllm-ascend does.
+        offset: float [1]: input_offset.
+
+    Returns:
+        int8 [tokens, in]. Rounding is to the nearest, ties to even.
+    """
+    q = torch.round(x.float() * scale_reciprocal.float() + offset.float())
+    return q.clamp_(INT8_MIN, INT8_MAX).to(torch.int8)
+
+
+def quantize_per_token(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Symmetric per-token quantization, as npu_dynamic_quant: scale = max|x| / 127 of the token.
+
+    Args:
+        x: float [tokens, in].
+
+    Returns:
+        int8 [tokens, in] and the float32 scales [tokens, 1]. A token of zeros gives zeros.
+    """
+    x = x.float()
+    scale = x.abs().amax(-1, keepdim=True) / INT8_MAX
+    divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return torch.round(x / divisor).clamp_(INT8_MIN, INT8_MAX).to(torch.int8), scale
+
+
+def dequantize(accumulator: torch.Tensor, *scales: torch.Tensor) -> torch.Tensor:
+    """float32 `accumulator * scales[0] * scales[1] ...`; the scales broadcast to [tokens, out]."""
+    out = accumulator.float()
+    for scale in scales:
+        out = out * scale
+    return out
+
+
+def _product_in_blocks(activations: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The same product out of float32 products that are short enough to be exact."""
+    out = torch.zeros(activations.shape[0], weight.shape[0], dtype=torch.int32)
+    pairs = zip(activations.split(_EXACT_TERMS, 1), weight.split(_EXACT_TERMS, 1), strict=True)
+    for block, weight_block in pairs:
+        out += (block.float() @ weight_block.float().t()).to(torch.int32)
+    return out
+
+
+@functools.cache
+def _native_product_is_exact() -> bool:
+    """Whether torch's int8 product is exact here.
+
+    On x86 CPUs without VNNI, int8 kernels may add pairs of products in saturating int16
+    (oneDNN's documentation of int8 on such CPUs): the extreme values show it.
+    """
+    low = torch.full((16, 64), INT8_MIN, dtype=torch.int8)
+    high = torch.full((16, 64), INT8_MAX, dtype=torch.int8)
+    pairs = ((low, low), (low, high), (high, low), (high, high))
+    return all(torch.equal(torch._int_mm(a, b.t()), _product_in_blocks(a, b)) for a, b in pairs)
