@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +17,14 @@ from quantpipe.errors import RecipeError
 from quantpipe.recipe import Probe, Recipe
 
 Location = tuple[str | int, ...]
+Problem = tuple[int, str]
+"""The line, 0 where none is known, and what is wrong there."""
+
+_FILE_KEYS: tuple[Location, ...] = (
+    ("quantize", "calibration", "dataset"),
+    ("quantize", "anti_outlier", "dataset"),
+    ("smoke", "probes_file"),
+)
 
 
 def load(path: Path) -> Recipe:
@@ -29,22 +38,27 @@ def load(path: Path) -> Recipe:
     text = _read(path)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines = _line_numbers(node)
         value = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise RecipeError("not valid YAML", where=_yaml_place(path, error), hint=_yaml_hint(error)) from error
+    except (ValueError, TypeError, RecursionError) as error:
+        # Of a date that is none, of a list as a key, of an anchor that contains itself.
+        raise RecipeError(f"not valid YAML: {error}", where=str(path), hint="correct the syntax") from error
     if not isinstance(value, dict):
         raise RecipeError(
             "a recipe is a mapping of sections",
             where=str(path),
             hint="`quantpipe recipe show` prints a shipped one to start from",
         )
-    lines = _line_numbers(node)
+    missing = _missing_files(path, value, lines)
     try:
         recipe = Recipe.model_validate(value)
     except ValidationError as error:
-        raise _invalid(path, error.errors(), lines) from None
+        raise _invalid(path, [*_problems(path, error.errors(), lines, Recipe), *missing]) from None
+    if missing:
+        raise _invalid(path, missing)
     recipe = _resolved(recipe, path.parent.absolute())
-    _check_files(path, recipe, lines)
     recipe.digest()  # reads the datasets: what is wrong with them is to be heard now and not in an hour
     return _with_probes(recipe)
 
@@ -59,7 +73,7 @@ def load_probes(path: Path) -> tuple[Probe, ...]:
         value = json.loads(_read(path))
         return TypeAdapter(tuple[Probe, ...]).validate_python(value)
     except ValidationError as error:
-        raise _invalid(path, error.errors(), {}) from None
+        raise _invalid(path, _problems(path, error.errors(), {}, Probe)) from None
     except ValueError as error:
         raise RecipeError(f"not valid JSON: {error}", where=str(path), hint="correct the file") from error
 
@@ -103,6 +117,8 @@ class _StrictLoader(yaml.SafeLoader):
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *anchor`
+            continue
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise yaml.constructor.ConstructorError(
@@ -121,7 +137,8 @@ def _yaml_place(path: Path, error: yaml.YAMLError) -> str:
 
 
 def _yaml_hint(error: yaml.YAMLError) -> str:
-    return str(getattr(error, "problem", None) or "correct the syntax there")
+    said = getattr(error, "problem", None) or getattr(error, "reason", None)
+    return str(said or "correct the syntax there")
 
 
 def _line_numbers(node: yaml.Node | None, prefix: Location = ()) -> dict[Location, int]:
@@ -140,23 +157,27 @@ def _line_numbers(node: yaml.Node | None, prefix: Location = ()) -> dict[Locatio
     return lines
 
 
-def _invalid(path: Path, errors: Sequence[ErrorDetails], lines: dict[Location, int]) -> RecipeError:
-    found = [_problem(path, error, lines) for error in errors]
+def _invalid(path: Path, found: Sequence[Problem]) -> RecipeError:
     count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
     return RecipeError(
         f"the file has {count}",
         where=str(path),
-        hint="correct them all and run `quantpipe recipe check` on it",
+        hint="correct them all and run `quantpipe recipe check`; relative paths begin at the recipe's folder",
         details=[text for _, text in sorted(found)],
     )
 
 
-def _problem(path: Path, error: ErrorDetails, lines: dict[Location, int]) -> tuple[int, str]:
-    location = error["loc"]
+def _problems(
+    path: Path, errors: Sequence[ErrorDetails], lines: dict[Location, int], model: type[BaseModel]
+) -> list[Problem]:
+    return [_problem(path, error["loc"], lines, _message(error, model)) for error in errors]
+
+
+def _problem(path: Path, location: Location, lines: dict[Location, int], what: str) -> Problem:
     line = _nearest_line(location, lines)
     key = ".".join(str(part) for part in location) or "(the whole file)"
     place = f"{path.name}:{line}" if line else path.name
-    return line, f"{place}: {key}: {_message(error)}"
+    return line, f"{place}: {key}: {what}"
 
 
 def _nearest_line(location: Location, lines: dict[Location, int]) -> int:
@@ -165,10 +186,10 @@ def _nearest_line(location: Location, lines: dict[Location, int]) -> int:
     return lines.get(location, 0)
 
 
-def _message(error: ErrorDetails) -> str:
+def _message(error: ErrorDetails, model: type[BaseModel]) -> str:
     kind = error["type"]
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), _keys_at(error["loc"][:-1]), n=1)
+        near = difflib.get_close_matches(str(error["loc"][-1]), _keys_at(error["loc"][:-1], model), n=1)
         return "unknown key" + (f", did you mean `{near[0]}`?" if near else "")
     if kind == "missing":
         return "this key is required"
@@ -179,9 +200,8 @@ def _message(error: ErrorDetails) -> str:
     return text
 
 
-def _keys_at(location: Location) -> list[str]:
-    """The keys that the section at `location` knows."""
-    model: type[BaseModel] = Recipe
+def _keys_at(location: Location, model: type[BaseModel]) -> list[str]:
+    """The keys that the section at `location` knows, from `model` on."""
     for part in location:
         field = model.model_fields.get(str(part)) if isinstance(part, str) else None
         inner = _model_in(field.annotation) if field is not None else None
@@ -197,56 +217,44 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next((model for model in inner if model is not None), None)
 
 
+def _absolute(folder: Path, path: str | Path) -> Path:
+    """Relative paths begin at the recipe's folder. Lexically: a snapshot that is a link stays that link."""
+    return Path(os.path.normpath(folder / Path(path).expanduser()))
+
+
 def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with absolute paths."""
-
-    def absolute(path: Path) -> Path:
-        # Lexically: a snapshot that is a link must stay the link that the user named.
-        return Path(_normal(folder / path.expanduser()))
-
     quantize = recipe.quantize
-    changes: dict[str, Any] = {
-        "calibration": quantize.calibration.model_copy(
-            update={"dataset": absolute(quantize.calibration.dataset)}
-        )
-    }
+    dataset = _absolute(folder, quantize.calibration.dataset)
+    changes: dict[str, Any] = {"calibration": quantize.calibration.model_copy(update={"dataset": dataset})}
     if quantize.anti_outlier is not None:
-        dataset = absolute(quantize.anti_outlier.dataset)
+        dataset = _absolute(folder, quantize.anti_outlier.dataset)
         changes["anti_outlier"] = quantize.anti_outlier.model_copy(update={"dataset": dataset})
     update: dict[str, Any] = {"quantize": quantize.model_copy(update=changes)}
     if recipe.source.hub == "local":
-        repo = str(absolute(Path(recipe.source.repo)))
+        repo = str(_absolute(folder, recipe.source.repo))
         update["source"] = recipe.source.model_copy(update={"repo": repo})
     if recipe.smoke.probes_file is not None:
-        probes_file = absolute(recipe.smoke.probes_file)
+        probes_file = _absolute(folder, recipe.smoke.probes_file)
         update["smoke"] = recipe.smoke.model_copy(update={"probes_file": probes_file})
     return recipe.model_copy(update=update)
 
 
-def _normal(path: Path) -> str:
-    import os.path
-
-    return os.path.normpath(path)
-
-
-def _check_files(path: Path, recipe: Recipe, lines: dict[Location, int]) -> None:
-    """Report every file or folder that the recipe names and that is not there."""
-    named: list[tuple[Location, Path]] = [
-        (("quantize", "calibration", "dataset"), recipe.quantize.calibration.dataset)
+def _missing_files(path: Path, value: dict[Any, Any], lines: dict[Location, int]) -> list[Problem]:
+    """Every file or folder that the recipe names and that is not there, whatever else is wrong with it."""
+    folder = path.parent.absolute()
+    named = [(key, text) for key in _FILE_KEYS if (text := _text_at(value, key)) is not None]
+    missing = [(key, text) for key, text in named if not _absolute(folder, text).is_file()]
+    repo = _text_at(value, ("source", "repo"))
+    if _text_at(value, ("source", "hub")) == "local" and repo and not _absolute(folder, repo).is_dir():
+        missing.append((("source", "repo"), repo))
+    return [
+        _problem(path, key, lines, f"no such file or folder: {_absolute(folder, text)}")
+        for key, text in missing
     ]
-    if recipe.quantize.anti_outlier is not None:
-        named.append((("quantize", "anti_outlier", "dataset"), recipe.quantize.anti_outlier.dataset))
-    if recipe.smoke.probes_file is not None:
-        named.append((("smoke", "probes_file"), recipe.smoke.probes_file))
-    missing = [(key, file) for key, file in named if not file.is_file()]
-    if recipe.source.hub == "local" and not Path(recipe.source.repo).is_dir():
-        missing.append((("source", "repo"), Path(recipe.source.repo)))
-    if not missing:
-        return
-    found = sorted((_nearest_line(key, lines), ".".join(map(str, key)), file) for key, file in missing)
-    raise RecipeError(
-        "the recipe names files that are not there",
-        where=str(path),
-        hint="relative paths are relative to the recipe's folder: correct the keys or bring the files",
-        details=[f"{path.name}:{line}: {key}: no such file or folder: {file}" for line, key, file in found],
-    )
+
+
+def _text_at(value: Any, location: Location) -> str | None:
+    for part in location:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value if isinstance(value, str) else None
