@@ -157,17 +157,19 @@ class Console:
 
 
 def human_bytes(count: float) -> str:
-    """`count` bytes in binary units: 237 GB of weights read as `220.8 GiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    """`count` bytes in binary units: 237 GB of weights read as `220.7 GiB`."""
+    if abs(count) < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
         count /= 1024
-    return f"{count:.1f} TiB"
+        if round(abs(count), 1) < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} TiB"
 
 
 def human_seconds(seconds: float) -> str:
     """`seconds` as people say it: 4.2 s, 3 min 10 s, 2 h 05 min."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

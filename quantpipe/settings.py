@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -53,9 +54,9 @@ class Settings:
             store=Path(pick("store", "store")).expanduser().absolute(),
             quantize_python=_interpreter(pick("quantize_python", _own(".venv-quantize"))),
             serve_python=_interpreter(pick("serve_python", _own(".venv-serve"))),
-            jobs=int(_number("jobs", pick("jobs", min(8, os.cpu_count() or 1)), 1)),
-            stall_seconds=_number("stall_seconds", pick("stall_seconds", 1800), 1),
-            port=int(_number("port", pick("port", 0), 0)),
+            jobs=_whole("jobs", pick("jobs", min(8, os.cpu_count() or 1)), 1, 1024),
+            stall_seconds=_number("stall_seconds", pick("stall_seconds", 1800), 1, math.inf),
+            port=_whole("port", pick("port", 0), 0, 65535),
         )
 
 
@@ -68,15 +69,27 @@ def _interpreter(value: str) -> Path:
     return Path(value).expanduser().absolute()
 
 
-def _number(name: str, value: str, least: float) -> float:
+def _number(name: str, value: str, least: float, most: float) -> float:
     try:
         number = float(value)
     except ValueError:
-        number = least - 1
-    if number < least:
-        raise UsageError(
-            f"{name.replace('_', '-')} has to be a number of at least {least:g}, not {value!r}",
-            where=f"--{name.replace('_', '-')} or QUANTPIPE_{name.upper()}",
-            hint="correct the flag or the environment variable",
-        )
+        number = math.nan
+    if not least <= number <= most:  # also where it is not a number
+        raise _wrong(name, value, "a number", least, most)
     return number
+
+
+def _whole(name: str, value: str, least: int, most: int) -> int:
+    number = _number(name, value, least, most)
+    if not number.is_integer():
+        raise _wrong(name, value, "a whole number", least, most)
+    return int(number)
+
+
+def _wrong(name: str, value: str, kind: str, least: float, most: float) -> UsageError:
+    limits = f"of at least {least:g}" if math.isinf(most) else f"from {least:g} to {most:g}"
+    return UsageError(
+        f"{name.replace('_', '-')} has to be {kind} {limits}, not {value!r}",
+        where=f"--{name.replace('_', '-')} or QUANTPIPE_{name.upper()}",
+        hint="correct the flag or the environment variable",
+    )
