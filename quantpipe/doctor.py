@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -102,5 +103,7 @@ def _semantics(store: Path) -> Finding:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if created:
-            shutil.rmtree(store, ignore_errors=True)
+            # Never the tree: a run that began meanwhile may have put hours of work into it.
+            with contextlib.suppress(OSError):
+                store.rmdir()
     return Finding("store semantics", True, "rename, links and fsync work")

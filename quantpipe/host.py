@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from quantpipe.errors import PreflightError
 
 NPU_DEVICES = Path("/dev")
 """Where the Ascend driver shows one davinci<N> per device."""
+
+# Without the working directory, which -c puts first: in a checkout it would offer `quantpipe`.
+_FIND = """
+import sys
+sys.path[:] = [entry for entry in sys.path if entry]
+import importlib.util
+print(*[name for name in sys.argv[1:] if importlib.util.find_spec(name) is None])
+"""
+
+_OWN_PYTHON = ("PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+
+
+def for_other_python(base: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The caller's environment without what would lead another interpreter into quantpipe's own.
+
+    PYTHONPATH stays, apart from entries of this environment: on Ascend hosts CANN's set_env.sh puts the
+    operator compiler there, without which torch_npu cannot run.
+    """
+    environment = {name: value for name, value in base.items() if name not in _OWN_PYTHON}
+    entries = environment.pop("PYTHONPATH", "").split(os.pathsep)
+    kept = [entry for entry in entries if entry and not Path(entry).is_relative_to(sys.prefix)]
+    return {**environment, "PYTHONPATH": os.pathsep.join(kept)} if kept else environment
 
 
 def memory_limit() -> int:
@@ -67,12 +92,14 @@ def require_interpreter(python: Path, variable: str, packages: tuple[str, ...]) 
     hint = f"run `make setup`, or let {variable} name an interpreter that has {', '.join(packages)}"
     if not python.is_file():
         raise PreflightError("no such interpreter", where=f"{python} ({variable})", hint=hint)
-    code = (
-        "import importlib.util, sys; print(*[p for p in sys.argv[1:] if importlib.util.find_spec(p) is None])"
-    )
     try:
         done = subprocess.run(
-            [str(python), "-c", code, *packages], capture_output=True, text=True, timeout=60, check=True
+            [str(python), "-c", _FIND, *packages],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            env=for_other_python(),
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise PreflightError(
