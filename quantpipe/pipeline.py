@@ -25,12 +25,9 @@ from quantpipe.recipe import Recipe
 from quantpipe.settings import Settings
 from quantpipe.smoke.stage import SmokeStage
 from quantpipe.stage import Context, Receipt, RunDirectory, Stage, StagePlan
-from quantpipe.store import Store
+from quantpipe.store import SPARE_BYTES, Store
 
 STAGE_NAMES = ("fetch", "quantize", "verify", "smoke", "publish")
-
-_SPARE_BYTES = 64 << 20
-"""Free space to leave for logs, receipts and what others write meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +172,7 @@ def _obstacles(context: Context, stages: Sequence[Stage], plans: Sequence[StageP
             stage.preflight(context)
         except QuantpipeError as error:
             found.append(error)
-    needed = sum(planned.disk_bytes for planned in plans) + (_SPARE_BYTES if pending else 0)
+    needed = sum(planned.disk_bytes for planned in plans) + (SPARE_BYTES if pending else 0)
     free = shutil.disk_usage(_existing(context.store.root)).free
     if needed > free:
         found.append(

@@ -56,7 +56,9 @@ def outcome(recipe: Recipe, settings: Settings, result: Outcome) -> Rendered:
         return value, [f"{recipe.name}: {result.status} after {list(result.receipts)[-1]}"]
     digest = result.receipts["publish"].outputs["digest"]
     pointer = store.pointer(recipe.name)
-    command = serve_command(pointer, recipe.smoke.serve)
+    script = settings.serve_python.with_name("vllm")
+    program = str(script) if script.is_file() else "vllm"
+    command = serve_command(pointer, recipe.smoke.serve, launcher=recipe.smoke.launcher, program=program)
     figures = result.receipts["quantize"].figures
     value |= {
         "digest": digest,

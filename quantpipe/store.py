@@ -30,6 +30,9 @@ from quantpipe.stage import Receipt, RunDirectory, read_receipt_file
 PROVENANCE = "quantpipe.json"
 """In every generation: its manifest and where it came from. Not part of the manifest itself."""
 
+SPARE_BYTES = 64 << 20
+"""Free space that has to stay: for logs, receipts and what others write meanwhile."""
+
 _POINTER = "current"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

@@ -12,11 +12,9 @@ from quantpipe import durable
 from quantpipe.console import human_bytes
 from quantpipe.errors import PreflightError
 from quantpipe.fetch.partial import explained
+from quantpipe.store import SPARE_BYTES
 
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EXDEV}
-
-RESERVE_BYTES = 256 << 20
-"""Left free beside the snapshot: receipts, logs and what others write meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,10 @@ def check_space(path: Path, *, missing_bytes: int, missing_files: int) -> None:
         PreflightError: too few bytes or inodes are free.
     """
     space = Space.below(path)
-    if missing_bytes and space.free < missing_bytes + RESERVE_BYTES:
+    if missing_bytes and space.free < missing_bytes + SPARE_BYTES:
         raise PreflightError(
-            f"{human_bytes(space.free)} free, but the snapshot needs {human_bytes(missing_bytes)} more",
+            f"{human_bytes(space.free)} free, but the snapshot needs {human_bytes(missing_bytes)} more, "
+            f"and {human_bytes(SPARE_BYTES)} have to stay free",
             where=str(path),
             hint="free space (`quantpipe prune` lists what may go), or set QUANTPIPE_STORE to a larger one",
         )

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from quantpipe import manifest
+from quantpipe import durable, manifest
 from quantpipe.canonical import digest_of
 from quantpipe.console import human_bytes
 from quantpipe.datasets import write_msmodelslim_dataset
@@ -100,6 +100,7 @@ class QuantizeStage:
         )
         quantize = context.recipe.quantize
         finish(staging, snapshot, scheme=quantize.scheme, trust_remote_code=quantize.trust_remote_code)
+        durable.fsync_tree(staging)  # before the receipt says that it is there
         written = _hash(context, staging)
         return Result(
             outputs={"checkpoint": context.store.relative(staging), "manifest": written.to_json()},
@@ -116,7 +117,7 @@ class QuantizeStage:
         )
 
     def still_there(self, context: Context, receipt: Receipt) -> bool:
-        """Its files lie in staging with their sizes, or are sealed already."""
+        """Its files lie in staging, or are sealed already; what is in them is for verify to judge."""
         written = Manifest.from_json(receipt.outputs["manifest"], where="receipt of quantize")
         places = (
             context.store.absolute(receipt.outputs["checkpoint"]),
@@ -171,10 +172,7 @@ def _weight_bytes(snapshot: Path) -> int:
 
 
 def _has_files(place: Path, written: Manifest) -> bool:
-    try:
-        return all((place / entry.path).stat().st_size == entry.size for entry in written.entries)
-    except OSError:
-        return False
+    return all((place / entry.path).is_file() for entry in written.entries)
 
 
 def _refuse_tied_rotation(context: Context, snapshot: Path) -> None:

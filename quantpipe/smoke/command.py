@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantpipe.host import for_other_python
 from quantpipe.recipe import Serve
-
-_HIDDEN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -43,8 +42,7 @@ class ServerCommand:
 
     def full_environment(self, run_id: str, base: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The caller's environment with this command's on top, and without what leads Python astray."""
-        kept = {name: value for name, value in base.items() if name not in _HIDDEN}
-        return {**kept, **self.environment, "QUANTPIPE_RUN_ID": run_id}
+        return {**for_other_python(base), **self.environment, "QUANTPIPE_RUN_ID": run_id}
 
     def to_json(self) -> dict[str, object]:
         """As a JSON object."""
@@ -101,10 +99,18 @@ def _json(value: dict[str, object]) -> str | None:
     return json.dumps(value) if value else None
 
 
-def serve_command(checkpoint: Path | str, serve: Serve) -> ServerCommand:
-    """What a user types to serve a checkpoint with this profile."""
-    arguments = ("vllm", "serve", str(checkpoint), *profile_arguments(serve))
-    return ServerCommand(arguments, dict(serve.environment))
+def serve_command(
+    checkpoint: Path | str, serve: Serve, *, launcher: str = "native", program: str = "vllm"
+) -> ServerCommand:
+    """What a user types to serve a checkpoint with this profile.
+
+    Args:
+        launcher: "cpu" adds what the rehearsal needs.
+        program: the `vllm` to call.
+    """
+    arguments = (program, "serve", str(checkpoint), *profile_arguments(serve))
+    rehearsal = _REHEARSAL if launcher == "cpu" else {}
+    return ServerCommand(arguments, {**rehearsal, **serve.environment})
 
 
 def smoke_command(launcher: str, python: Path, checkpoint: Path, serve: Serve, port: int) -> ServerCommand:

@@ -82,6 +82,9 @@ CAUSES = (
     ),
 )
 
+_CHATTER = re.compile(r"^(?:\(.*?\)\s*)?(?:INFO|DEBUG)\b")
+"""Lines that say what goes well, in words that causes use too: "HCCL ... initialised"."""
+
 _ERROR = re.compile(
     r"^\S*?(?:\(.*?\)\s*)?(?:ERROR.*?\]\s*)?((?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception)): (.+)$"
 )
@@ -97,8 +100,9 @@ def diagnose(log: Path, start: int, what: str) -> QuantpipeError:
     """
     lines = _read(log, start)
     details = lines[-_TAIL_LINES:]
+    telling = [line for line in lines if not _CHATTER.match(line)]
     for cause in CAUSES:
-        if any(cause.pattern.search(line) for line in lines):
+        if any(cause.pattern.search(line) for line in telling):
             kind: type[QuantpipeError] = PreflightError if cause.host else SmokeError
             return kind(f"{what}: {cause.what}", where=str(log), hint=cause.hint, details=details)
     first = first_error(lines)

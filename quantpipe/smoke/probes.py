@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from quantpipe.errors import SmokeError
@@ -36,18 +38,31 @@ class Answer:
         return asdict(self)
 
 
-def require_model(url: str, name: str, timeout: float) -> None:
-    """Ask /v1/models for the served name.
+def require_model(url: str, name: str, checkpoint: Path, timeout: float) -> None:
+    """Ask /v1/models for the served name, and for the checkpoint behind it.
+
+    Without the second question the server of another run, on a port that both were given, would vouch
+    for a checkpoint that it never saw. vLLM tells the path as `root`.
 
     Raises:
         SmokeError: no answer, or another model.
     """
-    served = [model.get("id") for model in _request(f"{url}/v1/models", None, timeout).get("data", [])]
+    where = f"{url}/v1/models"
+    data = _request(where, None, timeout).get("data")
+    models = [model for model in data if isinstance(model, dict)] if isinstance(data, list) else []
+    served = [model.get("id") for model in models]
     if name not in served:
         raise SmokeError(
             f"the server serves {served} and not {name!r}",
-            where=f"{url}/v1/models",
+            where=where,
             hint="check smoke.serve.served_model_name",
+        )
+    root = models[served.index(name)].get("root")
+    if root is not None and str(root) != str(checkpoint):
+        raise SmokeError(
+            f"the server serves {root} and not {checkpoint}",
+            where=where,
+            hint="another server took the port: name another with --port, or 0 for a free one",
         )
 
 
@@ -120,7 +135,8 @@ def garbage(text: str) -> str | None:
 def _text(answer: dict[str, Any], chat: bool, where: str) -> str:
     try:
         choice = answer["choices"][0]
-        return str(choice["message"]["content"] if chat else choice["text"])
+        text = choice["message"]["content"] if chat else choice["text"]
+        return "" if text is None else str(text)
     except (KeyError, IndexError, TypeError) as error:
         raise SmokeError(
             f"the answer has no choices: {_short(json.dumps(answer))}",
@@ -147,8 +163,8 @@ def _request(url: str, body: dict[str, Any] | None, timeout: float) -> dict[str,
             where=url,
             hint="raise smoke.timeouts.probe, or look at the log",
         ) from error
-    except (OSError, ValueError) as error:
-        raise SmokeError(f"no valid answer: {error}", where=url, hint="look at the server's log") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise SmokeError(f"no valid answer: {error!r}", where=url, hint="look at the server's log") from error
     return value if isinstance(value, dict) else {}
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import re
 import socket
+import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 from quantpipe.child import Child
 from quantpipe.console import Console, Progress
-from quantpipe.errors import PreflightError, SmokeError
+from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
 from quantpipe.recipe import Timeouts
 from quantpipe.smoke.command import ServerCommand
 from quantpipe.smoke.diagnose import diagnose
 
 _POLL_SECONDS = 0.25
+_DYING_SECONDS = 1.0
+"""A server that dies of a question still answers it, or half of it: wait so long for its end."""
+
 _SHARDS = re.compile(rb"Loading safetensors checkpoint shards:\s+(\d+)% Completed \| (\d+)/(\d+)")
 
 
@@ -63,7 +67,20 @@ def running(
         url = f"http://127.0.0.1:{port}"
         with console.progress("load", None, unit="shard") as bar:
             _wait_until_ready(url, process, log, start, timeouts, bar)
-        yield url
+        try:
+            yield url
+        except SmokeError as error:
+            raise _explained(error, process, log, start) from error
+
+
+def _explained(error: SmokeError, process: Child, log: Path, start: int) -> QuantpipeError:
+    """A probe's failure with its cause, where the server died of it, and with the place of its log."""
+    try:
+        status = process.wait(_DYING_SECONDS)
+    except subprocess.TimeoutExpired:
+        details = (*error.details, f"the server's log: {log}")
+        return SmokeError(error.what, where=error.where, hint=error.hint, details=details)
+    return diagnose(log, start, f"{error.what}; the server ended with status {status}")
 
 
 def _wait_until_ready(
@@ -93,7 +110,7 @@ def _wait_until_ready(
 def _healthy(url: str) -> bool:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with (
-        contextlib.suppress(OSError, urllib.error.URLError),
+        contextlib.suppress(OSError, http.client.HTTPException),
         opener.open(f"{url}/health", timeout=5) as answer,
     ):
         return bool(answer.status == 200)

@@ -96,7 +96,7 @@ def smoke_load(
     began = monotonic()
     with running(command, port=port, log=log, run_id=run_id, timeouts=smoke.timeouts, console=console) as url:
         ready = round(monotonic() - began, 3)
-        answers = _ask_all(url, smoke, console)
+        answers = _ask_all(url, checkpoint, smoke, console)
     require_matches(answers, smoke.min_matches)
     return {
         "command": list(command.arguments),
@@ -107,9 +107,9 @@ def smoke_load(
     }
 
 
-def _ask_all(url: str, smoke: Smoke, console: Console) -> list[Answer]:
+def _ask_all(url: str, checkpoint: Path, smoke: Smoke, console: Console) -> list[Answer]:
     name, timeout = smoke.serve.served_model_name, smoke.timeouts.probe
-    require_model(url, name, timeout)
+    require_model(url, name, checkpoint, timeout)
     answers = []
     with console.progress("ask", len(smoke.probes), unit="probe") as bar:
         for probe in smoke.probes:

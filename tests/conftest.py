@@ -1,0 +1,68 @@
+"""Shared fixtures: interpreters of the other environments, and stores in states made once for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from support import ROOT, copy_store, made_once, write_recipe
+
+
+def interpreter(variable: str, folder: str) -> Path:
+    """An interpreter of another environment; the test is skipped where there is none."""
+    python = Path(os.environ.get(variable) or ROOT / folder / "bin" / "python")
+    if not python.is_file():
+        pytest.skip(f"no interpreter at {python}: run `make setup`, or set {variable}")
+    return python
+
+
+@pytest.fixture(scope="session")
+def quantize_python() -> Path:
+    return interpreter("QUANTPIPE_QUANTIZE_PYTHON", ".venv-quantize")
+
+
+@pytest.fixture(scope="session")
+def serve_python() -> Path:
+    return interpreter("QUANTPIPE_SERVE_PYTHON", ".venv-serve")
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all xdist workers of this session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+
+@pytest.fixture(scope="session")
+def small_recipe(session_folder: Path) -> Path:
+    """The cut-down tiny recipe, the same file for all workers."""
+    folder = session_folder / "small-recipe"
+    with FileLock(session_folder / "small-recipe.lock"):
+        path = folder / "recipe.yaml"
+        return path if path.exists() else write_recipe(folder)
+
+
+@pytest.fixture(scope="session")
+def _published(session_folder: Path, small_recipe: Path, quantize_python: Path, serve_python: Path) -> Path:
+    del quantize_python, serve_python
+    return made_once(session_folder, "published", ["run", small_recipe])
+
+
+@pytest.fixture(scope="session")
+def _quantized(session_folder: Path, small_recipe: Path, quantize_python: Path) -> Path:
+    del quantize_python
+    return made_once(session_folder, "quantized", ["run", small_recipe, "--until", "quantize"])
+
+
+@pytest.fixture
+def published_store(_published: Path, tmp_path: Path) -> Path:
+    """A copy of a store in which the small recipe is published."""
+    return copy_store(_published, tmp_path / "store")
+
+
+@pytest.fixture
+def quantized_store(_quantized: Path, tmp_path: Path) -> Path:
+    """A copy of a store in which a run of the small recipe stopped after quantize."""
+    return copy_store(_quantized, tmp_path / "store")

@@ -1,0 +1,427 @@
+"""The main job with the real parts: msmodelslim quantizes, vLLM loads, the pointer moves, things go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import QUANTPIPE, ROOT, environment, processes_of, quantpipe, write_recipe
+
+NAME = "tiny-qwen3-moe-w8a8-rot"
+pytestmark = [pytest.mark.quantize_env, pytest.mark.serve_env]
+
+
+def current(store: Path) -> str:
+    return str((store / "models" / NAME / "current").readlink())
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# -- what a published checkpoint is ---------------------------------------------------------------
+
+
+def test_published_directory_is_complete_readonly_and_named_by_its_manifest(published_store: Path) -> None:
+    from quantpipe.manifest import Manifest, build, check
+
+    digest = current(published_store)
+    checkpoint = published_store / "models" / NAME / digest
+    provenance = json.loads((checkpoint / "quantpipe.json").read_text())
+    manifest = Manifest.from_json(provenance["manifest"], where="quantpipe.json")
+    assert manifest.digest() == digest
+    assert check(checkpoint, manifest, jobs=2, exclude=["quantpipe.json"]) == []
+    assert build(checkpoint, jobs=2, exclude=["quantpipe.json"]) == manifest
+    for path in checkpoint.rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o444)
+    assert not (published_store / "runs" / NAME / "staging").exists()
+
+
+def test_published_directory_has_what_serving_needs(published_store: Path) -> None:
+    checkpoint = published_store / "models" / NAME / current(published_store)
+    config = json.loads((checkpoint / "config.json").read_text())
+    description = json.loads((checkpoint / "quant_model_description.json").read_text())
+    index = json.loads((checkpoint / "model.safetensors.index.json").read_text())
+    assert config["quantize"] == "w8a8_dynamic"
+    assert "quantization_config" not in config
+    assert None not in description.values()
+    assert description["model.layers.0.self_attn.q_proj.weight"] == "W8A8"
+    assert description["model.layers.0.mlp.experts.0.up_proj.weight"] == "W8A8_DYNAMIC"
+    assert description["model.layers.0.mlp.gate.weight"] == "FLOAT"
+    assert description["lm_head.weight"] == "FLOAT"
+    shards = set(index["weight_map"].values())
+    assert {path.name for path in checkpoint.glob("*.safetensors")} == shards
+    assert (checkpoint / "tokenizer.json").is_file()
+
+
+def test_receipts_tell_of_every_stage_and_every_probe(published_store: Path) -> None:
+    digest = current(published_store)
+    receipts = json.loads((published_store / "models" / NAME / "receipts" / f"{digest}.json").read_text())
+    assert list(receipts) == ["fetch", "quantize", "verify", "smoke", "publish"]
+    assert receipts["quantize"]["figures"]["versions"]["msmodelslim"]
+    probes = receipts["smoke"]["figures"]["probes"]
+    assert len(probes) == 3
+    assert all(probe["matches"] for probe in probes)
+    assert receipts["smoke"]["figures"]["ready_seconds"] > 0
+
+
+def test_second_run_is_up_to_date_and_imports_nothing_heavy(_published: Path, small_recipe: Path) -> None:
+    code = (
+        "import sys, time; began = time.monotonic()\n"
+        f"sys.argv = ['quantpipe', 'run', {str(small_recipe)!r}, '--store', {str(_published)!r}, '--json']\n"
+        "from quantpipe.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: status = end.code\n"
+        "heavy = {'torch', 'vllm', 'transformers', 'msmodelslim', 'huggingface_hub', 'numpy'}\n"
+        "print(status, sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    before = tree(_published / "runs")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=True,
+    )
+    assert json.loads(done.stdout)["status"] == "up to date"
+    assert done.stderr.splitlines()[-1] == "0 []"
+    assert tree(_published / "runs") == before
+
+
+# -- what may go wrong: the documented code, a message that helps, an unharmed store ----------------
+
+
+def assert_unharmed_and_mended(store: Path, digest: str, recipe: Path, *arguments: str | Path) -> None:
+    """The pointer is as it was, and the fixed run succeeds with the same digest."""
+    assert current(store) == digest
+    done = quantpipe("run", recipe, "--store", store, *arguments)
+    assert done.status == 0, done.stderr
+    assert current(store) == digest
+
+
+def test_missing_dataset(published_store: Path, small_recipe: Path, tmp_path: Path) -> None:
+    digest = current(published_store)
+    broken = write_recipe(tmp_path, quantize={"calibration": {"dataset": "gone.json"}})
+    done = quantpipe("run", broken, "--store", published_store)
+    assert done.status == 2
+    line = next(line for line in done.stderr.splitlines() if "quantize.calibration.dataset" in line)
+    assert str(tmp_path / "gone.json") in line
+    assert "next:" in done.stderr
+    assert_unharmed_and_mended(published_store, digest, small_recipe)
+
+
+def test_recipe_typo(published_store: Path, small_recipe: Path, tmp_path: Path) -> None:
+    digest = current(published_store)
+    broken = write_recipe(tmp_path)
+    broken.write_text(broken.read_text().replace("calibration:", "calibratoin:"))
+    done = quantpipe("run", broken, "--store", published_store)
+    assert done.status == 2
+    assert "quantize.calibratoin: unknown key, did you mean `calibration`?" in done.stderr
+    assert_unharmed_and_mended(published_store, digest, small_recipe)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_damaged_source_shard(published_store: Path, small_recipe: Path, tmp_path: Path, damage: str) -> None:
+    digest = current(published_store)
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "quantpipe/assets/tiny-qwen3-moe", source)
+    shard = sorted(source.glob("*.safetensors"))[0]
+    if damage == "truncated":
+        os.truncate(shard, shard.stat().st_size - 1000)
+    else:
+        shard.unlink()
+    broken = write_recipe(tmp_path, source={"repo": str(source)})
+    done = quantpipe("run", broken, "--store", published_store)
+    assert done.status == 3
+    assert shard.name in done.stderr
+    assert "next:" in done.stderr
+    assert "quantize  " not in done.stderr
+    assert_unharmed_and_mended(published_store, digest, small_recipe)
+
+
+def test_description_with_a_key_removed(quantized_store: Path, small_recipe: Path) -> None:
+    description = next((quantized_store / "runs").rglob("staging/quant_model_description.json"))
+    value = json.loads(description.read_text())
+    key = "model.layers.1.mlp.experts.3.down_proj.weight"
+    del value[key]
+    description.write_text(json.dumps(value))
+    done = quantpipe("run", small_recipe, "--store", quantized_store, "--until", "verify")
+    assert done.status == 3
+    assert key in done.stderr
+    assert "--force quantize" in done.stderr
+    assert not (quantized_store / "models").exists()
+    mended = quantpipe(
+        "run", small_recipe, "--store", quantized_store, "--until", "verify", "--force", "quantize"
+    )
+    assert mended.status == 0, mended.stderr
+    assert len(list((quantized_store / "models" / NAME).iterdir())) == 1
+
+
+def test_serving_environment_missing_is_heard_of_at_once(quantized_store: Path, small_recipe: Path) -> None:
+    shutil.rmtree(quantized_store / "runs")
+    done = quantpipe("run", small_recipe, "--store", quantized_store, "--serve-python", "/no/such/python")
+    assert done.status == 5
+    assert "/no/such/python" in done.stderr
+    assert "make setup" in done.stderr
+    assert "quantize  " not in done.stderr
+    assert not (quantized_store / "models").exists()
+
+
+def test_port_in_use(published_store: Path, small_recipe: Path) -> None:
+    digest = current(published_store)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = quantpipe("run", small_recipe, "--store", published_store, "--force", "smoke", "--port", port)
+    assert done.status == 5
+    assert f"port {port}" in done.stderr
+    assert "next:" in done.stderr
+    assert_unharmed_and_mended(published_store, digest, small_recipe)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 100 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path, *, leave: int) -> Path:
+    """Take all space but `leave` bytes."""
+    filler = folder / "filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(folder).free - leave)
+    return filler
+
+
+def test_full_disk_is_refused_beforehand(small_disk: Path, small_recipe: Path) -> None:
+    filler = fill(small_disk, leave=1 << 20)
+    done = quantpipe("run", small_recipe, "--store", small_disk / "store", "--until", "fetch")
+    assert done.status == 5
+    assert "free" in done.stderr
+    assert str(small_disk / "store") in done.stderr
+    filler.unlink()
+    assert quantpipe("run", small_recipe, "--store", small_disk / "store", "--until", "fetch").status == 0
+
+
+def test_disk_that_fills_up_in_the_middle(small_disk: Path, small_recipe: Path) -> None:
+    store = small_disk / "store"
+    process = start("run", small_recipe, "--store", store, "--until", "verify")
+    wait_for_event(process, store, '"name": "quantize"')
+    filler = fill(small_disk, leave=100 << 10)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 5, errors
+    assert "pace" in errors  # "No space left on device", or "free space ..."
+    assert "next:" in errors
+    filler.unlink()
+    done = quantpipe("run", small_recipe, "--store", store, "--until", "verify")
+    assert done.status == 0, done.stderr
+    assert "fetch     up to date" in done.stderr
+
+
+# -- killed at any instant ------------------------------------------------------------------------
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    """The command in a process group of its own, still running."""
+    return subprocess.Popen(
+        [str(QUANTPIPE), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+def events(store: Path) -> str:
+    return "".join(path.read_text() for path in sorted((store / "runs").rglob("events.jsonl")))
+
+
+def wait_for_event(process: subprocess.Popen[str], store: Path, text: str, seconds: float = 300) -> None:
+    """Until a run's events hold `text` more often than before."""
+    deadline = time.monotonic() + seconds
+    while text not in events(store):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"{text} did not come"
+        time.sleep(0.005)
+
+
+def kill_during(stage: str, store: Path, recipe: Path, text: str) -> None:
+    """SIGKILL to quantpipe's whole process group when `text` is in a new run's events."""
+    for path in (store / "runs").rglob("events.jsonl"):
+        path.unlink()
+    process = start("run", recipe, "--store", store)
+    wait_for_event(process, store, text)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    run_id = sorted((store / "runs" / NAME).iterdir())[-1].name
+    deadline = time.monotonic() + 30
+    while left := processes_of(f"QUANTPIPE_RUN_ID={run_id}"):
+        assert time.monotonic() < deadline, f"killed during {stage}, still there: {left}"
+        time.sleep(0.05)
+
+
+def test_killed_during_each_stage_the_same_digest_is_published(
+    _published: Path, small_recipe: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    for stage, text in (
+        ("fetch", '"stage": "fetch", "status": "started"'),
+        ("quantize", '"name": "quantize"'),
+        ("verify", '"stage": "verify", "status": "started"'),
+        ("smoke", '"event": "server"'),
+        ("publish", '"stage": "publish", "status": "started"'),
+    ):
+        kill_during(stage, store, small_recipe, text)
+    done = quantpipe("run", small_recipe, "--store", store, "--json")
+    assert done.status == 0, done.stderr
+    assert done.json()["digest"] == current(store) == current(_published)
+    assert (
+        tree(store / "models" / NAME / current(store)).keys()
+        == tree(_published / "models" / NAME / current(_published)).keys()
+    )
+    assert len(list((store / "models" / NAME).glob("?" * 64))) == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_ctrl_c_and_sigterm_stop_in_order(
+    quantized_store: Path, small_recipe: Path, number: signal.Signals, status: int
+) -> None:
+    for path in (quantized_store / "runs").rglob("events.jsonl"):
+        path.unlink()
+    process = start("run", small_recipe, "--store", quantized_store)
+    wait_for_event(process, quantized_store, '"event": "server"')
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    assert "next:" in errors
+    assert not (quantized_store / "models" / NAME / "current").exists()
+    run = sorted((quantized_store / "runs" / NAME).iterdir())[-1]
+    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
+    assert processes_of(f"QUANTPIPE_RUN_ID={run.name}") == []
+
+
+# -- several runs ---------------------------------------------------------------------------------
+
+
+def test_second_run_at_the_same_time_is_told_who_holds_the_lease(tmp_path: Path, small_recipe: Path) -> None:
+    store = tmp_path / "store"
+    process = start("run", small_recipe, "--store", store)
+    try:
+        wait_for_event(process, store, '"stage": "quantize", "status": "started"')
+        done = quantpipe("run", small_recipe, "--store", store)
+        assert done.status == 11
+        assert f"process {process.pid} on {socket.gethostname()}" in done.stderr
+        status = quantpipe("status", "--store", store, "--json").json()
+        assert status[0]["run"]["status"] == "running"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def test_changed_smoke_section_reruns_smoke_only(published_store: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    value = recipe.read_text().replace("min_matches: 1.0", "min_matches: 0.5")
+    recipe.write_text(value)
+    done = quantpipe("run", recipe, "--store", published_store, "--json")
+    assert done.status == 0, done.stderr
+    stages = [json.loads(line) for line in done.stderr.splitlines() if '"status": "started"' in line]
+    assert [event["stage"] for event in stages if event["event"] == "stage"] == ["fetch", "smoke"]
+
+
+def test_wrong_answers_are_not_published(quantized_store: Path, tmp_path: Path) -> None:
+    probes = [{"prompt": "The first ten prime numbers are", "continuation": " and now for something else"}]
+    recipe = write_recipe(tmp_path, smoke={"probes": probes})
+    done = quantpipe("run", recipe, "--store", quantized_store)
+    assert done.status == 4
+    assert "something else" in done.stderr
+    assert not (quantized_store / "models" / NAME / "current").exists()
+    failed = quantpipe("status", "--store", quantized_store, "--json").json()[0]["run"]
+    assert failed["status"] == "failed"
+    assert failed["error"]["exit_code"] == 4
+
+
+def test_from_needs_what_is_before_it(tmp_path: Path, small_recipe: Path) -> None:
+    done = quantpipe("run", small_recipe, "--store", tmp_path / "store", "--from", "smoke")
+    assert done.status == 2
+    assert "fetch, quantize, verify" in done.stderr
+
+
+# -- what a user does with it ---------------------------------------------------------------------
+
+
+def test_published_directory_loads_with_plain_vllm_serve(published_store: Path, serve_python: Path) -> None:
+    """Not through quantpipe: the command that a user types."""
+    checkpoint = published_store / "models" / NAME / "current"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(serve_python.with_name("vllm")), "serve", str(checkpoint), "--quantization", "ascend"]
+    command += ["--port", str(port), "--host", "127.0.0.1", "--max-model-len", "512", "--enforce-eager"]
+    variables = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "TORCHDYNAMO_DISABLE": "1"}
+    log = published_store / "serve.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment(VLLM_NO_USAGE_STATS="1", DO_NOT_TRACK="1", **variables),
+            start_new_session=True,
+        )
+    try:
+        probes = json.loads((ROOT / "quantpipe/assets/tiny-qwen3-moe.probes.json").read_text("utf-8"))
+        wait_until_healthy(server, port, log)
+        for probe in probes:
+            if not probe["chat"]:
+                text = complete(port, str(checkpoint), probe)
+                assert text.startswith(probe["continuation"]), probe["prompt"]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(60)
+
+
+def wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + 240
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return
+        except OSError:
+            assert server.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.3)
+
+
+def complete(port: int, model: str, probe: dict[str, Any]) -> str:
+    body = {"model": model, "prompt": probe["prompt"], "max_tokens": probe["max_tokens"], "temperature": 0}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        return str(json.load(answer)["choices"][0]["text"])
