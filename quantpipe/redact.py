@@ -6,6 +6,7 @@ wherever they stand; shapes that only secrets have (bearer headers, URL credenti
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from urllib.parse import quote, urlsplit
@@ -54,6 +55,30 @@ def redact(text: str) -> str:
     text = _COOKIE.sub(rf"\1{_MASK}", text)
     text = _SIGNATURE.sub(rf"\1{_MASK}", text)
     return _TOKENS.sub(_MASK, text)
+
+
+class _Filter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let everything pass, redacted."""
+        record.msg, record.args = redact(record.getMessage()), ()
+        record.exc_info = None
+        return True
+
+
+_FILTER = _Filter()
+
+
+def guard_logger(name: str) -> None:
+    """Redact what a client library logs, and keep it to errors: retries are told by quantpipe itself.
+
+    Filters of a logger do not see what its children log, so that they go to the handlers as well.
+    """
+    logger = logging.getLogger(name)
+    if logger.getEffectiveLevel() > logging.DEBUG:  # a user who debugs wants to see more
+        logger.setLevel(max(logger.level, logging.ERROR))
+    for part in (logger, *logger.handlers):
+        if _FILTER not in part.filters:
+            part.addFilter(_FILTER)
 
 
 def _secrets() -> list[str]:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import io
+import logging
+
 import pytest
 
 from quantpipe import redact as module
-from quantpipe.redact import add_secret, redact
+from quantpipe.redact import add_secret, guard_logger, redact
 
 SECRET = "s3cr3tValue"
 
@@ -68,3 +71,16 @@ def test_secret_that_a_client_found(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_plain_text_stays(text: str) -> None:
     assert redact(text) == text
+
+
+def test_logs_of_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger, stream = logging.getLogger("some_client"), io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logger.addHandler(handler)
+    try:
+        guard_logger("some_client")
+        logging.getLogger("some_client.child").error("no %s", f"https://cdn/x?Signature={SECRET}")
+        logging.getLogger("some_client.child").info("chatter")
+    finally:
+        logger.removeHandler(handler)
+    assert stream.getvalue() == "no https://cdn/x?***\n"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from quantpipe.errors import PreflightError
 from quantpipe.fetch import http
 from quantpipe.fetch.hub import PassingFault, RemoteFile, Sink
-from quantpipe.redact import add_secret, redact
+from quantpipe.redact import add_secret, guard_logger, redact
 
 if TYPE_CHECKING:
     import requests
@@ -83,6 +83,7 @@ class HuggingFaceHub:
     def _session(self) -> requests.Session:
         from huggingface_hub.utils._headers import build_hf_headers
 
+        guard_logger("huggingface_hub")
         headers = build_hf_headers(library_name="quantpipe")
         token = headers.pop("authorization", "").removeprefix("Bearer ")
         add_secret(token)

@@ -65,7 +65,7 @@ class LocalHub:
 
     def folder(self, repo: str) -> str:
         """The last two parts of the path: `/data/models/Qwen3-30B-A3B` is `models/Qwen3-30B-A3B`."""
-        parts = _root(repo).parts[-2:]
+        parts = ("root", *_root(repo).parts[1:])[-2:]
         return "/".join(re.sub(r"[^\w.-]", "-", part).lstrip(".") or "root" for part in parts)
 
     def glance(self, repo: str) -> tuple[tuple[RemoteFile, ...], int]:

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from quantpipe.errors import RecipeError
 from quantpipe.fetch import http
 from quantpipe.fetch.hub import PassingFault, RemoteFile, Sink
-from quantpipe.redact import add_secret, redact
+from quantpipe.redact import add_secret, guard_logger, redact
 from quantpipe.stage import digest_of
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class ModelScopeHub:
         from modelscope_hub import HubApi
         from modelscope_hub.config import HubConfig
 
+        guard_logger("modelscope_hub")
         return HubApi(HubConfig(), user_agent="quantpipe")
 
     @cached_property

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from quantpipe.errors import RecipeError
+from quantpipe.errors import RecipeError, VerificationError
 from quantpipe.fetch.hub import RemoteFile
 from quantpipe.recipe import Recipe
 from quantpipe.stage import digest_of
@@ -47,10 +47,11 @@ def select(
 
     Raises:
         RecipeError: no safetensors file is left.
+        VerificationError: a path would lead out of the snapshot.
     """
     wanted = tuple(include)
     unwanted = tuple(exclude)
-    every = list(files)
+    every = [_inside(file) for file in files]
     found = [
         file
         for file in every
@@ -86,6 +87,18 @@ def selector(recipe: Recipe) -> Select:
 def trusts_remote_code(recipe: Recipe) -> bool:
     """Whether the model's own Python code is wanted, for quantizing or for serving."""
     return recipe.quantize.trust_remote_code or recipe.smoke.serve.trust_remote_code
+
+
+def _inside(file: RemoteFile) -> RemoteFile:
+    """The file, unless its path is made to be written elsewhere: a list comes from outside."""
+    pure = PurePosixPath(file.path)
+    if pure.is_absolute() or ".." in pure.parts or str(pure) != file.path or "\0" in file.path:
+        raise VerificationError(
+            f"the source lists {file.path!r}, which is no plain relative path",
+            where="source",
+            hint="do not trust this repository or mirror; report it",
+        )
+    return file
 
 
 def _matches(path: str, patterns: Iterable[str]) -> bool:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from huggingface_hub import close_session
 
 from quantpipe.console import Console
 from quantpipe.errors import (
@@ -446,3 +447,30 @@ def test_every_failure_says_what_to_do(bench: Bench) -> None:
             bench.fetch()
         assert caught.value.hint
         assert caught.value.where
+
+
+def test_gate_is_found_by_the_plan(bench: Bench) -> None:
+    fault = gated()
+    fault.files = "config.json"
+    bench.server.faults.append(fault)
+    with pytest.raises(PreflightError, match="gated"):
+        FetchStage(QUICK).plan(bench.context())
+    assert bench.server.sent() == 0
+
+
+def test_proxy_of_the_environment(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    password = "pr0xyPassw0rd"
+    monkeypatch.setenv("HTTP_PROXY", bench.server.endpoint.replace("://", f"://me:{password}@"))
+    monkeypatch.setenv("http_proxy", bench.server.endpoint.replace("://", f"://me:{password}@"))
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    for name in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
+        monkeypatch.setenv(name, "http://hub.invalid")
+    if bench.kind == "huggingface":
+        close_session()
+    try:
+        _, result = bench.fetch()
+    finally:
+        close_session()
+    assert bench.snapshot(result) == FILES
+    assert password not in bench.everything_written()
