@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from quantpipe.assets import TINY_CORPUS
 
 VOCAB = 768
+MAX_LENGTH = 4096  # so small a vocabulary cuts a calibration prompt into up to 2,700 tokens
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END_OF_TEXT, _, IM_END = range(len(SPECIAL_TOKENS))
 CHAT_TEMPLATE = (
@@ -72,7 +73,7 @@ def make_tokenizer(documents: list[Document]) -> PreTrainedTokenizerFast:
         pad_token=SPECIAL_TOKENS[END_OF_TEXT],
         additional_special_tokens=list(SPECIAL_TOKENS[1:]),
         clean_up_tokenization_spaces=False,
-        model_max_length=2048,
+        model_max_length=MAX_LENGTH,
         chat_template=CHAT_TEMPLATE,
     )
 

@@ -52,6 +52,18 @@ def header(shard: Path) -> dict[str, Any]:
     return tensors
 
 
+def read_bf16(name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A tensor of the model as float32: BF16 is its upper half."""
+    shard = TINY_MODEL / read_json(TINY_MODEL / "model.safetensors.index.json")["weight_map"][name]
+    data = shard.read_bytes()
+    entry = header(shard)[name]
+    start = 8 + int(np.frombuffer(data[:8], "<u8")[0])
+    begin, end = (start + offset for offset in entry["data_offsets"])
+    bits = np.frombuffer(data[begin:end], "<u2").astype(np.uint32) << 16
+    values: np.ndarray[Any, np.dtype[np.float32]] = bits.view(np.float32).reshape(entry["shape"])
+    return values
+
+
 @pytest.fixture(scope="module")
 def config() -> dict[str, Any]:
     loaded: dict[str, Any] = read_json(TINY_MODEL / "config.json")
@@ -108,6 +120,18 @@ def test_every_tensor_is_bf16_and_finite(tensors: dict[str, Any]) -> None:
         start = 8 + int(np.frombuffer(data[:8], "<u8")[0])
         exponents = np.frombuffer(data[start:], "<u2") >> 7 & 0xFF
         assert exponents.max() < 0xFF, f"{shard.name} holds an infinity or a NaN"
+
+
+def test_outliers_stand_out_of_norms_and_embedding(config: dict[str, Any]) -> None:
+    """What makes rotation and smoothing worth testing: a few channels 20 times the median and more."""
+    peaks = {"model.embed_tokens.weight": np.abs(read_bf16("model.embed_tokens.weight")).mean(axis=0)}
+    for index in range(config["num_hidden_layers"]):
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            name = f"model.layers.{index}.{norm}.weight"
+            peaks[name] = np.abs(read_bf16(name))
+    for name, peak in peaks.items():
+        outliers = int((peak >= 20 * np.median(peak)).sum())
+        assert 2 <= outliers <= config["hidden_size"] // 16, name
 
 
 def test_tensor_names_and_shapes_follow_the_config(config: dict[str, Any], tensors: dict[str, Any]) -> None:
