@@ -157,15 +157,26 @@ class _Comparison:
     def _comparable(self, module: Module) -> bool:
         kind = self._checkpoint.types.get(module.name)
         tensor = self._checkpoint.tensors.get(f"{module.name}.weight")
-        if kind is None or tensor is None or tensor.shape != module.shape:
-            if kind is not None and tensor is not None:
-                self.fidelity.left_out.append(module.name)
+        if kind is None or tensor is None:
+            return False
+        if tensor.shape != module.shape or not self._well_shaped(module):
+            self.fidelity.left_out.append(module.name)
             return False
         original = self._original(module)
         if original is None or original.shape != module.shape or original.dtype not in ("BF16", "F16", "F32"):
             self.fidelity.absent.append(f"{module.name}.weight")
             return False
         return True
+
+    def _well_shaped(self, module: Module) -> bool:
+        """Whether its tensors have the shapes that are computed with here (where not, A7 has said so)."""
+        tensors = self._checkpoint.tensors
+        specs = self._checkpoint.specs_of(module.name) or {}
+        return all(
+            tensors[name].shape == spec.shape
+            for suffix, spec in specs.items()
+            if (name := f"{module.name}.{suffix}") in tensors and spec.shape is not None
+        )
 
     def _norm_in_front(self, module: Module) -> str | None:
         """The norm whose output the module reads; None where it reads something else."""
@@ -177,6 +188,13 @@ class _Comparison:
             return f"model.layers.{module.layer}.post_attention_layernorm"
         return None
 
+    def _norm_weight(self, checkpoint: Checkpoint, norm: str | None) -> Array | None:
+        """A norm's weight, float32 [n]; None where there is none of the right shape."""
+        tensor = checkpoint.tensors.get(f"{norm}.weight") if norm else None
+        if norm is None or tensor is None or tensor.shape != self._checkpoint.modules[norm].shape:
+            return None
+        return read_tensor(checkpoint.path, tensor).astype(np.float32)
+
     def _pair(self, module: Module) -> tuple[Weight, Weight]:
         """The module in the checkpoint and in the source, both with the norm in front of them."""
         original = self._original(module)
@@ -186,8 +204,8 @@ class _Comparison:
         scale = None if float_type else scale_of(self._checkpoint.path, self._checkpoint.tensors, module.name)
         norm = self._norm_in_front(module)
         return (
-            Weight(self._checkpoint.path, quantized, scale, _vector(self._checkpoint, norm)),
-            Weight(self._source.path, original, None, _vector(self._source, norm)),
+            Weight(self._checkpoint.path, quantized, scale, self._norm_weight(self._checkpoint, norm)),
+            Weight(self._source.path, original, None, self._norm_weight(self._source, norm)),
         )
 
     # -- the rewritings, undone ----------------------------------------------------------------
@@ -216,7 +234,8 @@ class _Comparison:
     def _norm(self, module: Module) -> Iterator[ModuleError]:
         """Norms inside a head are not rewritten; the others are compared with the linears behind them."""
         if module.leaf in ("q_norm", "k_norm"):
-            found, expected = _vector(self._checkpoint, module.name), _vector(self._source, module.name)
+            found = self._norm_weight(self._checkpoint, module.name)
+            expected = self._norm_weight(self._source, module.name)
             if found is not None and expected is not None:
                 yield ModuleError(module, *distance(found[:, None], expected[:, None], 1))
 
@@ -265,12 +284,6 @@ class _Comparison:
 def _finite(array: Array) -> Array:
     """NaN would make the solver raise; zeros there make a large error of it."""
     return np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _vector(checkpoint: Checkpoint, norm: str | None) -> Array | None:
-    """A norm's weight, float32 [n]; None where there is none."""
-    tensor = checkpoint.tensors.get(f"{norm}.weight") if norm else None
-    return None if tensor is None else read_tensor(checkpoint.path, tensor).astype(np.float32).reshape(-1)
 
 
 def _sample(weight: Weight, hidden: int) -> Array:

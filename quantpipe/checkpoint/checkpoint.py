@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from quantpipe.checkpoint.config import Dims, read_dims
 from quantpipe.checkpoint.description import DESCRIPTION, FLOAT, Description, read_description
-from quantpipe.checkpoint.expected import Module, Spec, governing_type, modules, specs
+from quantpipe.checkpoint.expected import KINDS, Module, Spec, governing_type, modules, specs
 from quantpipe.checkpoint.header import Header, Tensor, read_header
 from quantpipe.checkpoint.index import INDEX_SUFFIX, Index, read_index
+from quantpipe.checkpoint.seen import seen_dims
 from quantpipe.checkpoint.strict_json import read_object
+from quantpipe.checkpoint.support import supported_types
 
 if TYPE_CHECKING:
     from quantpipe.checkpoint.against import Fidelity
@@ -70,12 +72,15 @@ class Checkpoint:
         return found
 
     @cached_property
+    def seen(self) -> dict[str, int]:
+        """The dimensions in which the tensors differ from config.json."""
+        return seen_dims(self)
+
+    @cached_property
     def dims(self) -> Dims:
         """The dimensions that the tensors have, where they agree on others than config.json."""
-        from quantpipe.checkpoint.checks_tensors import seen_dims
-
         assert self.config_dims is not None
-        seen: dict[str, Any] = dict(seen_dims(self))
+        seen: dict[str, Any] = dict(self.seen)
         return replace(self.config_dims, **seen)
 
     @cached_property
@@ -87,17 +92,14 @@ class Checkpoint:
     def types(self) -> dict[str, str]:
         """The type of every module that can be judged by one: none that A3 to A5 or B3 complain about."""
         assert self.description is not None
-        from quantpipe.checkpoint.checks_description import disputed_groups
-        from quantpipe.checkpoint.support import supported_types
-
-        disputed = disputed_groups(self)
+        supported = {kind: supported_types(self.target, kind) for kind in KINDS}
         found = {}
         for module in self.modules.values():
             kind = governing_type(module, self.description)
             own = self.description.type_of(module.name) or kind
-            if kind is None or own != kind or module.group in disputed:
+            if kind is None or own != kind or module.group in self.disputed:
                 continue
-            if kind in supported_types(self.target, module.kind):
+            if kind in supported[module.kind]:
                 found[module.name] = kind
         return found
 
@@ -115,7 +117,23 @@ class Checkpoint:
         kind = self.types.get(name)
         if kind is None:
             return None
-        return specs(self.modules[name], kind, self.dims, static_scales=self.static_scales)
+        return specs(self.modules[name], kind, self.dims.dtype, static_scales=self.static_scales)
+
+    @cached_property
+    def expected(self) -> dict[str, Spec]:
+        """Every tensor that has to be there or may be, with what it has to be."""
+        return {
+            f"{name}.{suffix}": spec
+            for name in self.types
+            for suffix, spec in (self.specs_of(name) or {}).items()
+        }
+
+    @cached_property
+    def disputed(self) -> set[str]:
+        """Fused modules whose parts differ in type (A4): no expectation can be drawn from them."""
+        from quantpipe.checkpoint.checks_description import disputed_groups
+
+        return disputed_groups(self)
 
     @property
     def quantized(self) -> bool:

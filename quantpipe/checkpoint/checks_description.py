@@ -119,9 +119,8 @@ def disputed_groups(checkpoint: Checkpoint) -> set[str]:
 )
 def fused_types(checkpoint: Checkpoint) -> Iterator[Problem]:
     """The parts of a fused module have one type."""
-    disputed = disputed_groups(checkpoint)
     for group, types in _group_types(checkpoint).items():
-        if group in disputed:
+        if group in checkpoint.disputed:
             found = ", ".join(f"{name.rpartition('.')[2]} {kind}" for name, kind in types.items())
             yield Problem(group, "the parts of a fused module differ in type", found)
 
@@ -134,9 +133,8 @@ def fused_types(checkpoint: Checkpoint) -> Iterator[Problem]:
 def supported(checkpoint: Checkpoint) -> Iterator[Problem]:
     """The target vllm-ascend serves each type for its kind of layer."""
     assert checkpoint.description is not None
-    disputed = disputed_groups(checkpoint)
     for module in checkpoint.modules.values():
-        if not _looked_up(module) or module.group in disputed:
+        if not _looked_up(module) or module.group in checkpoint.disputed:
             continue
         kind = checkpoint.description.type_of(module.name)
         if kind is not None and kind not in supported_types(checkpoint.target, module.kind):

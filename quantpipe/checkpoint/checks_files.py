@@ -22,6 +22,7 @@ _RANK_FOLDER = re.compile(r"^rank_\d+$")
     effect="vLLM stops with 'Cannot find any model weights', or loads what a stale index names instead "
     "of what is here",
     fix=f"remove a stale {VLLM_INDEX} (msmodelslim's own index has another name and is not read)",
+    needs="files",
 )
 def foreign_index(checkpoint: Checkpoint) -> Iterator[Problem]:
     """Model.safetensors.index.json, the only index that vLLM reads, names files that are here."""
@@ -39,6 +40,7 @@ def foreign_index(checkpoint: Checkpoint) -> Iterator[Problem]:
     "A11",
     effect="the server does not start, has no chat endpoint, or cannot open the shards under another user id",
     fix="copy tokenizer and chat template from the source; chmod -R a+rX the directory",
+    needs="files",
 )
 def companions(checkpoint: Checkpoint) -> Iterator[Problem]:
     """Tokenizer and chat template are there, and another user can read the files."""
@@ -71,6 +73,7 @@ def _has_chat_template(checkpoint: Checkpoint) -> bool:
     "A12",
     effect="loading fails in the safetensors reader, or reads bytes that belong to another tensor",
     fix="copy or quantize again; remove what an interrupted msmodelslim left",
+    needs="files",
 )
 def sound_shards(checkpoint: Checkpoint) -> Iterator[Problem]:
     """Every shard is a whole, well-formed safetensors file, and nothing half-written lies about."""
@@ -104,6 +107,7 @@ def _generic(problem: str) -> str:
     effect="vLLM loads every *.safetensors in the directory (or those of its index), the last one wins: "
     "int8 weights become 0 or stale, without an error",
     fix="remove the shards that do not belong to the quantized model, and their index",
+    needs="files",
 )
 def one_set_of_shards(checkpoint: Checkpoint) -> Iterator[Problem]:
     """Each tensor lies in one shard, the indexes agree with the headers, and no BF16 shards are left."""

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterator
 
 from quantpipe.checkpoint.checkpoint import Checkpoint
 from quantpipe.checkpoint.description import FLOAT
-from quantpipe.checkpoint.expected import Spec
 from quantpipe.checkpoint.finding import Problem, Severity
 from quantpipe.checkpoint.registry import check
 
-_LAYER = re.compile(r"^model\.layers\.(\d{1,6})\.")
-_EXPERT = re.compile(r"^model\.layers\.\d{1,6}\.mlp\.experts\.(\d{1,6})\.")
 _IGNORED = "rotary_emb.inv_freq"
 _KV_CACHE = ("kv_cache_scale", "kv_cache_offset")
 
@@ -22,60 +17,6 @@ def _split(name: str) -> tuple[str, str]:
     """Module and suffix: the suffix is what follows the last dot."""
     module, _, suffix = name.rpartition(".")
     return module, suffix
-
-
-def seen_dims(checkpoint: Checkpoint) -> dict[str, int]:
-    """The dimensions that most tensors have and that are not config.json's, by the name in `Dims`."""
-    dims = checkpoint.config_dims
-    assert dims is not None
-    sizes: dict[str, Counter[int]] = {}
-
-    def saw(key: str, size: int) -> None:
-        sizes.setdefault(key, Counter())[size] += 1
-
-    layers, experts = -1, -1
-    for name, tensor in checkpoint.tensors.items():
-        if found := _LAYER.match(name):
-            layers = max(layers, int(found.group(1)))
-        if found := _EXPERT.match(name):
-            experts = max(experts, int(found.group(1)))
-        shape = tensor.shape
-        if name.endswith("_layernorm.weight") and len(shape) == 1:
-            saw("hidden", shape[0])
-        elif name.endswith("q_norm.weight") and len(shape) == 1:
-            saw("head_dim", shape[0])
-        elif name in ("model.embed_tokens.weight", "lm_head.weight") and len(shape) == 2:
-            saw("vocab", shape[0])
-        elif name.endswith("self_attn.q_proj.weight") and len(shape) == 2:
-            saw("query", shape[0])
-        elif name.endswith("self_attn.k_proj.weight") and len(shape) == 2:
-            saw("key", shape[0])
-        elif name.endswith("down_proj.weight") and len(shape) == 2:
-            saw("moe_intermediate" if ".experts." in name else "intermediate", shape[1])
-    seen = {key: count.most_common(1)[0][0] for key, count in sizes.items()}
-    head_dim = seen.get("head_dim", dims.head_dim)
-    for key, rows in (("heads", seen.pop("query", 0)), ("kv_heads", seen.pop("key", 0))):
-        if rows and head_dim and rows % head_dim == 0:
-            seen[key] = rows // head_dim
-    described = checkpoint.description.types if checkpoint.description else {}
-    for name in described:
-        if found := _LAYER.match(name):
-            layers = max(layers, int(found.group(1)))
-        if found := _EXPERT.match(name):
-            experts = max(experts, int(found.group(1)))
-    if layers >= 0:
-        seen["layers"] = layers + 1
-    if experts >= 0 and dims.experts:
-        seen["experts"] = experts + 1
-    seen = {key: size for key, size in seen.items() if size > 0 and size != getattr(dims, key)}
-    if "vocab" in seen and dims.vocab in sizes["vocab"]:
-        del seen["vocab"]
-    return seen if _bounded(seen) else {}
-
-
-def _bounded(seen: dict[str, int]) -> bool:
-    """Whether so many layers and experts can be listed at all: names are data, and data may lie."""
-    return seen.get("layers", 1) <= 4096 and seen.get("experts", 1) <= 16384
 
 
 _CONFIG_KEYS = {
@@ -102,17 +43,10 @@ def dimensions(checkpoint: Checkpoint) -> Iterator[Problem]:
     if checkpoint.config_dims is None:
         yield Problem("config.json", "config.json cannot be used", checkpoint.config_problem)
         return
-    for key, size in seen_dims(checkpoint).items():
+    for key, size in checkpoint.seen.items():
         said = getattr(checkpoint.config_dims, key)
         text = f"config.json's {_CONFIG_KEYS[key]} is not what the tensors have"
         yield Problem("config.json", text, f"{said:,} there, {size:,} in the tensors")
-
-
-def _specified(checkpoint: Checkpoint) -> Iterator[tuple[str, Spec]]:
-    """Every tensor that has to be there or may be, with what it has to be."""
-    for name in checkpoint.types:
-        for suffix, spec in (checkpoint.specs_of(name) or {}).items():
-            yield f"{name}.{suffix}", spec
 
 
 @check(
@@ -122,7 +56,7 @@ def _specified(checkpoint: Checkpoint) -> Iterator[tuple[str, Spec]]:
 )
 def shapes(checkpoint: Checkpoint) -> Iterator[Problem]:
     """Every tensor has the rank and shape that its module asks for."""
-    for name, spec in _specified(checkpoint):
+    for name, spec in checkpoint.expected.items():
         tensor = checkpoint.tensors.get(name)
         if tensor is None or spec.shape is None or tensor.shape == spec.shape:
             continue
@@ -186,9 +120,8 @@ def exact_set(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 def _described_only(checkpoint: Checkpoint, described: dict[str, str]) -> Iterator[Problem]:
     """Keys without a tensor, apart from those of modules that another check complains about."""
-    needed = {name for name, _ in _specified(checkpoint)}
     for name in described:
-        if name in checkpoint.tensors or name in needed or name.endswith("norm.bias"):
+        if name in checkpoint.tensors or name in checkpoint.expected or name.endswith("norm.bias"):
             continue
         module = _split(name)[0]
         whole = module in checkpoint.types and f"{module}.weight" in checkpoint.tensors
@@ -198,7 +131,9 @@ def _described_only(checkpoint: Checkpoint, described: dict[str, str]) -> Iterat
 
 def _missing(checkpoint: Checkpoint) -> Iterator[Problem]:
     absent = [
-        name for name, spec in _specified(checkpoint) if not spec.optional and name not in checkpoint.tensors
+        name
+        for name, spec in checkpoint.expected.items()
+        if not spec.optional and name not in checkpoint.tensors
     ]
     if checkpoint.dims.attention_bias:
         for module in checkpoint.modules.values():
@@ -216,7 +151,7 @@ def _missing(checkpoint: Checkpoint) -> Iterator[Problem]:
 )
 def dtypes(checkpoint: Checkpoint) -> Iterator[Problem]:
     """Every tensor has the dtype that its type asks for."""
-    for name, spec in _specified(checkpoint):
+    for name, spec in checkpoint.expected.items():
         tensor = checkpoint.tensors.get(name)
         if tensor is None or tensor.dtype in spec.dtypes:
             continue
@@ -269,6 +204,9 @@ def _linear_biases(checkpoint: Checkpoint, biases: set[str]) -> Iterator[Problem
         module = checkpoint.modules.get(_split(name)[0])
         if module is None:
             yield Problem(name, "a bias belongs to no module of the model")
+        elif checkpoint.tensors[name].shape != (module.out,):
+            shape = list(checkpoint.tensors[name].shape)
+            yield Problem(name, "a bias has the wrong shape", f"{shape} instead of {[module.out]}")
         elif module.kind == "norm" or (module.kind == "attention" and checkpoint.dims.attention_bias):
             continue
         elif (kind := checkpoint.types.get(module.name)) not in (None, "W8A8", "W8A8_MIX"):

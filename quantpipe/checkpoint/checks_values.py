@@ -156,6 +156,8 @@ def _quant_bias(
     stored = values.small.get(f"{name}.bias")
     if stored is None and _smoothed_bias(checkpoint, name):
         return
+    if stored is not None and stored.size != bias.size:
+        return
     linear = np.zeros_like(bias) if stored is None else stored.astype(np.float64) / deq
     expected = linear - sums * offset
     error = np.abs(bias - expected)

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from quantpipe.checkpoint.config import Dims
 from quantpipe.checkpoint.description import FLOAT, Description
+
+KINDS = ("embed", "head", "router", "norm", "attention", "mlp", "expert")
+"""What a module may be."""
 
 _REAL = frozenset({"F32", "BF16", "F16"})
 _SPLIT_FOR_TP = 16
@@ -22,7 +26,7 @@ class Module:
     """A module with a `.weight`.
 
     Attributes:
-        kind: embed, head, router, norm, attention, mlp or expert.
+        kind: one of KINDS.
         out, inp: outputs and inputs; a norm has out only (inp 0).
         layer: number of its decoder layer; -1 outside of them.
         expert: number of the expert; -1 where it is none.
@@ -116,29 +120,39 @@ def governing_type(module: Module, description: Description) -> str | None:
     return description.type_of(module.name)
 
 
-def specs(module: Module, kind: str, dims: Dims, *, static_scales: bool) -> dict[str, Spec] | None:
+def specs(module: Module, kind: str, dtype: str, *, static_scales: bool) -> dict[str, Spec] | None:
     """The tensors of a module by suffix (`weight`, `deq_scale`, ...); None where the type is not known.
 
     Args:
         kind: the type, as in the description.
+        dtype: of the model, `BF16` or `F16`.
         static_scales: whether static linears keep their weight_scale and weight_offset, as in V0.
     """
-    out, inp = module.out, module.inp
-    weight = Spec(frozenset({"I8"}), (out, inp))
+    parts = _SPLIT_FOR_TP if module.leaf in ("down_proj", "o_proj") else 1
+    return _specs(module.shape, kind, dtype, static_scales, parts)
+
+
+@lru_cache(maxsize=1024)
+def _specs(
+    shape: tuple[int, ...], kind: str, dtype: str, static_scales: bool, parts: int
+) -> dict[str, Spec] | None:
+    """As `specs`, of a weight's shape before quantizing: a model has thousands of modules and few shapes."""
+    if kind == FLOAT:
+        return {"weight": Spec(frozenset({dtype}), shape)}
+    out = shape[0]
+    weight = Spec(frozenset({"I8"}), shape)
     column = Spec(_REAL, (out, 1))
     scales = {"weight_scale": column, "weight_offset": column}
-    if kind == FLOAT:
-        return {"weight": Spec(frozenset({dims.dtype}), module.shape)}
     if kind in ("W8A8", "W8A8_MIX"):
-        static = {"weight": weight, **_static(out, dims.dtype)}
+        static = {"weight": weight, **_static(out, dtype)}
         return {**static, **scales} if kind == "W8A8_MIX" or static_scales else static
     if kind == "W8A8_DYNAMIC":
         return {"weight": weight, **scales}
     if kind == "W8A16":
-        anyshape = Spec(_REAL, None)
-        return {"weight": weight, "weight_scale": anyshape, "weight_offset": anyshape}
+        by_group = Spec(_REAL, None)
+        return {"weight": weight, "weight_scale": by_group, "weight_offset": by_group}
     if kind == "W4A8_DYNAMIC":
-        return _w4a8(module, column)
+        return _w4a8(shape, scales, parts)
     return None
 
 
@@ -153,15 +167,13 @@ def _static(out: int, dtype: str) -> dict[str, Spec]:
     }
 
 
-def _w4a8(module: Module, column: Spec) -> dict[str, Spec]:
+def _w4a8(shape: tuple[int, ...], scales: dict[str, Spec], parts: int) -> dict[str, Spec]:
     """Two 4-bit weights of neighbouring outputs share a byte (description version 1.0.0)."""
-    parts = _SPLIT_FOR_TP if module.leaf in ("down_proj", "o_proj") else 1
     second = Spec(_REAL, None, optional=True)
     return {
-        "weight": Spec(frozenset({"I8"}), (module.out // 2, module.inp)),
-        "weight_scale": column,
-        "weight_offset": column,
-        "scale_bias": Spec(frozenset({"F32"}), (module.out, parts)),
+        "weight": Spec(frozenset({"I8"}), (shape[0] // 2, *shape[1:])),
+        **scales,
+        "scale_bias": Spec(frozenset({"F32"}), (shape[0], parts)),
         "weight_scale_second": second,
         "weight_offset_second": second,
     }

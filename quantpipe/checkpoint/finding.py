@@ -12,6 +12,7 @@ from typing import Any
 _LAYER = re.compile(r"^model\.layers\.(\d+)\.")
 _EXPERT = re.compile(r"^mlp\.experts\.(\d+)\.")
 _MAX_PLACES = 12
+_MAX_TEXT = 300
 
 
 class Severity(str, Enum):
@@ -79,17 +80,26 @@ def group_problems(
     """One finding for each text and severity, in order of appearance."""
     groups: dict[tuple[str, Severity], list[Problem]] = defaultdict(list)
     for problem in problems:
-        groups[problem.text, problem.severity or severity].append(problem)
+        groups[printable(problem.text), problem.severity or severity].append(problem)
     findings = []
     for (text, level), members in groups.items():
-        subjects = list(dict.fromkeys(member.subject for member in members))
+        subjects = list(dict.fromkeys(printable(member.subject) for member in members))
         where = fold_names(subjects)
         if len(where) > _MAX_PLACES:
             where = [*where[:_MAX_PLACES], f"and {len(where) - _MAX_PLACES} more"]
         findings.append(
-            Finding(check_id, level, text, tuple(where), len(subjects), members[0].detail, effect, fix)
+            Finding(
+                check_id, level, text, tuple(where), len(subjects), printable(members[0].detail), effect, fix
+            )
         )
     return findings
+
+
+def printable(text: str) -> str:
+    """`text` as any terminal may see it: names come from files, and may hold control characters or worse."""
+    if len(text) > _MAX_TEXT:
+        text = text[:_MAX_TEXT] + "..."
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def fold_names(names: Iterable[str]) -> list[str]:

@@ -19,6 +19,7 @@ from quantpipe.checkpoint.values import Array, read_tensor
 _MATRIX = "global_rotation"
 _PROBES = 8
 _ORTHOGONAL = 1e-3
+_MAX_HIDDEN = 1 << 15
 
 ENDS = ("embed", "head")
 """Kinds of modules that the rotation turns and nothing else rewrites, the last norm apart."""
@@ -40,7 +41,11 @@ def load_rotation(checkpoint: Checkpoint) -> Array | str | None:
     if header.problems or tensor is None:
         return "the described rotation cannot be read"
     hidden = checkpoint.dims.hidden
-    if tensor.shape != (hidden, hidden) or tensor.dtype not in ("F32", "BF16", "F16", "F64"):
+    if (
+        hidden > _MAX_HIDDEN
+        or tensor.shape != (hidden, hidden)
+        or tensor.dtype not in ("F32", "BF16", "F16", "F64")
+    ):
         return "the described rotation is no matrix of the model's hidden size"
     try:
         return read_tensor(checkpoint.path, tensor)

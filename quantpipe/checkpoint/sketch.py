@@ -18,6 +18,7 @@ from quantpipe.checkpoint.values import Array, decode, read_tensor
 COLUMNS = 24
 _CHUNK = 8 << 20
 _SEED = 20
+_FAR = 1e6
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def gaussian(size: int) -> Array:
 def distance(found: Array, expected: Array, axis: int) -> tuple[float, float]:
     """Relative error of a sketch in all, and of its worst row (axis 1) or column (axis 0).
 
-    A row that is all zero on both sides has no error; NaN counts as infinitely far.
+    A row that is all zero on both sides has no error; NaN is as far as can be.
     """
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         difference = np.linalg.norm(found - expected, axis=axis)
@@ -89,7 +90,7 @@ def distance(found: Array, expected: Array, axis: int) -> tuple[float, float]:
         whole = float(np.linalg.norm(difference) / max(float(np.linalg.norm(size)), 1e-30))
         floor = 1e-3 * float(np.sqrt(np.mean(size**2))) + 1e-30
         worst = float(np.max(difference / np.maximum(size, floor), initial=0.0))
-    return (whole, worst) if np.isfinite(whole) and np.isfinite(worst) else (float("inf"), float("inf"))
+    return (min(whole, _FAR), min(worst, _FAR)) if np.isfinite([whole, worst]).all() else (_FAR, _FAR)
 
 
 def scale_of(path: Path, tensors: dict[str, Tensor], module: str) -> Array | None:
