@@ -64,7 +64,7 @@ def _name_shards(output: Path) -> None:
     if len(found) != 1:
         raise _incomplete(output, f"{len(found)} index files instead of one")
     index = _read_json(found[0])
-    shards = sorted(set(index["weight_map"].values()))
+    shards = _shards_of(index, found[0])
     names = {
         old: f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number, old in enumerate(shards, 1)
     }
@@ -76,8 +76,16 @@ def _name_shards(output: Path) -> None:
             raise _incomplete(output, f"the index names {old}, which is not there")
         (output / old).rename(output / new)
     index["weight_map"] = {tensor: names[shard] for tensor, shard in sorted(index["weight_map"].items())}
-    found[0].unlink()
     durable.write_json(output / INDEX, index)
+    if found[0].name != INDEX:
+        found[0].unlink()
+
+
+def _shards_of(index: dict[str, Any], path: Path) -> list[str]:
+    weights = index.get("weight_map")
+    if not isinstance(weights, dict) or not weights or not all(isinstance(s, str) for s in weights.values()):
+        raise _incomplete(path, "its `weight_map` does not name the shard of each tensor")
+    return sorted(set(weights.values()))
 
 
 def _clean_description(path: Path) -> None:
@@ -94,11 +102,14 @@ def _mark_config(path: Path, scheme: str) -> None:
     durable.write_json(path, config)
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise _incomplete(path, str(error)) from error
+    if not isinstance(value, dict):
+        raise _incomplete(path, f"found {type(value).__name__} instead of an object")
+    return value
 
 
 def _incomplete(path: Path, what: str) -> QuantizeError:

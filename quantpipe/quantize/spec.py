@@ -24,6 +24,8 @@ def adapter_for(snapshot: Path) -> str:
     path = snapshot / "config.json"
     try:
         architectures = json.loads(path.read_text("utf-8"))["architectures"]
+        if not isinstance(architectures, list):
+            raise TypeError(f"`architectures` is {architectures!r}, not a list")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise VerificationError(
             f"no architecture can be read: {error!r}",

@@ -22,6 +22,7 @@ from quantpipe.errors import (
     RetryableError,
     StorageFullError,
 )
+from quantpipe.host import for_other_python
 from quantpipe.quantize.worker.protocol import Job
 
 WORKER = Path(__file__).parent / "worker" / "__main__.py"
@@ -69,7 +70,7 @@ def run(
 
     Raises:
         QuantizeError: msmodelslim failed; the message is its own.
-        PreflightError: memory, disk or environment did not suffice.
+        PreflightError: memory, disk, device or environment did not suffice.
         RetryableError: it hung, or was killed from outside.
     """
     job_file, scratch = folder / "job.json", folder / "scratch"
@@ -101,8 +102,7 @@ def _environment(
     run_id: str, threads: int | None = None, base: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
     """The user's environment without what would lead the worker's interpreter astray."""
-    hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
-    environment = {name: value for name, value in base.items() if name not in hidden}
+    environment = for_other_python(base)
     # The snapshot is complete and local: nothing has to be asked of a hub any more.
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     # Exactly so many: a library that takes fewer when the host is busy would sum in another order.
@@ -181,9 +181,11 @@ def _failed(failure: Mapping[str, str], log: Path) -> QuantpipeError:
             "QUANTPIPE_QUANTIZE_PYTHON has to name an interpreter with torch, transformers and "
             "msmodelslim; `make setup` makes one",
         ),
+        "device": (PreflightError, "correct quantize.device in the recipe"),
     }
     kind, hint = kinds.get(failure["fault"], (QuantizeError, "look at the log; it holds the whole traceback"))
-    what = f"msmodelslim failed: {failure['type']}: {failure['message']}"
+    who = "msmodelslim" if kind is QuantizeError else "the quantize worker"
+    what = f"{who} failed: {failure['type']}: {failure['message']}"
     return kind(what, where=str(log), hint=failure["action"] or hint, details=child.tail(log, 20))
 
 

@@ -6,6 +6,16 @@ import os
 from typing import Any
 
 
+class DeviceError(RuntimeError):
+    """The device that was asked for is not here.
+
+    Attributes:
+        action: what to do next.
+    """
+
+    action = "correct quantize.device in the recipe, or ASCEND_RT_VISIBLE_DEVICES"
+
+
 def prepare(device: str, indices: list[int] | None, environment: Any = os.environ) -> None:
     """Get the device ready, before any weight is loaded.
 
@@ -15,7 +25,7 @@ def prepare(device: str, indices: list[int] | None, environment: Any = os.enviro
     just-in-time ones (jit_compile off: otherwise every new shape is compiled on the spot).
 
     Raises:
-        RuntimeError: there is no such device; the message says which.
+        DeviceError: there is no such device; the message says which.
     """
     if device != "npu":
         return
@@ -26,7 +36,7 @@ def prepare(device: str, indices: list[int] | None, environment: Any = os.enviro
     available = torch.npu.device_count()
     wanted = indices or [0]
     if max(wanted) >= available:
-        raise RuntimeError(f"npu:{max(wanted)} was asked for, {available} visible")
+        raise DeviceError(f"npu:{max(wanted)} was asked for, {available} visible")
     torch.npu.init()
     torch.npu.set_device(f"npu:{wanted[0]}")
     torch.npu.set_compile_mode(jit_compile=False)

@@ -77,6 +77,8 @@ def _fault(error: BaseException) -> str:
         return "memory"
     if isinstance(error, ImportError):
         return "environment"
+    if isinstance(error, device.DeviceError):
+        return "device"
     # safetensors reports a full disk as an error of its own, with only the system's words in it.
     if "No space left on device" in str(error) or "os error 28" in str(error):
         return "disk"

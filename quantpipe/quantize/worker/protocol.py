@@ -6,7 +6,7 @@ Pipe, from the worker to quantpipe, one JSON object per line, the key "event" be
     started   versions: {package: version}, threads: int
     phase     name: what the worker is about to do
     layer     index: decoder layers begun so far, of: how many
-    failed    type, message, action: msmodelslim's own words; fault: "unsupported", "disk" or "error"
+    failed    type, message, action: msmodelslim's own words; fault: what kind it is, of `FAULTS`
     finished  seconds
 """
 
@@ -17,6 +17,9 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+FAULTS = ("disk", "memory", "environment", "device", "error")
+"""Kinds of failures: the first four are this host's, "error" is everything else."""
 
 
 @dataclass(frozen=True)
