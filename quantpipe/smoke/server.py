@@ -63,7 +63,9 @@ def running(
     """
     console.detail(f"server log: {log}")
     start = log.stat().st_size if log.exists() else 0
-    with Child(command.arguments, environment=command.full_environment(run_id), log=log) as process:
+    # `python -m` imports from its working directory first: let there be nothing but logs.
+    environment = command.full_environment(run_id)
+    with Child(command.arguments, environment=environment, log=log, folder=log.parent) as process:
         url = f"http://127.0.0.1:{port}"
         with console.progress("load", None, unit="shard") as bar:
             _wait_until_ready(url, process, log, start, timeouts, bar)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, cast
@@ -47,6 +48,5 @@ def load(path: Path, smoke: Smoke, settings: Settings, console: Console) -> dict
     folder = Path(tempfile.mkdtemp(prefix="quantpipe-smoke-"))
     log = folder / "smoke.log"
     figures = smoke_load(path.absolute(), smoke, settings, log, f"smoke-{secrets.token_hex(4)}", console)
-    log.unlink(missing_ok=True)
-    folder.rmdir()
+    shutil.rmtree(folder, ignore_errors=True)
     return figures

@@ -1,0 +1,116 @@
+"""A small OpenAI-like server that misbehaves on demand: `python stand_in_server.py PORT MODE [FILE]`."""
+
+# ruff: noqa: T201
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+PORT, MODE = int(sys.argv[1]), sys.argv[2]
+MODELS = {
+    "other-model": {"id": "other", "root": "/checkpoint"},
+    "other-root": {"id": "tiny", "root": "/another/checkpoint"},
+    "no-root": {"id": "tiny"},
+}
+TEXTS = {"wrong": " entirely wrong", "empty": "  ", "null": None, "mark": "!" * 32, "again": " the" * 20}
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        print("request:", format % args, flush=True)
+
+    def answer(self, value: object, status: int = 200) -> None:
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        if self.path == "/health":
+            self.answer({}, 503 if MODE == "unhealthy" else 200)
+        elif MODE == "odd-models":
+            self.answer({"data": "none"})
+        else:
+            model = MODELS.get(MODE, {"id": "tiny", "root": "/checkpoint"})
+            self.answer({"object": "list", "data": [model]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if MODE == "error":
+            self.answer({"error": {"message": "the engine fell over"}}, 500)
+        elif MODE == "dies":
+            print("ERROR 01-01 00:00:00 [core.py:1] RuntimeError: the kernel is broken", flush=True)
+            os._exit(9)
+        elif MODE == "no-choices":
+            self.answer({"choices": []})
+        elif MODE == "not-json":
+            self.answer(b"<html>")
+        elif MODE == "list":
+            self.answer([1])
+        elif MODE == "not-http":
+            self.wfile.write(b"\x00\x01 what?\r\n\r\n")
+        elif MODE == "cut":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b'{"choi')
+        elif MODE == "slow":
+            time.sleep(30)
+        else:
+            assert body["temperature"] == 0 and body["model"] == "tiny", body
+            prompt = body["messages"][0]["content"] if "messages" in body else body["prompt"]
+            text = TEXTS.get(MODE, f" after {prompt} in {body['max_tokens']}")
+            chat = self.path == "/v1/chat/completions"
+            self.answer({"choices": [{"message": {"content": text}} if chat else {"text": text}]})
+
+
+def stubborn_grandchild() -> None:
+    """A worker process in its own session that ignores SIGTERM, as engines leave them."""
+    if os.fork() == 0:
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+
+
+print("hello from the stand-in", flush=True)
+if MODE == "exits":
+    print("ValueError: the first error\nRuntimeError: its consequence", flush=True)
+    sys.exit(3)
+if MODE == "no-memory":
+    print("torch.OutOfMemoryError: NPU out of memory. Tried to allocate 2.00 GiB", flush=True)
+    sys.exit(1)
+if MODE == "hangs":
+    time.sleep(600)
+if MODE == "busy":
+    while True:
+        print("computing", flush=True)
+        time.sleep(0.05)
+if MODE == "raw":
+    import socket
+
+    with socket.create_server(("127.0.0.1", PORT)) as listener:
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"SSH-2.0-nothing for you\r\n")
+if MODE == "grandchild":
+    stubborn_grandchild()
+if MODE == "loads":
+    for number in range(1, 4):
+        share = 100 * number // 3
+        print(f"Loading safetensors checkpoint shards:  {share}% Completed | {number}/3", flush=True)
+        time.sleep(0.4)
+if MODE == "where":
+    Path(sys.argv[3]).write_text(json.dumps([str(Path.cwd()), dict(os.environ)]))
+server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+time.sleep(600)

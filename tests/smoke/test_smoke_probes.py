@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+
+from quantpipe.errors import SmokeError
+from quantpipe.smoke.probes import Answer, garbage, require_matches
+
+
+def answer(matches: bool | None, prompt: str = "p") -> Answer:
+    return Answer(prompt, None if matches is None else "expected", "got", matches, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("answers", "least"),
+    [
+        ([], 1.0),
+        ([None, None], 1.0),
+        ([True, True], 1.0),
+        ([True, False], 0.5),
+        ([True, False, None], 0.5),
+        ([False], 0.0),
+    ],
+)
+def test_enough_matches(answers: list[bool | None], least: float) -> None:
+    require_matches([answer(matches) for matches in answers], least)
+
+
+@pytest.mark.parametrize(
+    ("answers", "least", "said"),
+    [([False], 0.01, "1 of 1"), ([True, False], 1.0, "1 of 2"), ([True, False, False, None], 0.5, "2 of 3")],
+)
+def test_too_few_matches_name_each_mismatch(answers: list[bool | None], least: float, said: str) -> None:
+    given = [answer(matches, f"prompt {number}") for number, matches in enumerate(answers)]
+    with pytest.raises(SmokeError, match=said) as caught:
+        require_matches(given, least)
+    assert len(caught.value.details) == answers.count(False)
+    assert "expected 'expected', got 'got'" in caught.value.details[0]
+    assert "prompt" in caught.value.details[0]
+
+
+def test_long_texts_are_shortened_in_the_error() -> None:
+    long = Answer("p" * 5000, "e" * 5000, "g" * 5000, False, 0.1)
+    with pytest.raises(SmokeError) as caught:
+        require_matches([long], 1.0)
+    assert len(caught.value.details[0]) < 500
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "empty"),
+        (" \n", "empty"),
+        ("half \ufffd of a character", "not valid text"),
+        ("!" * 16, "one character over and over"),
+        ("! " * 16, "one word over and over"),
+        ("ab" * 20, "one character over and over"),
+        ("the the the the the the", "one word over and over"),
+    ],
+)
+def test_garbage(text: str, fault: str) -> None:
+    assert garbage(text) == fault
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " Paris.",
+        "42",
+        "no",
+        "cut at the end \ufffd",
+        "the the the cat",
+        "!!!!!!!!",
+        "量子计算是一种利用量子力学原理的计算方式",
+        "0000",
+        "1, 2, 3, 4, 5, 6",
+    ],
+)
+def test_what_may_be_an_answer(text: str) -> None:
+    assert garbage(text) is None
