@@ -16,13 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from quantpipe.testing.hubs import HuggingFaceServer
@@ -128,34 +128,50 @@ def make_files(root: Path, count: int, size: int) -> dict[str, Path]:
     return files
 
 
-def measure(server: HubServer, folder: Path, arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds by side; the sides take turns, so that a busy machine is busy for all."""
-    seconds: dict[str, list[float]] = {side: [] for side in _SIDES}
+def measure(
+    server: HubServer, folder: Path, arguments: argparse.Namespace
+) -> dict[str, list[tuple[float, float]]]:
+    """Wall and CPU seconds by side; the sides take turns, so that a busy machine is busy for all.
+
+    The first turn warms the caches up and does not count.
+    """
+    seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in _SIDES}
     environment = {**os.environ, **server.environment(), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     environment["HF_HOME"] = str(folder / "home")
-    for turn in range(arguments.rounds):
+    for turn in range(arguments.rounds + 1):
         order = list(_SIDES)[turn % len(_SIDES) :] + list(_SIDES)[: turn % len(_SIDES)]
         for side in order:
             target = folder / side
             os.sync()
-            started = time.monotonic()
+            started, before = time.monotonic(), cpu_of_children()
             subprocess.run(
                 [sys.executable, "-c", _SIDES[side], REPO, str(target), str(arguments.jobs)],
                 env=environment,
                 check=True,
             )
-            seconds[side].append(time.monotonic() - started)
+            if turn:
+                seconds[side].append((time.monotonic() - started, cpu_of_children() - before))
             shutil.rmtree(target)
     return seconds
 
 
-def report(seconds: dict[str, list[float]], files: dict[str, Path]) -> None:
+def cpu_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def report(seconds: dict[str, list[tuple[float, float]]], files: dict[str, Path]) -> None:
     total = sum(path.stat().st_size for path in files.values())
-    median: Callable[[str], float] = lambda side: statistics.median(seconds[side])  # noqa: E731
+
+    def median(side: str) -> float:
+        return statistics.median(wall for wall, _ in seconds[side])
+
     print(f"{len(files)} files, {total / 1e9:.2f} GB, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     for side, values in seconds.items():
-        spread = " ".join(f"{value:.2f}" for value in values)
-        print(f"{side:10s} {median(side):6.2f} s  {total / median(side) / 1e9:5.2f} GB/s   ({spread})")
+        spread = " ".join(f"{wall:.2f}" for wall, _ in values)
+        cpu = statistics.median(cpu for _, cpu in values)
+        speed = total / median(side) / 1e9
+        print(f"{side:10s} {median(side):6.2f} s {speed:6.2f} GB/s  CPU {cpu:5.2f} s   ({spread})")
     print(f"quantpipe / client   {median('quantpipe') / median('client'):.2f}   (at most 1.05)")
     print(f"quantpipe / verified {median('quantpipe') / median('verified'):.2f}   (below 1)")
     print(f"quantpipe / floor    {median('quantpipe') / median('floor'):.2f}")

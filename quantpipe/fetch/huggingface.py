@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from quantpipe.errors import PreflightError
 from quantpipe.fetch import http
 from quantpipe.fetch.hub import PassingFault, RemoteFile, Sink
+from quantpipe.fetch.xet import Xet
 from quantpipe.redact import add_secret, guard_logger, redact
 
 if TYPE_CHECKING:
@@ -71,8 +72,10 @@ class HuggingFaceHub:
         )
 
     def fetch(self, repo: str, commit: str, file: RemoteFile, sink: Sink) -> None:
-        """The bytes from `sink.offset` on, by a ranged request."""
+        """The bytes from `sink.offset` on: by Xet, or by a ranged request."""
         url = self._url(repo, commit, file.path)
+        if file.sha256 is not None and self._xet.deliver(url, file, sink):
+            return
         http.download(self._session, url, {}, file, sink, page=self.describe(repo))
 
     def close(self) -> None:
@@ -90,6 +93,10 @@ class HuggingFaceHub:
         session = http.make_session(token or None)
         session.headers.update(headers)
         return session
+
+    @cached_property
+    def _xet(self) -> Xet:
+        return Xet(self._session)
 
     def _url(self, repo: str, commit: str, path: str) -> str:
         from huggingface_hub import hf_hub_url

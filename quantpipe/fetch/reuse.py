@@ -93,7 +93,7 @@ def sweep(snapshot: Snapshot, files: Iterable[RemoteFile]) -> None:
             relative = name if base == "." else f"{base}/{name}"
             stale = name.startswith(durable.TEMPORARY_PREFIX)
             if stale or (not private and relative not in known):
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):  # NFS keeps a name for what another process has open
                     os.unlink(os.path.join(directory, name))  # noqa: PTH108, PTH118
         for folder in folders:
             with contextlib.suppress(OSError):

@@ -11,7 +11,8 @@ class Fault:
     """One way to misbehave, for the requests of some files.
 
     Attributes:
-        files: shell pattern of the paths that it is for; `api` is for questions about the repository.
+        files: shell pattern of the paths that it is for; `api` is for questions about the repository,
+            `xet` for chunks.
         times: how many requests it spoils; None is all of them.
         status: answer with this HTTP status instead of the file.
         headers: sent with the status.

@@ -11,24 +11,44 @@ hashes, the address of a file, ranges, redirects to signed addresses, and the er
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 from urllib.parse import unquote
 
 from quantpipe.testing.repository import Repository
 from quantpipe.testing.server import Answer, HubServer, json_answer
 
+XET_TOKEN = "xetPLANTEDplantedTOKEN"
+"""The token for chunks; tests look for it where it must not be."""
+
 _LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
 
 
 class HuggingFaceServer(HubServer):
-    """The Hugging Face Hub's interface; its default branch is `main`."""
+    """The Hugging Face Hub's interface; its default branch is `main`.
+
+    Args:
+        xet: say that large files are in Xet, and give out tokens for it. The storage itself is not
+            played: requests for chunks meet the faults for `xet`, or HTTP 404.
+    """
+
+    def __init__(
+        self, repositories: dict[str, Repository], *, token: str | None = None, xet: bool = False
+    ) -> None:
+        super().__init__(repositories, token=token)
+        self._xet = xet
 
     def environment(self) -> dict[str, str]:
         """HF_ENDPOINT, and no detours."""
-        return {"HF_ENDPOINT": self.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        off = {} if self._xet else {"HF_HUB_DISABLE_XET": "1"}
+        return {"HF_ENDPOINT": self.endpoint, "HF_HUB_DISABLE_TELEMETRY": "1", **off}
 
     def api(self, path: str, query: dict[str, str]) -> Answer | None:
         """`/api/models/<repo>[/revision/<revision>]` and `/api/models/<repo>/tree/<revision>`."""
+        if "/xet-read-token/" in path and self._xet:
+            expires = str(int(time.time()) + 3600)
+            access = {"X-Xet-Cas-Url": f"{self.storage}/xet", "X-Xet-Access-Token": XET_TOKEN}
+            return Answer(200, {**access, "X-Xet-Token-Expiration": expires})
         match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?(?:/.*)?", path)
         if match is None:
             return None
@@ -62,6 +82,9 @@ class HuggingFaceServer(HubServer):
         size, sha256, blob = repository.facts(commit, path)
         etag = sha256 if path.endswith(_LFS_SUFFIXES) else blob
         linked = {"X-Linked-Size": str(size), "X-Linked-Etag": f'"{etag}"'}
+        if self._xet and path.endswith(_LFS_SUFFIXES):
+            route = f"{self.endpoint}/api/models/any/any/xet-read-token/{commit}"
+            linked |= {"X-Xet-Hash": sha256, "Link": f'<{route}>; rel="xet-auth"'}
         return {"X-Repo-Commit": commit, "ETag": f'"{etag}"', **linked}
 
     def _sibling(self, repository: Repository, commit: str, path: str) -> dict[str, Any]:

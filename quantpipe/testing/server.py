@@ -92,7 +92,9 @@ class HubServer:
     def sent(self, path: str | None = None) -> int:
         """Bytes of file bodies that were sent."""
         with self.lock:
-            return sum(r.sent for r in self.requests if r.path != "api" and path in (None, r.path))
+            return sum(
+                r.sent for r in self.requests if r.path not in ("api", "xet") and path in (None, r.path)
+            )
 
     def count(self, path: str) -> int:
         """How often a file was asked for."""
@@ -184,13 +186,18 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(found, tuple):
             self._file(*found, hub.take(found[2]), body=body)
             return
-        fault = hub.take("api")
+        name = "xet" if address.path.startswith("/xet/") else "api"
+        fault = hub.take(name)
         if fault.vanish:
             self.close_connection = True
+        elif fault.stall_after is not None:
+            self._record(name, 0, 0, 0)
+            hub.stall.wait()
+            self.close_connection = True
         elif fault.status is not None:
-            self._answer("api", Answer(fault.status, fault.headers))
+            self._answer(name, Answer(fault.status, fault.headers))
         else:
-            self._answer("api", found or hub.api(address.path, query) or Answer(404))
+            self._answer(name, found or hub.api(address.path, query) or Answer(404))
 
     def _answer(self, path: str, answer: Answer) -> None:
         self.send_response(answer.status)
