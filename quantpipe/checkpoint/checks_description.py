@@ -57,7 +57,7 @@ def _other_name(checkpoint: Checkpoint) -> str:
     needs="files",
 )
 def no_quantization_config(checkpoint: Checkpoint) -> Iterator[Problem]:
-    """Config.json has no quantization_config."""
+    """There is no quantization_config in config.json."""
     config = checkpoint.config or {}
     inner = config.get("text_config")
     if "quantization_config" in config:
@@ -80,7 +80,7 @@ def _looked_up(module: Module) -> bool:
 
 @check(
     "A3",
-    effect="loading ends in KeyError '<name>.weight', or, for lm_head and the embedding on 0.23.0, goes "
+    effect="loading ends in KeyError 'NAME.weight', or, for lm_head and the embedding on 0.23.0, goes "
     "on unquantized",
     fix=_QUANTIZE_AGAIN,
 )

@@ -25,7 +25,7 @@ _RANK_FOLDER = re.compile(r"^rank_\d+$")
     needs="files",
 )
 def foreign_index(checkpoint: Checkpoint) -> Iterator[Problem]:
-    """Model.safetensors.index.json, the only index that vLLM reads, names files that are here."""
+    """The only index that vLLM reads, model.safetensors.index.json, names files that are here."""
     present = {header.shard for header in checkpoint.headers}
     for index in checkpoint.indexes:
         severity = Severity.ERROR if index.file == VLLM_INDEX else Severity.WARNING

@@ -39,7 +39,7 @@ _CONFIG_KEYS = {
     needs="files",
 )
 def dimensions(checkpoint: Checkpoint) -> Iterator[Problem]:
-    """Config.json and the tensors agree on every dimension and on the number of layers and experts."""
+    """Dimensions and the numbers of layers and experts are the same in config.json and in the tensors."""
     if checkpoint.config_dims is None:
         yield Problem("config.json", "config.json cannot be used", checkpoint.config_problem)
         return

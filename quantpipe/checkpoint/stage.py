@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from quantpipe import __version__
-from quantpipe.checkpoint.layout import GIB, layout_of_serve
+from quantpipe.checkpoint.layout import GIB, Layout, layout_of_serve
 from quantpipe.checkpoint.report import Report
 from quantpipe.console import human_bytes, now
 from quantpipe.errors import VerificationError
@@ -27,10 +28,11 @@ class VerifyStage:
         return "verify"
 
     def key(self, context: Context) -> str:
-        """Digest of the recipe's verify section, of the quantize receipt's key and of what it wrote."""
+        """Digest of the verify section and layout, of the quantize receipt's key and of what it wrote."""
         return digest_of(
             {
                 "verify": context.recipe.stage_inputs()["verify"],
+                "layout": asdict(_layout(context)),
                 "quantize": context.receipts["quantize"].key,
                 "manifest": _manifest(context).digest(),
             }
@@ -88,13 +90,12 @@ class VerifyStage:
         from quantpipe.checkpoint.verify import verify_checkpoint
 
         recipe = context.recipe
-        memory = _NPU_MEMORY if recipe.smoke.launcher == "native" else None
         with context.console.progress("verify", manifest.total_bytes, unit="B") as progress:
             report = verify_checkpoint(
                 place,
                 target=recipe.verify.target,
                 deep=recipe.verify.deep,
-                layout=layout_of_serve(recipe.smoke.serve, device_memory=memory),
+                layout=_layout(context),
                 jobs=context.settings.jobs,
                 on_bytes=progress.advance,
                 manifest=manifest,
@@ -107,6 +108,11 @@ class VerifyStage:
         for finding in report.findings:
             context.console.warning(finding.line())
         return report
+
+
+def _layout(context: Context) -> Layout:
+    smoke = context.recipe.smoke
+    return layout_of_serve(smoke.serve, device_memory=_NPU_MEMORY if smoke.launcher == "native" else None)
 
 
 def _failure(report: Report) -> VerificationError:

@@ -119,7 +119,8 @@ def _report(checkpoint: Checkpoint) -> Report:
             findings += found
         else:
             passed.append(check.id)
-    findings.sort(key=lambda finding: _ORDER.index(finding.severity))
+    # Changed bytes come first: they may be the cause of all the rest.
+    findings.sort(key=lambda finding: (_ORDER.index(finding.severity), finding.id != "C1"))
     return Report(
         checkpoint.path, checkpoint.target, tuple(findings), tuple(passed), skipped, _figures(checkpoint)
     )
