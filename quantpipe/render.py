@@ -23,21 +23,31 @@ Rendered = tuple[Any, list[str]]
 _MOST_DETAILS = 20
 """A failure has to fit on one screen; the rest is in the run's log."""
 
+_LONGEST_LINE = 240
+_LONGEST_WHAT = 600
+"""Characters of a detail, and of what happened or of what to do."""
+
 
 def error(failure: QuantpipeError) -> list[str]:
     """What happened, where, the details, and what to do next."""
-    lines = [f"error: {failure.what}"]
+    lines = [f"error: {_fitting(failure.what, _LONGEST_WHAT)}"]
     if failure.where:
         lines.append(f"  where: {failure.where}")
     shown = (
         failure.details[:_MOST_DETAILS] if failure.exit_code in (2, 3) else failure.details[-_MOST_DETAILS:]
     )
-    lines += [f"    {line}" for line in shown]
+    lines += [f"    {_fitting(line)}" for line in shown]
     if left := len(failure.details) - len(shown):
         lines.append(f"    ({left} more lines in the log or with --json)")
     if failure.hint:
-        lines.append(f"  next: {failure.hint}")
+        lines.append(f"  next: {_fitting(failure.hint, _LONGEST_WHAT)}")
     return lines
+
+
+def _fitting(text: str, longest: int = _LONGEST_LINE) -> str:
+    """One line, cut where it is too long: msmodelslim and vLLM put whole configurations into a message."""
+    line = " ".join(text.split()) if "\n" in text else text
+    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def outcome(recipe: Recipe, settings: Settings, result: Outcome) -> Rendered:
