@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from quantpipe.errors import PreflightError, StorageFullError
+from quantpipe.fetch.hashes import Hashes
 from quantpipe.fetch.hub import RemoteFile, Stopped
-from quantpipe.fetch.snapshot import Hashes, Stamp
+from quantpipe.fetch.snapshot import Stamp
 from quantpipe.lease import Owner
 from quantpipe.manifest import OnBytes
 

@@ -5,35 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from quantpipe.console import human_bytes
 from quantpipe.errors import VerificationError
 from quantpipe.fetch import offline, preflight, reuse, sanity
+from quantpipe.fetch.fill import Source, fill, finished, held
 from quantpipe.fetch.hub import Hub, RemoteFile
 from quantpipe.fetch.hubs import make_hub
 from quantpipe.fetch.local import LocalHub
 from quantpipe.fetch.policy import Policy
-from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot
+from quantpipe.fetch.snapshot import PRIVATE, Snapshot
 from quantpipe.fetch.sources import selector, trusts_remote_code, variant
-from quantpipe.fetch.transfer import FileFigures, Transfers
-from quantpipe.lease import Lease
 from quantpipe.stage import Context, Receipt, Result, StagePlan, digest_of
 
 T = TypeVar("T")
-
-_LEASE_POLL_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class _Source:
-    hub: Hub
-    repo: str
-    commit: str
-    snapshot: Snapshot
 
 
 class FetchStage:
@@ -52,7 +40,7 @@ class FetchStage:
     def __init__(self, policy: Policy | None = None, *, deep: bool = False) -> None:
         self._policy = policy
         self._deep = deep
-        self._source: _Source | None = None
+        self._source: Source | None = None
 
     def key(self, context: Context) -> str:
         """Digest of the source, its commit and the trust in its code.
@@ -114,13 +102,13 @@ class FetchStage:
         snapshot = source.snapshot
         files = self._files(context, source)
         preflight.check_semantics(snapshot.path / PRIVATE)
-        with self._lease(context, snapshot):
+        with held(context, snapshot):
             snapshot.begin(files, self._about(context, source))
             if not isinstance(source.hub, LocalHub):
                 offline.remember(snapshot.path.parent, context.recipe.source.revision, source.commit)
-            figures = self._fill(context, source, files)
+            figures = fill(context, source, files, policy=self._patience(), deep=self._deep)
             sanity.check_weights(snapshot.path, [file.path for file in files])
-            manifest = snapshot.finish(_finished(snapshot, files))
+            manifest = snapshot.finish(finished(snapshot, files))
             reuse.sweep(snapshot, files)
         return Result(
             outputs={
@@ -150,18 +138,18 @@ class FetchStage:
 
     # -- the source -----------------------------------------------------------------------------
 
-    def _resolved(self, context: Context) -> _Source:
+    def _resolved(self, context: Context) -> Source:
         if self._source is None:
             hub = self._hub(context)
             repo, revision = context.recipe.source.repo, context.recipe.source.revision
             commit = self._ask(context, hub, lambda: hub.resolve(repo, revision))
-            self._source = _Source(hub, repo, commit, self._snapshot(context, hub, commit))
+            self._source = Source(hub, repo, commit, self._snapshot(context, hub, commit))
         return self._source
 
     def _hub(self, context: Context) -> Hub:
         return self._source.hub if self._source else make_hub(context, selector(context.recipe))
 
-    def _files(self, context: Context, source: _Source) -> tuple[RemoteFile, ...]:
+    def _files(self, context: Context, source: Source) -> tuple[RemoteFile, ...]:
         """The needed files; from the stored source manifest where there is one: a commit never changes."""
         stored = source.snapshot.files()
         if stored:
@@ -189,7 +177,7 @@ class FetchStage:
             self._policy = Policy.from_environment()
         return self._policy
 
-    def _about(self, context: Context, source: _Source) -> dict[str, Any]:
+    def _about(self, context: Context, source: Source) -> dict[str, Any]:
         return {
             "hub": source.hub.name,
             "repo": source.hub.folder(source.repo),
@@ -219,80 +207,6 @@ class FetchStage:
         except ValueError:
             return None
         return value if isinstance(value, dict) else None
-
-    # -- the bytes ------------------------------------------------------------------------------
-
-    def _fill(self, context: Context, source: _Source, files: tuple[RemoteFile, ...]) -> list[FileFigures]:
-        snapshot = source.snapshot
-        kept = reuse.keep(snapshot, files, deep=self._deep, jobs=context.settings.jobs)
-        linked = reuse.link(snapshot, [f for f in files if f.path not in kept])
-        missing = [f for f in files if f.path not in kept and f.path not in linked]
-        figures = [FileFigures(f.path, f.size, how="kept") for f in files if f.path in kept]
-        figures += [FileFigures(f.path, f.size, how="linked") for f in files if f.path in linked]
-        if not missing:
-            return figures
-        reuse.sweep_partial(snapshot, missing)
-        landed = reuse.partial_bytes(snapshot)
-        absent = sum(f.size for f in missing)
-        preflight.check_space(
-            snapshot.path, missing_bytes=max(0, absent - landed), missing_files=len(missing)
-        )
-        jobs = self._jobs(context, source.hub)
-        context.console.line(
-            f"fetching {len(missing)} of {len(files)} files, {human_bytes(absent)}, from "
-            f"{source.hub.describe(source.repo)}, {jobs} at a time",
-            files=len(missing),
-            bytes=absent,
-        )
-        with contextlib.closing(source.hub), context.console.progress("fetch", absent, "B") as bar:
-            transfers = Transfers(
-                source.hub,
-                source.repo,
-                source.commit,
-                snapshot,
-                policy=self._patience(),
-                jobs=jobs,
-                present=[f.path for f in files],
-                origin=source.hub.origin if isinstance(source.hub, LocalHub) else lambda path: None,
-                on_bytes=bar.advance,
-                on_file=lambda f: context.console.event("fetched", **f.to_json()),
-                on_retry=context.console.warning,
-            )
-            return figures + transfers.run(missing)
-
-    def _jobs(self, context: Context, hub: Hub) -> int:
-        return self._patience().jobs or max(hub.parallel, context.settings.jobs)
-
-    @contextlib.contextmanager
-    def _lease(self, context: Context, snapshot: Snapshot) -> Iterator[None]:
-        """Wait for another run that fetches the same snapshot: what it fetched is then there."""
-        lease = Lease(
-            snapshot.path / PRIVATE / "lease.json", run=context.run.id, what=f"snapshot {snapshot.path.name}"
-        )
-        said = False
-        while not lease.try_acquire():
-            if not said:
-                context.console.line(f"waiting: the same snapshot is being fetched by {lease.holder()}")
-                said = True
-            time.sleep(_LEASE_POLL_SECONDS)
-        try:
-            yield
-        finally:
-            lease.release()
-
-
-def _finished(snapshot: Snapshot, files: tuple[RemoteFile, ...]) -> list[FileReceipt]:
-    receipts = []
-    for file in files:
-        receipt = snapshot.finished(file)
-        if receipt is None:
-            raise VerificationError(
-                "a file of the snapshot was changed while it was being fetched",
-                where=str(snapshot.path / file.path),
-                hint="find out what writes into the store, then run again",
-            )
-        receipts.append(receipt)
-    return receipts
 
 
 def snapshot_path(context: Context) -> Path:

@@ -11,11 +11,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from quantpipe.errors import RetryableError, VerificationError
 from quantpipe.fetch import sanity
+from quantpipe.fetch.figures import FileFigures
 from quantpipe.fetch.hub import Hub, PassingFault, RemoteFile, Stopped
 from quantpipe.fetch.partial import Partial, explained
 from quantpipe.fetch.policy import Policy
@@ -24,30 +24,6 @@ from quantpipe.manifest import OnBytes
 
 _TICK_SECONDS = 0.1
 _JOIN_SECONDS = 1.0
-
-
-@dataclass
-class FileFigures:
-    """What fetching one file took.
-
-    Attributes:
-        bytes: its size.
-        bytes_transferred: what the hub delivered, repetitions included.
-        seconds: wall time, waits included.
-        retries: how often it was tried again.
-        how: `fetched`, `linked` from an earlier snapshot, or `kept`: it was there.
-    """
-
-    path: str
-    bytes: int
-    bytes_transferred: int = 0
-    seconds: float = 0.0
-    retries: int = 0
-    how: str = "fetched"
-
-    def to_json(self) -> dict[str, Any]:
-        """The figures as a JSON object."""
-        return {**asdict(self), "seconds": round(self.seconds, 3)}
 
 
 @dataclass

@@ -15,8 +15,9 @@ import time
 from typing import Any
 from urllib.parse import unquote
 
+from quantpipe.testing.answers import Answer, json_answer
 from quantpipe.testing.repository import Repository
-from quantpipe.testing.server import Answer, HubServer, json_answer
+from quantpipe.testing.server import HubServer
 
 XET_TOKEN = "xetPLANTEDplantedTOKEN"
 """The token for chunks; tests look for it where it must not be."""

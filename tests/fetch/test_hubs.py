@@ -24,8 +24,9 @@ from quantpipe.fetch.stage import FetchStage
 from quantpipe.stage import Context, Receipt, Result
 from quantpipe.testing.faults import Fault, busy, gated
 from quantpipe.testing.hubs import HuggingFaceServer, ModelScopeServer
+from quantpipe.testing.origin import SIGNATURE
 from quantpipe.testing.repository import Repository
-from quantpipe.testing.server import SIGNATURE, HubServer
+from quantpipe.testing.server import HubServer
 
 from .conftest import MakeContext, model_files, read_files
 
@@ -135,6 +136,10 @@ def test_correct_hub(bench: Bench) -> None:
     assert stored["revision"] is None
     assert stored["commit"] == commit
     assert all(file["sha256"] for file in stored["files"])
+    told = [json.loads(line) for line in bench.log.getvalue().splitlines()]
+    fetched = {e["path"]: e for e in told if e["event"] == "fetched"}
+    assert set(fetched) == set(FILES)
+    assert all({"bytes", "bytes_transferred", "seconds", "retries"} <= set(e) for e in fetched.values())
     assert FetchStage().still_there(context, receipt)
 
 

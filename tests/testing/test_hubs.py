@@ -12,8 +12,9 @@ import pytest
 
 from quantpipe.testing.faults import Fault, busy, gated
 from quantpipe.testing.hubs import HuggingFaceServer, ModelScopeServer
+from quantpipe.testing.origin import SIGNATURE
 from quantpipe.testing.repository import Content, Repository
-from quantpipe.testing.server import SIGNATURE, HubServer
+from quantpipe.testing.server import HubServer
 
 REPO = "acme/tiny"
 FILES: dict[str, Content] = {

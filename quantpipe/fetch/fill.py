@@ -1,0 +1,118 @@
+"""Fill a snapshot: keep what is there, link what an earlier snapshot has, fetch the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from quantpipe.console import human_bytes
+from quantpipe.errors import VerificationError
+from quantpipe.fetch import preflight, reuse
+from quantpipe.fetch.figures import FileFigures
+from quantpipe.fetch.hub import Hub, RemoteFile
+from quantpipe.fetch.local import LocalHub
+from quantpipe.fetch.policy import Policy
+from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot
+from quantpipe.fetch.transfer import Transfers
+from quantpipe.lease import Lease
+from quantpipe.stage import Context
+
+_LEASE_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Source:
+    """A repository at a commit, and the snapshot of it."""
+
+    hub: Hub
+    repo: str
+    commit: str
+    snapshot: Snapshot
+
+
+def fill(
+    context: Context, source: Source, files: tuple[RemoteFile, ...], *, policy: Policy, deep: bool
+) -> list[FileFigures]:
+    """Let every file of a snapshot be there and right; what each one took.
+
+    Args:
+        deep: hash what is there again instead of trusting receipts.
+
+    Raises:
+        VerificationError: the content is wrong; it names the file and what was found.
+        PreflightError, StorageFullError: the store cannot hold it, or the hub refuses.
+        RetryableError: the hub or the network failed for longer than the policy bears.
+    """
+    snapshot = source.snapshot
+    kept = reuse.keep(snapshot, files, deep=deep, jobs=context.settings.jobs)
+    linked = reuse.link(snapshot, [f for f in files if f.path not in kept])
+    missing = [f for f in files if f.path not in kept and f.path not in linked]
+    figures = [FileFigures(f.path, f.size, how="kept") for f in files if f.path in kept]
+    figures += [FileFigures(f.path, f.size, how="linked") for f in files if f.path in linked]
+    if not missing:
+        return figures
+    reuse.sweep_partial(snapshot, missing)
+    landed = reuse.partial_bytes(snapshot)
+    absent = sum(f.size for f in missing)
+    preflight.check_space(snapshot.path, missing_bytes=max(0, absent - landed), missing_files=len(missing))
+    jobs = policy.jobs or max(source.hub.parallel, context.settings.jobs)
+    context.console.line(
+        f"fetching {len(missing)} of {len(files)} files, {human_bytes(absent)}, from "
+        f"{source.hub.describe(source.repo)}, {jobs} at a time",
+        files=len(missing),
+        bytes=absent,
+    )
+    with contextlib.closing(source.hub), context.console.progress("fetch", absent, "B") as bar:
+        transfers = Transfers(
+            source.hub,
+            source.repo,
+            source.commit,
+            snapshot,
+            policy=policy,
+            jobs=jobs,
+            present=[f.path for f in files],
+            origin=source.hub.origin if isinstance(source.hub, LocalHub) else lambda path: None,
+            on_bytes=bar.advance,
+            on_file=lambda f: context.console.event("fetched", **f.to_json()),
+            on_retry=context.console.warning,
+        )
+        return figures + transfers.run(missing)
+
+
+@contextlib.contextmanager
+def held(context: Context, snapshot: Snapshot) -> Iterator[None]:
+    """Wait for another run that fetches the same snapshot: what it fetched is then there."""
+    lease = Lease(
+        snapshot.path / PRIVATE / "lease.json", run=context.run.id, what=f"snapshot {snapshot.path.name}"
+    )
+    said = False
+    while not lease.try_acquire():
+        if not said:
+            context.console.line(f"waiting: the same snapshot is being fetched by {lease.holder()}")
+            said = True
+        time.sleep(_LEASE_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def finished(snapshot: Snapshot, files: tuple[RemoteFile, ...]) -> list[FileReceipt]:
+    """The receipts of all files.
+
+    Raises:
+        VerificationError: a file is missing or was touched.
+    """
+    receipts = []
+    for file in files:
+        receipt = snapshot.finished(file)
+        if receipt is None:
+            raise VerificationError(
+                "a file of the snapshot was changed while it was being fetched",
+                where=str(snapshot.path / file.path),
+                hint="find out what writes into the store, then run again",
+            )
+        receipts.append(receipt)
+    return receipts

@@ -1,0 +1,55 @@
+"""The hashes that a hub promises, computed while the bytes pass by."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from quantpipe.fetch.hub import RemoteFile
+from quantpipe.manifest import OnBytes
+
+_CHUNK = 4 << 20
+
+
+class Hashes:
+    """The hashes of a file, fed in order: SHA-256 always, the git blob id where the hub gave it."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self._git = None
+        if file.git_sha1 is not None and file.sha256 is None:
+            self._git = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+        self.size = 0
+
+    def update(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Go on with these bytes; without the GIL for large chunks."""
+        self._sha256.update(chunk)
+        if self._git is not None:
+            self._git.update(chunk)
+        self.size += len(chunk)
+
+    def read(self, path: Path, on_bytes: OnBytes | None = None) -> None:
+        """Go on with the whole content of a file."""
+        buffer = memoryview(bytearray(_CHUNK))
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                self.update(buffer[:count])
+                if on_bytes is not None:
+                    on_bytes(count)
+
+    @property
+    def sha256(self) -> str:
+        """Of all bytes so far, hex."""
+        return self._sha256.hexdigest()
+
+    def mismatch(self) -> str | None:
+        """How the bytes differ from what the hub promised; None where they do not."""
+        file = self._file
+        if self.size != file.size:
+            return f"{self.size:,} bytes instead of {file.size:,}"
+        if file.sha256 is not None and self.sha256 != file.sha256:
+            return f"sha256 {self.sha256} instead of {file.sha256}"
+        if self._git is not None and self._git.hexdigest() != file.git_sha1:
+            return f"git blob id {self._git.hexdigest()} instead of {file.git_sha1}"
+        return None
