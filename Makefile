@@ -67,11 +67,10 @@ clean:
 	.venv-quantize/bin/python $(PIP) -r $(ENVIRONMENTS)/quantize.txt
 	@touch $@
 
-# vLLM without its dependencies first: some of them are CUDA builds that break it on a CPU (serve.txt says more).
-.venv-serve/.stamp: pyproject.toml $(wildcard $(ENVIRONMENTS)/serve*.txt) $(ENVIRONMENTS)/vllm-name/pyproject.toml
+# Complete, so without dependencies: serve.txt says why.
+.venv-serve/.stamp: pyproject.toml $(ENVIRONMENTS)/serve.txt $(ENVIRONMENTS)/vllm-name/pyproject.toml
 	$(PYTHON) -m venv .venv-serve
-	.venv-serve/bin/python $(PIP) --no-deps -r $(ENVIRONMENTS)/serve-nodeps.txt
-	.venv-serve/bin/python $(PIP) -r $(ENVIRONMENTS)/serve.txt
+	.venv-serve/bin/python $(PIP) --no-deps -r $(ENVIRONMENTS)/serve.txt
 	.venv-serve/bin/python $(PIP) --no-deps $(ENVIRONMENTS)/vllm-name
 	.venv-serve/bin/python $(PIP) --no-deps -e .
 	@touch $@
