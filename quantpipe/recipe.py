@@ -171,7 +171,7 @@ class Probe(Section):
     """
 
     prompt: str = Field(min_length=1)
-    continuation: str | None = None
+    continuation: str | None = Field(default=None, pattern=r"\S")  # an empty one would match anything
     max_tokens: int = Field(default=16, ge=1, le=4096)
     chat: bool = False
 

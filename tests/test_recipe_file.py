@@ -214,6 +214,7 @@ def test_all_problems_at_once_in_the_order_of_the_file(folder: Path) -> None:
         ("verify:\n  target: 0.23.0", "verify:\n  target: 0.23", "valid string"),
         ("source:\n  hub: local\n  repo: model", "source: model", "valid dictionary"),
         ("    ready: 60", "    ready: -1", "greater than 0"),
+        ("      continuation: two", "      continuation: ' '", "(it is ' ')"),
         ("name: good", "name: 12", "valid string (it is 12)"),
         ("  hub: local\n  repo: model", "  hub: modelscope\n  repo: model", "owner/name"),
         ("  repo: model", "  repo: model\n  revision: main", "a local source has no revision"),
