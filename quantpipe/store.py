@@ -25,7 +25,7 @@ from typing import Any
 
 from quantpipe import durable
 from quantpipe.errors import UsageError, VerificationError
-from quantpipe.stage import Receipt, RunDirectory, read_receipt_file
+from quantpipe.receipt import Receipt, RunDirectory, read_receipt_file
 
 PROVENANCE = "quantpipe.json"
 """In every generation: its manifest and where it came from. Not part of the manifest itself."""
