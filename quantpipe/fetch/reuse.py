@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from quantpipe import durable
 from quantpipe.fetch.hub import RemoteFile
 from quantpipe.fetch.parallel import each
 from quantpipe.fetch.partial import file_id
 from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot, remove_empty
+from quantpipe.lease import Owner
 from quantpipe.manifest import OnBytes
 
 
@@ -71,8 +72,15 @@ def sweep_partial(snapshot: Snapshot, missing: Iterable[RemoteFile]) -> None:
     needed = {file_id(file) for file in missing}
     if snapshot.partial.is_dir():
         for path in snapshot.partial.iterdir():
-            if path.name.partition(".")[0] not in needed:
+            if path.name.partition(".")[0] not in needed and _abandoned(path):
                 path.unlink(missing_ok=True)
+
+
+def _abandoned(partial: Path) -> bool:
+    """Whether nobody writes it. One of another host counts so: its lease lapsed, else we had none."""
+    owner = Owner.from_token(partial.suffix[1:])
+    living = owner is not None and owner.on_this_host() and owner.may_live()
+    return not living or owner == Owner.from_token(Owner.me().token)
 
 
 def partial_bytes(snapshot: Snapshot) -> int:
@@ -85,7 +93,7 @@ def partial_bytes(snapshot: Snapshot) -> int:
 def sweep(snapshot: Snapshot, files: Iterable[RemoteFile]) -> None:
     """Remove what a finished snapshot must not hold: partial files, temporary names, files of no manifest."""
     known = {file.path for file in files}
-    shutil.rmtree(snapshot.partial, ignore_errors=True)
+    sweep_partial(snapshot, ())
     for directory, folders, names in os.walk(snapshot.path, topdown=False):
         base = os.path.relpath(directory, snapshot.path)
         private = base == PRIVATE or base.startswith(PRIVATE + os.sep)

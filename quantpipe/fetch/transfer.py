@@ -7,6 +7,7 @@ daemons, so that one that is stuck in the kernel cannot hold the process up.
 
 from __future__ import annotations
 
+import errno
 import queue
 import threading
 import time
@@ -22,6 +23,7 @@ from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.snapshot import FileReceipt, Snapshot, Stamp
 from quantpipe.manifest import OnBytes
 
+_GONE = {errno.ENOENT, errno.ESTALE}
 _TICK_SECONDS = 0.1
 _JOIN_SECONDS = 1.0
 
@@ -220,8 +222,11 @@ class Transfers:
                 raise Stopped from error
             if transfer.stalled:
                 why = f"fewer than {self._policy.floor_bytes:,} bytes in {self._policy.stall_seconds:g} s"
-            elif isinstance(error, OSError):
+            elif isinstance(error, OSError) and error.errno not in _GONE:
                 raise
+            elif isinstance(error, OSError):
+                transfer.partial.discard()
+                why = f"its partial file is gone: {error.strerror}"
             else:
                 why, retry_after = str(error), getattr(error, "retry_after", None)
         transfer.watched = False
@@ -230,6 +235,9 @@ class Transfers:
 
     def _attempt(self, transfer: _Transfer) -> None:
         partial, file = transfer.partial, transfer.partial.file
+        if transfer.figures.retries and self._snapshot.finished(file) is not None:
+            transfer.figures.how = "kept"  # another process was faster
+            return
         transfer.stop.clear()
         transfer.stalled = False
         transfer.rearm()

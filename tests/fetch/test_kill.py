@@ -220,6 +220,22 @@ def test_two_processes_share_one_download(tmp_path: Path, hub: str, serve: Any) 
     assert server.sent() == total
 
 
+def test_lease_that_excludes_nobody_costs_work_and_no_more(
+    tmp_path: Path, hub: str, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_WITHOUT_LEASE", "1")
+    files = many_files(tmp_path / "origin", 12, 600_000)
+    server = serve(hub, files)
+    server.faults.append(Fault(files="*.safetensors", slow=3_000_000.0))
+    processes = [spawn(tmp_path / "store", hub, REPO, server) for _ in range(3)]
+    results = [finish(process) for process in processes]
+    assert all(result["outputs"] == results[0]["outputs"] for result in results)
+    snapshot = tmp_path / "store" / results[0]["outputs"]["snapshot"]
+    for name, path in files.items():
+        assert (snapshot / name).read_bytes() == path.read_bytes()
+    assert finish(spawn(tmp_path / "store", hub, REPO, server))["figures"]["bytes_transferred"] == 0
+
+
 def test_leftovers_of_a_killed_run_are_swept(tmp_path: Path, hub: str, serve: Any) -> None:
     files = many_files(tmp_path / "origin", 8, 1_000_000)
     server = serve(hub, files)
