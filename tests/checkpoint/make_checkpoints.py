@@ -2,8 +2,9 @@
 
     .venv-quantize/bin/python tests/checkpoint/make_checkpoints.py OUT KIND...
 
-KIND is a key of MAKERS. Each makes OUT/<kind> (the checkpoint) and, where it is not there yet, OUT/bf16-moe
-or OUT/bf16-dense (its source). Weights are random, with norms away from one so that their folding shows.
+KIND is a key of MAKERS. Each makes OUT/<kind> (the checkpoint) and, where it is not there yet, its source
+(OUT/bf16-moe, OUT/bf16-dense or OUT/bf16-tied). Weights are random, with norms away from one so that their
+folding shows.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def source(out: Path, kind: str) -> Path:
-    """The BF16 model `bf16-moe` or `bf16-dense`."""
+    """The BF16 model `bf16-moe`, `bf16-dense` or, with one matrix at both ends, `bf16-tied`."""
     folder = out / f"bf16-{kind}"
     if (folder / "tokenizer.json").is_file():
         return folder
@@ -91,7 +92,8 @@ def source(out: Path, kind: str) -> Path:
     if kind == "moe":
         model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHARED, **MOE))
     else:
-        model = Qwen3ForCausalLM(Qwen3Config(**SHARED, intermediate_size=128))
+        tied = {"tie_word_embeddings": kind == "tied"}
+        model = Qwen3ForCausalLM(Qwen3Config(**{**SHARED, **tied}, intermediate_size=128))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
@@ -154,7 +156,7 @@ def v1(out: Path, name: str, *, kind: str, smooth: bool) -> None:
         "--save_path",
         str(out / name),
     ]
-    arguments += ["--device", "cpu", "--config_path", str(spec(out, smooth=smooth, dense=kind == "dense"))]
+    arguments += ["--device", "cpu", "--config_path", str(spec(out, smooth=smooth, dense=kind != "moe"))]
     sys.argv = ["msmodelslim", "quant", *arguments, "--trust_remote_code", "False"]
     main()
 
@@ -236,6 +238,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "v1-moe": lambda out: v1(out, "v1-moe", kind="moe", smooth=False),
     "v1-moe-smooth": lambda out: v1(out, "v1-moe-smooth", kind="moe", smooth=True),
     "v1-dense": lambda out: v1(out, "v1-dense", kind="dense", smooth=False),
+    "v1-tied": lambda out: v1(out, "v1-tied", kind="tied", smooth=False),
     "v0-moe": lambda out: v0(out, "v0-moe"),
 }
 
