@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Lock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quantpipe import manifest
@@ -59,7 +59,7 @@ def test_every_byte_is_reported_once(tree: Path) -> None:
     assert seen[0] == built.total_bytes
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(ENTRIES, st.randoms())
 def test_the_digest_depends_on_the_entries_and_not_on_their_order(
     entries: list[FileEntry], chance: random.Random
@@ -70,7 +70,7 @@ def test_the_digest_depends_on_the_entries_and_not_on_their_order(
     assert Manifest(tuple(shuffled)).digest() == Manifest(tuple(entries)).digest()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(ENTRIES.filter(bool), st.data())
 def test_any_change_changes_the_digest(entries: list[FileEntry], data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(entries) - 1))
@@ -102,7 +102,7 @@ def test_the_digest_of_a_known_manifest_never_changes() -> None:
     assert known.digest() == hashlib.sha256(text.encode()).hexdigest()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(ENTRIES)
 def test_json_and_back(entries: list[FileEntry]) -> None:
     made = Manifest(tuple(entries))

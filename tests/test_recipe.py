@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quantpipe import recipe_file
@@ -108,7 +108,7 @@ def test_every_field_of_source_and_quantize_is_looked_at_here() -> None:
     place=st.sampled_from(["a", "b", "deep"]),
     form=st.sampled_from(["json", "jsonl text", "jsonl string"]),
 )
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_the_digest_ignores_order_comments_and_places(
     folder: Path, order: Any, comments: list[str], place: str, form: str
 ) -> None:
@@ -141,7 +141,7 @@ def test_the_digest_ignores_order_comments_and_places(
     st.lists(st.text("abcd \u4e2d", min_size=1, max_size=5).filter(str.strip), min_size=3, max_size=6),
     st.data(),
 )
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_any_prompt_that_counts_changes_the_digest(
     folder: Path, prompts: list[str], data: st.DataObject
 ) -> None:
