@@ -57,7 +57,7 @@ class _Bar:
 
     def describe(self, text: str) -> None:
         with self._lock:
-            self._bar.set_description_str(text)
+            self._bar.set_description_str(text)  # and redraws: a bar without a total shows its time
 
 
 class Console:
@@ -118,6 +118,8 @@ class Console:
         Args:
             total: in units; None where it is not known.
             unit: "B" scales by 1024 and shows bytes; anything else counts.
+
+        Without a total there is nothing to count towards: what is being done, and for how long, is shown.
         """
         if not self.interactive:
             yield _Silent()
@@ -134,6 +136,7 @@ class Console:
             file=self._stream,
             leave=False,
             dynamic_ncols=True,
+            bar_format=None if total is not None else "{desc} [{elapsed}]",
         ) as bar:
             yield _Bar(bar)
 

@@ -67,7 +67,7 @@ def running(
     environment = command.full_environment(run_id)
     with Child(command.arguments, environment=environment, log=log, folder=log.parent) as process:
         url = f"http://127.0.0.1:{port}"
-        with console.progress("load", None, unit="shard") as bar:
+        with console.progress("smoke", None) as bar:
             _wait_until_ready(url, process, log, start, timeouts, bar)
         try:
             yield url
@@ -90,7 +90,6 @@ def _wait_until_ready(
 ) -> None:
     began = moved = time.monotonic()
     seen = (-1, -1)
-    shards = 0
     while not _healthy(url):
         status = process.poll()
         if status is not None:
@@ -99,7 +98,7 @@ def _wait_until_ready(
         signs = (process.activity(), log.stat().st_size)
         if signs != seen:
             seen, moved = signs, now
-            shards = _show_shards(log, start, shards, bar)
+        bar.describe(f"smoke     {_phase(log, start)}")
         if now - moved > timeouts.stall:
             raise diagnose(log, start, f"the server hung: nothing moved for {timeouts.stall:.0f} s")
         if now - began > timeouts.ready:
@@ -119,13 +118,12 @@ def _healthy(url: str) -> bool:
     return False
 
 
-def _show_shards(log: Path, start: int, shown: int, bar: Progress) -> int:
-    """Advance the bar to what vLLM's own loading bar in the log says."""
+def _phase(log: Path, start: int) -> str:
+    """What the server is at, by vLLM's own loading bar in its log."""
     with log.open("rb") as file:
         file.seek(max(start, log.stat().st_size - (1 << 14)))
         found = _SHARDS.findall(file.read())
     if not found:
-        return shown
-    done = int(found[-1][1])
-    bar.advance(max(0, done - shown))
-    return max(done, shown)
+        return "starting the server"
+    done, total = (int(number) for number in found[-1][1:])
+    return f"loading shards {done}/{total}" if done < total else "weights loaded, warming up"
