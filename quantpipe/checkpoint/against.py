@@ -18,69 +18,23 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from quantpipe.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from quantpipe.checkpoint.decode import Array, read_tensor
 from quantpipe.checkpoint.description import FLOAT
 from quantpipe.checkpoint.expected import Module
+from quantpipe.checkpoint.fidelity import Fidelity, ModuleError
 from quantpipe.checkpoint.header import Tensor
-from quantpipe.checkpoint.rotation import load_rotation
+from quantpipe.checkpoint.rotation import load_rotation, orthogonal
 from quantpipe.checkpoint.sketch import Weight, distance, gaussian, scale_of
-from quantpipe.checkpoint.values import Array, read_tensor
 from quantpipe.errors import VerificationError
 
+_COMPARED = frozenset({FLOAT, "W8A8", "W8A8_MIX", "W8A8_DYNAMIC"})
 _NEARLY_EQUAL = 0.02
 _SAMPLES_PER_COLUMN = 4
-
-
-@dataclass(frozen=True)
-class ModuleError:
-    """How far a module is from its source: relative to the source's size, in all and in its worst row."""
-
-    module: Module
-    error: float
-    worst: float
-
-
-@dataclass
-class Fidelity:
-    """The comparison with the source.
-
-    Attributes:
-        rotation: `described`, `estimated` (from the embeddings) or `none`.
-        errors: one for each module that could be compared.
-        absent: names that the source lacks or has in another shape.
-        left_out: modules of types whose values cannot be reconstructed here.
-    """
-
-    rotation: str
-    errors: list[ModuleError] = field(default_factory=list)
-    absent: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Mean and largest error per kind of module and per layer."""
-        kinds: dict[str, list[float]] = defaultdict(list)
-        layers: dict[int, list[float]] = defaultdict(list)
-        for item in self.errors:
-            kinds[item.module.leaf].append(item.error)
-            if item.module.layer >= 0:
-                layers[item.module.layer].append(item.error)
-        return {
-            "rotation": self.rotation,
-            "modules": len(self.errors),
-            "left_out": len(self.left_out),
-            "by_kind": {kind: _summary(errors) for kind, errors in kinds.items()},
-            "by_layer": {str(layer): _summary(errors) for layer, errors in sorted(layers.items())},
-        }
-
-
-def _summary(errors: list[float]) -> dict[str, float]:
-    return {"mean": round(sum(errors) / len(errors), 6), "max": round(max(errors), 6)}
 
 
 def compare(checkpoint: Checkpoint, source: Path, *, jobs: int) -> Fidelity:
@@ -117,9 +71,14 @@ class _Comparison:
         for module in self._checkpoint.modules.values():
             layers[module.layer].append(module)
         with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-            for errors in pool.map(lambda group: list(self._layer(group)), layers.values()):
+            for errors in pool.map(self._quietly, layers.values()):
                 self.fidelity.errors += errors
         return self.fidelity
+
+    def _quietly(self, group: list[Module]) -> list[ModuleError]:
+        """Overflow and NaN end in a large error; numpy need not warn, and its settings are a thread's own."""
+        with np.errstate(all="ignore"):
+            return list(self._layer(group))
 
     def _layer(self, group: list[Module]) -> Iterator[ModuleError]:
         """The modules of one layer, in their order: v_proj precedes o_proj, and up_proj its down_proj."""
@@ -159,7 +118,7 @@ class _Comparison:
         tensor = self._checkpoint.tensors.get(f"{module.name}.weight")
         if kind is None or tensor is None:
             return False
-        if tensor.shape != module.shape or not self._well_shaped(module):
+        if kind not in _COMPARED or tensor.shape != module.shape or not self._well_shaped(module):
             self.fidelity.left_out.append(module.name)
             return False
         original = self._original(module)
@@ -212,7 +171,7 @@ class _Comparison:
 
     def _rotation(self) -> Array | None:
         described = load_rotation(self._checkpoint)
-        if isinstance(described, np.ndarray):
+        if isinstance(described, np.ndarray) and orthogonal(described):
             self.fidelity.rotation = "described"
             return described.astype(np.float32)
         module = self._checkpoint.modules["model.embed_tokens"]
@@ -222,8 +181,7 @@ class _Comparison:
         if distance(found, expected, 1)[0] < _NEARLY_EQUAL:
             return None
         self.fidelity.rotation = "estimated"
-        left, _, right = np.linalg.svd(expected.T @ found)
-        return np.asarray(left @ right, np.float32)
+        return _nearest_rotation(found, expected)
 
     def _reader(self, module: Module) -> ModuleError:
         """Embedding, head, router, q, k, gate: their rows are turned by R."""
@@ -249,8 +207,7 @@ class _Comparison:
         fits, parts = [], []
         for head in range(self._dims.kv_heads):
             rows = slice(head * size, (head + 1) * size)
-            solution = np.linalg.lstsq(_finite(expected[rows].T), _finite(found[rows].T), rcond=None)[0]
-            fits.append(solution.T.astype(np.float32))
+            fits.append(_fit(found[rows], expected[rows]))
             parts.append(fits[-1] @ expected[rows])
         # The error is told on the found side, where the fit has put the source.
         return np.stack(fits), ModuleError(module, *distance(found, np.concatenate(parts), 1))
@@ -281,8 +238,26 @@ class _Comparison:
         return ModuleError(module, *distance(found, expected, 0))
 
 
+def _fit(found: Array, expected: Array) -> Array:
+    """The matrix X for which X @ expected is nearest to found; zeros where the numbers allow none."""
+    try:
+        solution = np.linalg.lstsq(_finite(expected.T), _finite(found.T), rcond=None)[0]
+    except np.linalg.LinAlgError:
+        return np.zeros((len(found), len(expected)), np.float32)
+    return np.asarray(solution.T, np.float32)
+
+
+def _nearest_rotation(found: Array, expected: Array) -> Array | None:
+    """The orthogonal matrix that best turns expected into found (Schoenemann 1966), where there is one."""
+    try:
+        left, _, right = np.linalg.svd(_finite(expected.T @ found))
+    except np.linalg.LinAlgError:
+        return None
+    return np.asarray(left @ right, np.float32)
+
+
 def _finite(array: Array) -> Array:
-    """NaN would make the solver raise; zeros there make a large error of it."""
+    """NaN would make the solvers raise; zeros there make a large error of it."""
     return np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)
 
 

@@ -19,7 +19,7 @@ from quantpipe.checkpoint.strict_json import read_object
 from quantpipe.checkpoint.support import supported_types
 
 if TYPE_CHECKING:
-    from quantpipe.checkpoint.against import Fidelity
+    from quantpipe.checkpoint.fidelity import Fidelity
     from quantpipe.checkpoint.layout import Layout
     from quantpipe.checkpoint.values import Values
     from quantpipe.manifest import Mismatch

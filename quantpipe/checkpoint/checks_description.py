@@ -32,12 +32,10 @@ def description_is_there(checkpoint: Checkpoint) -> Iterator[Problem]:
         elif not any(tensor.dtype == "I8" for tensor in checkpoint.tensors.values()):
             yield Problem(DESCRIPTION, "not quantized: no description and no int8 tensor here")
         else:
-            text = (
-                "the description is missing"
-                if "missing" in checkpoint.description_problem
-                else "cannot be used"
-            )
-            yield Problem(DESCRIPTION, text, _other_name(checkpoint) or checkpoint.description_problem)
+            missing = DESCRIPTION not in checkpoint.names
+            text = "the description is missing" if missing else "the description cannot be used"
+            detail = _other_name(checkpoint) if missing else f"it {checkpoint.description_problem}"
+            yield Problem(DESCRIPTION, text, detail)
         return
     if not description.quantized:
         yield Problem(DESCRIPTION, "not quantized: the description has no type but FLOAT")

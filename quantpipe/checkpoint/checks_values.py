@@ -9,6 +9,7 @@ from statistics import median
 import numpy as np
 
 from quantpipe.checkpoint.checkpoint import Checkpoint
+from quantpipe.checkpoint.decode import Array
 from quantpipe.checkpoint.finding import Problem, Severity
 from quantpipe.checkpoint.registry import check
 from quantpipe.checkpoint.rotation import rotation_problems
@@ -139,9 +140,9 @@ def _quant_bias(
     checkpoint: Checkpoint,
     values: Values,
     name: str,
-    offset: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-    deq: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-    bias: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    offset: Array,
+    deq: Array,
+    bias: Array,
 ) -> Iterator[Problem]:
     """The second identity; one step of rounding is allowed, and what BF16 took from the linear's bias."""
     sums = values.row_sums.get(name)

@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from quantpipe.checkpoint.checkpoint import Checkpoint
+from quantpipe.checkpoint.decode import Array, read_tensor
 from quantpipe.checkpoint.finding import Problem
 from quantpipe.checkpoint.header import read_header
-from quantpipe.checkpoint.values import Array, read_tensor
 
 _MATRIX = "global_rotation"
 _PROBES = 8

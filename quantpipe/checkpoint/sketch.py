@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from quantpipe.checkpoint.decode import Array, decode, read_tensor
 from quantpipe.checkpoint.header import DTYPE_BYTES, Tensor
-from quantpipe.checkpoint.values import Array, decode, read_tensor
 
 COLUMNS = 24
 _CHUNK = 8 << 20

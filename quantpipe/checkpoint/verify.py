@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from quantpipe.checkpoint.against import compare
 from quantpipe.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -56,7 +59,8 @@ def verify_checkpoint(
             where=str(error.filename or path),
             hint="give a directory with *.safetensors and quant_model_description.json that you may read",
         ) from error
-    return _report(checkpoint)
+    with np.errstate(all="ignore"):  # what overflows is found by a check; numpy need not warn of it
+        return _report(checkpoint)
 
 
 def _look_deeper(
@@ -75,7 +79,8 @@ def _look_deeper(
         checkpoint.values = read_values(checkpoint, jobs=jobs, hashes=hashes, on_bytes=on_bytes)
         hashed = checkpoint.values.sha256
     if against is not None and judged:
-        checkpoint.fidelity = compare(checkpoint, against, jobs=jobs)
+        with np.errstate(all="ignore"):
+            checkpoint.fidelity = compare(checkpoint, against, jobs=jobs)
     if manifest is not None:
         checkpoint.mismatches = _compare(checkpoint.path, manifest, hashed, jobs, on_bytes)
 
@@ -84,8 +89,6 @@ def _compare(
     root: Path, manifest: Manifest, hashed: dict[str, str], jobs: int, on_bytes: OnBytes | None
 ) -> list[Mismatch]:
     """As `manifest.check`, with the hashes that the deep look made on the way."""
-    from concurrent.futures import ThreadPoolExecutor
-
     present = set(list_files(root, exclude=(PROVENANCE,)))
     known = {entry.path for entry in manifest.entries}
     found = [Mismatch(path, "is not in the manifest") for path in sorted(present - known)]

@@ -18,7 +18,7 @@ from quantpipe.checkpoint.finding import printable
 
 pytestmark = pytest.mark.quantize_env
 BOUNDED = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 ODD = st.one_of(
     st.none(),
@@ -126,6 +126,9 @@ def test_a_sparse_shard_is_no_allocation(made: Path, tmp_path: Path) -> None:
 def test_links_and_folders_named_like_files(made: Path, tmp_path: Path) -> None:
     path = fresh(made, tmp_path, "v1-moe")
     (path / "loop.safetensors").symlink_to("loop.safetensors")
+    os.mkfifo(path / "pipe.safetensors")
+    (path / "folder.safetensors").mkdir()
+    assert {f.id for f in verify_checkpoint(path, deep=True).errors} == {"A12"}
     (path / "config.json").unlink()
     (path / "config.json").mkdir()
     report = verify_checkpoint(path, deep=True)
