@@ -46,7 +46,9 @@ def fill(
         RetryableError: the hub or the network failed for longer than the policy bears.
     """
     snapshot = source.snapshot
-    kept = reuse.keep(snapshot, files, deep=deep, jobs=context.settings.jobs)
+    total = sum(file.size for file in files) if deep else None
+    with context.console.progress("check", total, "B") as bar:
+        kept = reuse.keep(snapshot, files, deep=deep, jobs=context.settings.jobs, on_bytes=bar.advance)
     linked = reuse.link(snapshot, [f for f in files if f.path not in kept])
     missing = [f for f in files if f.path not in kept and f.path not in linked]
     figures = [FileFigures(f.path, f.size, how="kept") for f in files if f.path in kept]

@@ -36,7 +36,6 @@ class LocalHub:
         store: root of the store, for what is known about files.
         select: which files are needed: only these are hashed.
         jobs: files hashed at a time.
-        on_bytes: told of bytes that are hashed.
         save_every: bytes hashed after which the table is written, so that a killed run does not begin again.
     """
 
@@ -48,12 +47,10 @@ class LocalHub:
         select: Select,
         *,
         jobs: int,
-        on_bytes: OnBytes | None = None,
         save_every: int = _SAVE_EVERY,
     ) -> None:
         self._store = store
         self._select = select
-        self._on_bytes = on_bytes
         self._save_every = save_every
         self._origins: dict[str, Stamp] = {}
         self._listed: tuple[RemoteFile, ...] = ()
@@ -84,8 +81,11 @@ class LocalHub:
         )
         return files, sum(file.size for file in files if file.sha256 is None)
 
-    def resolve(self, repo: str, revision: str | None = None) -> str:
+    def resolve(self, repo: str, revision: str | None = None, *, on_bytes: OnBytes | None = None) -> str:
         """The digest of the manifest of the needed files; hashes only what is not known yet.
+
+        Args:
+            on_bytes: told of bytes that are hashed.
 
         Raises:
             RecipeError: the directory is missing, or holds no safetensors.
@@ -95,7 +95,7 @@ class LocalHub:
         if unknown or any(file.sha256 is None for file in files):
             root = _root(repo)
             _explained(root, [file.path for file in files])
-            files = self._hashed(repo, files)
+            files = self._hashed(repo, files, on_bytes)
         self._listed = files
         return Manifest(tuple(FileEntry(file.path, file.size, file.sha256 or "") for file in files)).digest()
 
@@ -163,7 +163,9 @@ class LocalHub:
                     known.update(_origins_of(Snapshot(folder)))
         return known
 
-    def _hashed(self, repo: str, files: tuple[RemoteFile, ...]) -> tuple[RemoteFile, ...]:
+    def _hashed(
+        self, repo: str, files: tuple[RemoteFile, ...], on_bytes: OnBytes | None
+    ) -> tuple[RemoteFile, ...]:
         root = _root(repo)
         done: dict[str, str] = {file.path: file.sha256 for file in files if file.sha256 is not None}
         unsaved = 0
@@ -172,7 +174,7 @@ class LocalHub:
             lambda file, count: hash_file(root / file.path, count),
             todo,
             jobs=self.parallel,
-            on_bytes=self._on_bytes,
+            on_bytes=on_bytes,
         )
         with contextlib.closing(hashes):
             for file, sha256 in zip(todo, hashes, strict=True):

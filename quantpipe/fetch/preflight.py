@@ -66,6 +66,23 @@ def check_space(path: Path, *, missing_bytes: int, missing_files: int) -> None:
         )
 
 
+def check_writable(path: Path) -> None:
+    """Whether this user may write below `path`, or make it; writes nothing.
+
+    Raises:
+        PreflightError: no.
+    """
+    folder = path
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise PreflightError(
+            "the store cannot be written",
+            where=str(folder),
+            hint="check the mount and the permissions, or set QUANTPIPE_STORE to another folder",
+        )
+
+
 def check_semantics(folder: Path) -> None:
     """Write, flush, rename over another file, flush the folder and read back, as every publish will.
 

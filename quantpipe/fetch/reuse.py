@@ -53,18 +53,28 @@ def link(snapshot: Snapshot, files: Iterable[RemoteFile]) -> set[str]:
 
     A snapshot's files never change, so that two snapshots may share them.
     """
+    linked = set()
+    for file, other, receipt in linkable(snapshot, files):
+        with contextlib.suppress(OSError):  # no hard links here, or too many: it is fetched
+            _link_one(snapshot, file, other, receipt)
+            linked.add(file.path)
+    return linked
+
+
+def linkable(
+    snapshot: Snapshot, files: Iterable[RemoteFile]
+) -> list[tuple[RemoteFile, Snapshot, FileReceipt]]:
+    """The files that another snapshot of the same repository holds, and where; reads receipts only."""
     wanted = list(files)
     if not wanted:
-        return set()
+        return []
     held = {_content(r.file, r.sha256): (other, r) for other, r in _siblings(snapshot)}
-    linked = set()
+    found = []
     for file in wanted:
-        found = held.get(_content(file, file.sha256))
-        if found is not None and found[0].finished(found[1].file) is not None:
-            with contextlib.suppress(OSError):  # no hard links here, or too many: it is fetched
-                _link_one(snapshot, file, *found)
-                linked.add(file.path)
-    return linked
+        other, receipt = held.get(_content(file, file.sha256), (None, None))
+        if other is not None and receipt is not None and other.finished(receipt.file) is not None:
+            found.append((file, other, receipt))
+    return found
 
 
 def sweep_partial(snapshot: Snapshot, missing: Iterable[RemoteFile]) -> None:

@@ -23,6 +23,8 @@ from quantpipe.stage import Context, Receipt, Result, StagePlan, digest_of
 
 T = TypeVar("T")
 
+_WORTH_A_LINE_BYTES = 1 << 30
+
 
 class FetchStage:
     """Stage 1; `quantpipe.stage.Stage`.
@@ -62,13 +64,17 @@ class FetchStage:
             source = self._resolved(context)
             hub, commit = source.hub, source.commit
             files = self._files(context, source)
-        snapshot = self._snapshot(context, hub, commit) if commit else None
-        missing = [f for f in files if snapshot is None or snapshot.finished(f) is None]
-        total, absent = sum(f.size for f in files), sum(f.size for f in missing)
+        snapshot = self._snapshot(context, hub, commit or "unknown")
+        missing = [file for file in files if snapshot.finished(file) is None]
+        linked = {file.path for file, _, _ in reuse.linkable(snapshot, missing)}
+        total = sum(file.size for file in files)
+        landed = reuse.partial_bytes(snapshot)
+        absent = max(0, sum(file.size for file in missing if file.path not in linked) - landed)
         free = preflight.Space.below(context.store.root).free
         figures: dict[str, Any] = {
             "bytes": total,
             "files": len(files),
+            "missing_files": len(missing),
             "missing_bytes": absent,
             "free_bytes": free,
         }
@@ -80,14 +86,25 @@ class FetchStage:
             stage=self.name,
             action="run" if missing else "reuse",
             summary=f"{hub.describe(recipe.source.repo)}: {len(files)} files, {human_bytes(total)}"
-            + (f", {human_bytes(absent)} of it missing" if missing else ", all there"),
+            + (f", {human_bytes(absent)} of it to be fetched" if missing else ", all there"),
             disk_bytes=absent,
             figures=figures,
             notes=short,
         )
 
     def preflight(self, context: Context) -> None:
-        """Space is looked at for all stages together; what the store can do, before the first byte."""
+        """Whether the store can be written and has inodes left.
+
+        Bytes are looked at for all stages together; what the store's renames do, before the first byte:
+        that has to write.
+
+        Raises:
+            PreflightError: it cannot, or it has not.
+        """
+        preflight.check_writable(context.store.root)
+        figures = context.plans[self.name].figures if self.name in context.plans else {}
+        missing = int(figures.get("missing_files", 0))
+        preflight.check_space(context.store.root, missing_bytes=0, missing_files=missing)
 
     def run(self, context: Context) -> Result:
         """Fetch, and leave a snapshot in which every file is complete and right.
@@ -142,9 +159,18 @@ class FetchStage:
         if self._source is None:
             hub = self._hub(context)
             repo, revision = context.recipe.source.repo, context.recipe.source.revision
-            commit = self._ask(context, hub, lambda: hub.resolve(repo, revision))
+            commit = self._commit(context, hub, repo, revision)
             self._source = Source(hub, repo, commit, self._snapshot(context, hub, commit))
         return self._source
+
+    def _commit(self, context: Context, hub: Hub, repo: str, revision: str | None) -> str:
+        if not isinstance(hub, LocalHub):
+            return self._ask(context, hub, lambda: hub.resolve(repo, revision))
+        _, unknown = hub.glance(repo)
+        if unknown >= _WORTH_A_LINE_BYTES:
+            context.console.line(f"hashing {human_bytes(unknown)} of {hub.describe(repo)}")
+        with context.console.progress("hash", unknown, "B") as bar:
+            return hub.resolve(repo, on_bytes=bar.advance)
 
     def _hub(self, context: Context) -> Hub:
         return self._source.hub if self._source else make_hub(context, selector(context.recipe))
@@ -190,14 +216,14 @@ class FetchStage:
         context: Context,
         hub: Hub,
         commit: str,
-        snapshot: Snapshot | None,
+        snapshot: Snapshot,
         files: tuple[RemoteFile, ...],
     ) -> dict[str, Any] | None:
         """The parsed config.json, from the snapshot or from the hub; None where it cannot be had."""
         file = next((f for f in files if f.path == "config.json"), None)
         if file is None:
             return None
-        if snapshot is not None and snapshot.finished(file) is not None:
+        if snapshot.finished(file) is not None:
             text = (snapshot.path / file.path).read_bytes()
         else:
             repo = context.recipe.source.repo

@@ -113,3 +113,37 @@ def test_disk_that_fills_up_keeps_what_was_fetched(
     result = FetchStage().run(context)
     assert read_files(context.store.absolute(result.outputs["snapshot"])) == model_files(size=10_000)
     assert any(f["how"] == "kept" for f in result.figures["per_file"])
+
+
+def test_preflight_of_the_stage(
+    tmp_path: Path, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = make_context(write_files(tmp_path / "models" / "Tiny", model_files()))
+    stage = FetchStage()
+    stage.preflight(context)
+    context.plans["fetch"] = stage.plan(context)
+    stage.preflight(context)
+    with monkeypatch.context() as patch:
+        pretend(patch, 1 << 50, 5)
+        with pytest.raises(PreflightError, match="inodes"):
+            stage.preflight(context)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PreflightError, match="written"):
+        stage.preflight(context)
+
+
+def test_store_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("")
+    with pytest.raises(PreflightError, match="written"):
+        preflight.check_writable(tmp_path / "store")
+
+
+def test_plan_counts_what_has_landed(tmp_path: Path, make_context: MakeContext) -> None:
+    context = make_context(write_files(tmp_path / "models" / "Tiny", model_files(size=10_000)))
+    snapshot = context.store.absolute(FetchStage().run(context).outputs["snapshot"])
+    shard = snapshot / "model-00001-of-00003.safetensors"
+    (snapshot / ".quantpipe/partial").mkdir(exist_ok=True)
+    (snapshot / ".quantpipe/partial/x.1").write_bytes(b"1" * 4000)
+    size = shard.stat().st_size
+    shard.unlink()
+    assert FetchStage().plan(context).disk_bytes == size - 4000
