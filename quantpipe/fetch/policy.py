@@ -20,8 +20,8 @@ class Policy:
     """Limits of one fetch.
 
     Attributes:
-        attempts: tries in a row that bring no new byte, for each file and each question to the hub
-            (QUANTPIPE_FETCH_ATTEMPTS).
+        attempts: tries in a row that bring fewer than `floor_bytes`, for each file, and that bring no
+            answer, for each question to the hub (QUANTPIPE_FETCH_ATTEMPTS).
         mismatches: how often a file may arrive with the wrong content before it counts as wrong at the hub.
         stall_seconds: a transfer that lands fewer than `floor_bytes` in this time is cut off and tried
             again (QUANTPIPE_FETCH_STALL_SECONDS).

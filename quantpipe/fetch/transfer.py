@@ -230,7 +230,12 @@ class Transfers:
             else:
                 why, retry_after = str(error), getattr(error, "retry_after", None)
         transfer.watched = False
-        self._again(transfer, why, retry_after, fruitful=transfer.figures.bytes_transferred > before)
+        self._again(
+            transfer,
+            why,
+            retry_after,
+            fruitful=transfer.figures.bytes_transferred >= before + self._policy.floor_bytes,
+        )
         return False
 
     def _attempt(self, transfer: _Transfer) -> None:
