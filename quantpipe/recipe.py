@@ -85,7 +85,10 @@ class Quantize(Section):
     """What msmodelslim does to the weights.
 
     Attributes:
-        engine: `stock` is msmodelslim's own V1 service.
+        engine: `streaming` works layer by layer from disk and continues what was interrupted; `stock` is
+            msmodelslim's own V1 service, which holds the whole model in memory.
+        exact: the bits of engine `stock`. False lets engine `streaming` take quicker arithmetic, for
+            hosts without an NPU (docs/streaming.md says how much may differ).
         scheme: `w8a8_dynamic`: attention W8A8 static, experts and MLP W8A8_DYNAMIC, the rest FLOAT.
         rotate: turn the residual stream by a random Hadamard matrix first (QuaRot).
         device: `cpu`, `npu`, or a list of devices such as `npu:0,1`.
@@ -95,7 +98,8 @@ class Quantize(Section):
         trust_remote_code: whether the model's own Python code may run.
     """
 
-    engine: Literal["stock"] = "stock"
+    engine: Literal["streaming", "stock"] = "streaming"
+    exact: bool = True
     scheme: Literal["w8a8_dynamic"] = "w8a8_dynamic"
     rotate: bool = True
     anti_outlier: AntiOutlier | None = None
@@ -104,6 +108,14 @@ class Quantize(Section):
     threads: int | None = Field(default=None, ge=1)
     part_size: int = Field(default=4, ge=1, le=64)
     trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> Quantize:
+        if self.engine == "stock" and not self.exact:
+            raise ValueError("engine `stock` is always exact: set engine to `streaming`, or remove `exact`")
+        if self.engine == "streaming" and "," in self.device:
+            raise ValueError("engine `streaming` works on one device: name one, or set engine to `stock`")
+        return self
 
 
 class Verify(Section):

@@ -6,16 +6,18 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from quantpipe import durable, manifest
 from quantpipe.canonical import digest_of
+from quantpipe.child import GRACE_SECONDS
 from quantpipe.console import human_bytes
-from quantpipe.datasets import write_msmodelslim_dataset
+from quantpipe.datasets import dataset_digest, write_msmodelslim_dataset
 from quantpipe.errors import PreflightError
 from quantpipe.host import memory_limit, require_interpreter, require_npu
-from quantpipe.manifest import Manifest
+from quantpipe.manifest import FileEntry, Manifest
 from quantpipe.quantize import worker_process
 from quantpipe.quantize.finish import finish
 from quantpipe.quantize.spec import adapter_for, build_spec
@@ -24,6 +26,14 @@ from quantpipe.stage import Context, Receipt, Result, StagePlan
 
 OUTPUT_FORMAT = 1
 """Raised when the same msmodelslim output would be finished into other bytes: receipts then lapse."""
+
+CHECKPOINT = "checkpoint"
+STATE = "state"
+SHARDS = "shards.json"
+"""In the staging directory: what is published, what a later run continues from, and a file of the latter."""
+
+_LAYER_SECONDS = 1800.0
+"""Patience after SIGTERM: engine `streaming` finishes the layer in work, then ends by itself."""
 
 _OUTPUT_SHARE = 0.52
 """Bytes of the checkpoint per byte of BF16: 237 GB of 470 GB for Qwen3-235B; a little more when small."""
@@ -82,12 +92,17 @@ class QuantizeStage:
             )
 
     def run(self, context: Context) -> Result:
-        """Quantize from the start: engine `stock` cannot continue a half-done run."""
+        """Quantize; engine `streaming` continues an interrupted run, engine `stock` cannot.
+
+        Raises:
+            QuantpipeError: of worker_process.run.
+        """
         snapshot = context.store.absolute(context.output("fetch", "snapshot"))
-        _refuse_tied_rotation(context, snapshot)
-        staging = context.run.staging
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
+        streaming = context.recipe.quantize.engine == "streaming"
+        if not streaming:
+            _refuse_tied_rotation(context, snapshot)
+        _prepare_staging(context, keep=streaming)
+        staging = context.run.staging / CHECKPOINT
         outcome = worker_process.run(
             self._job(context, snapshot, staging),
             python=context.settings.quantize_python,
@@ -97,11 +112,12 @@ class QuantizeStage:
             stall_seconds=context.settings.stall_seconds,
             console=context.console,
             threads=context.recipe.quantize.threads,
+            grace=_LAYER_SECONDS if streaming else GRACE_SECONDS,
         )
         quantize = context.recipe.quantize
         finish(staging, snapshot, scheme=quantize.scheme, trust_remote_code=quantize.trust_remote_code)
         durable.fsync_tree(staging)  # before the receipt says that it is there
-        written = _hash(context, staging)
+        written = _hash(context, staging, _hashed(context) if streaming else {})
         return Result(
             outputs={"checkpoint": context.store.relative(staging), "manifest": written.to_json()},
             figures={
@@ -112,6 +128,7 @@ class QuantizeStage:
                 "worker_seconds": outcome.seconds,
                 "versions": outcome.versions,
                 "threads": outcome.threads,
+                "resumed_units": outcome.resumed,
             },
             summary=f"{outcome.layers} layers, {human_bytes(written.total_bytes)}",
         )
@@ -138,10 +155,15 @@ class QuantizeStage:
             device=kind,
             device_indices=[int(index) for index in indices.split(",")] if indices else None,
             trust_remote_code=quantize.trust_remote_code,
+            engine=quantize.engine,
+            exact=quantize.exact,
+            state=str(context.run.staging / STATE),
+            smoothing_dataset=_smoothing_dataset(context),
+            identity=_identity(context),
         )
 
     def _notes(self, context: Context) -> tuple[str, ...]:
-        if context.recipe.quantize.anti_outlier is None:
+        if context.recipe.quantize.anti_outlier is None or context.recipe.quantize.engine != "stock":
             return ()
         if context.recipe.calibration_prompts() == context.recipe.anti_outlier_prompts():
             return ()
@@ -161,10 +183,52 @@ def _require_plain_path(store: Path) -> None:
         )
 
 
-def _hash(context: Context, staging: Path) -> Manifest:
-    total = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+def _prepare_staging(context: Context, *, keep: bool) -> None:
+    """An empty staging directory, or with `keep` the one of a run that did not get to its end.
+
+    A receipt says that the work was finished once: that it is to be done all the same means from the start.
+    """
+    staging = context.run.staging
+    finished = context.run.load("quantize") is not None
+    if not keep or finished or not (staging / STATE).is_dir():
+        shutil.rmtree(staging, ignore_errors=True)
+    (staging / CHECKPOINT).mkdir(parents=True, exist_ok=True)
+
+
+def _identity(context: Context) -> dict[str, str]:
+    """What decides the output and the worker cannot see: by content, since paths change between runs."""
+    recipe = context.recipe
+    return {
+        "source": Manifest.from_json(context.output("fetch", "manifest"), where="receipt of fetch").digest(),
+        "calibration prompts": dataset_digest(recipe.calibration_prompts()),
+        "anti-outlier prompts": dataset_digest(recipe.anti_outlier_prompts()),
+    }
+
+
+def _smoothing_dataset(context: Context) -> str | None:
+    """The file of the prompts that decide the smoothing; None where the recipe does not smooth."""
+    section = context.recipe.quantize.anti_outlier
+    if section is None or section.method == "none":
+        return None
+    path = context.run.path / "anti_outlier.json"
+    return str(write_msmodelslim_dataset(context.recipe.anti_outlier_prompts(), path))
+
+
+def _hashed(context: Context) -> dict[str, FileEntry]:
+    """The shards with the hashes that the worker took while writing them: nothing is read twice."""
+    path = context.run.staging / STATE / SHARDS
+    shards = json.loads(path.read_text("utf-8"))
+    return {name: FileEntry(name, shard["size"], shard["sha256"]) for name, shard in shards.items()}
+
+
+def _hash(context: Context, staging: Path, known: Mapping[str, FileEntry]) -> Manifest:
+    """The manifest; files that are `known` are not read, verify does that."""
+    paths = [staging / path for path in manifest.list_files(staging, exclude=known)]
+    total = sum(path.stat().st_size for path in paths)
     with context.console.progress("hash", total, unit="B") as bar:
-        return manifest.build(staging, jobs=context.settings.jobs, on_bytes=bar.advance)
+        jobs = context.settings.jobs
+        rest = manifest.build(staging, jobs=jobs, exclude=known, on_bytes=bar.advance)
+    return Manifest((*rest.entries, *known.values()))
 
 
 def _weight_bytes(snapshot: Path) -> int:

@@ -7,15 +7,17 @@ import json
 import os
 import select
 import shutil
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantpipe import child
+from quantpipe import child, supervisor
 from quantpipe.console import Console, Progress
 from quantpipe.errors import (
+    InterruptedRunError,
     PreflightError,
     QuantizeError,
     QuantpipeError,
@@ -39,12 +41,16 @@ class Outcome:
         threads: torch's number of threads, which can change the last bits on a CPU.
         layers: decoder layers of the model.
         seconds: the worker's own wall time.
+        resumed: units (embedding, layers, head) that an earlier run had finished.
+        stopped: where the worker stopped on SIGTERM; empty where it did not.
     """
 
     versions: dict[str, str] = field(default_factory=dict)
     threads: int = 0
     layers: int = 0
     seconds: float = 0.0
+    resumed: int = 0
+    stopped: str = ""
     failure: dict[str, str] | None = None
     finished: bool = False
 
@@ -59,6 +65,7 @@ def run(
     stall_seconds: float,
     console: Console,
     threads: int | None = None,
+    grace: float = child.GRACE_SECONDS,
 ) -> Outcome:
     """Run a job in the interpreter `python` and wait for its end.
 
@@ -67,11 +74,12 @@ def run(
         log: receives all that the worker and msmodelslim print.
         stall_seconds: after so long without event, CPU time or I/O the worker counts as hung.
         threads: CPU threads of torch; None leaves the choice to it.
+        grace: seconds that it gets to finish what it is at when quantpipe is asked to stop (SIGTERM).
 
     Raises:
         QuantizeError: msmodelslim failed; the message is its own.
         PreflightError: memory, disk, device or environment did not suffice.
-        RetryableError: it hung, or was killed from outside.
+        RetryableError: it hung, was killed from outside, or stopped where a later run continues.
     """
     job_file, scratch = folder / "job.json", folder / "scratch"
     job.save(job_file)
@@ -83,19 +91,35 @@ def run(
     with os.fdopen(reading, "rb", buffering=0) as pipe:
         try:
             worker = child.Child(
-                command, environment=environment, log=log, pass_fds=[writing], folder=scratch
+                command, environment=environment, log=log, pass_fds=[writing], folder=scratch, grace=grace
             )
         finally:
             os.close(writing)
         with worker:
-            outcome = _follow(pipe.fileno(), worker, console, stall_seconds, log)
-            status = worker.wait()
+            try:
+                outcome = _follow(pipe.fileno(), worker, console, stall_seconds, log)
+                status = worker.wait()
+            except (KeyboardInterrupt, InterruptedRunError):
+                _kill(worker)  # whoever pressed Ctrl-C does not want to wait for the layer in work
+                raise
     shutil.rmtree(scratch, ignore_errors=True)
     if outcome.failure is not None:
         raise _failed(outcome.failure, log)
+    if outcome.stopped:
+        raise RetryableError(
+            f"the quantize worker {outcome.stopped}",
+            where=str(log),
+            hint="the same command continues from here",
+        )
     if not outcome.finished or status != 0:
         raise _died(status, child.out_of_memory_kills() > kills, log)
     return outcome
+
+
+def _kill(worker: child.Child) -> None:
+    for process in supervisor.descendants(worker.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def _environment(
@@ -122,9 +146,12 @@ def _follow(
             if event["event"] == "layer":
                 if bar is None:
                     bar = stack.enter_context(console.progress("quantize", event["of"], unit="layer"))
+                    bar.advance(event["index"] - 1)  # what an earlier run has done
                 bar.advance()
             elif event["event"] == "phase":
                 console.detail(f"worker: {_PHASES.get(event['name'], event['name'])}")
+            elif event["event"] == "discarded":
+                console.warning(_discarded(event))
             _note(event, outcome)
     return outcome
 
@@ -156,10 +183,20 @@ def _note(event: dict[str, Any], outcome: Outcome) -> None:
         outcome.versions, outcome.threads = event["versions"], event["threads"]
     elif kind == "layer":
         outcome.layers = event["of"]
+    elif kind == "resumed":
+        outcome.resumed = event["units"]
+    elif kind == "stopped":
+        outcome.stopped = event["message"]
     elif kind == "failed":
         outcome.failure = event
     elif kind == "finished":
         outcome.finished, outcome.seconds = True, event["seconds"]
+
+
+def _discarded(event: dict[str, Any]) -> str:
+    """That unfinished work is given up, and why: it would be mixed with work of another kind."""
+    why = "; ".join(event["differences"]) or "its files are damaged"
+    return f"quantizing starts over, {event['units']} finished units are given up, because of {why}"
 
 
 def _hung(stall_seconds: float, log: Path) -> RetryableError:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -40,3 +43,36 @@ def prepare(device: str, indices: list[int] | None, environment: Any = os.enviro
     torch.npu.init()
     torch.npu.set_device(f"npu:{wanted[0]}")
     torch.npu.set_compile_mode(jit_compile=False)
+
+
+def place(device: str, indices: list[int] | None) -> Any:
+    """The torch.device on which engine `streaming` works at a layer.
+
+    Raises:
+        DeviceError: several devices were asked for, which only engine `stock` can use.
+    """
+    import torch
+
+    if indices is not None and len(indices) > 1:
+        raise DeviceError("engine `streaming` works on one device: use engine `stock` for several")
+    return torch.device(device, (indices or [0])[0]) if device == "npu" else torch.device(device)
+
+
+def move(tensors: Mapping[str, Any], place: Any) -> dict[str, Any]:
+    """A layer's tensors on the device; on the host they stay where they are."""
+    return {name: tensor.to(place) for name, tensor in tensors.items()}
+
+
+def release(place: Any) -> None:
+    """Behind each layer: give memory that it no longer holds back to the device, or to the system.
+
+    The C library keeps freed memory of small allocations for itself, and a process that has worked at
+    many layers would seem to grow with each.
+    """
+    if place.type == "npu":
+        import torch
+
+        torch.npu.synchronize(place)
+        torch.npu.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -9,16 +9,17 @@ import platform
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from quantpipe.quantize.worker import device
-from quantpipe.quantize.worker.protocol import Job, Reporter
+from quantpipe.quantize.worker.protocol import EXIT_STOPPED, Job, Reporter, StoppedError
 
 PACKAGES = ("msmodelslim", "torch", "torch_npu", "transformers", "safetensors", "numpy")
 
 
 def main(job_file: Path, descriptor: int) -> int:
-    """Run one job; 0 when it is done, 1 when it failed and the pipe says why."""
+    """Run one job; 0 when it is done, 75 when SIGTERM stopped it, 1 when it failed and the pipe says why."""
     reporter = Reporter(descriptor)
     began = time.monotonic()
     try:
@@ -31,15 +32,26 @@ def main(job_file: Path, descriptor: int) -> int:
         import torch
 
         reporter.send("started", versions=versions(), threads=torch.get_num_threads())
-        from quantpipe.quantize.worker import stock
-
-        stock.quantize(job, reporter)
+        _engine(job.engine)(job, reporter)
+    except StoppedError as stopped:
+        reporter.send("stopped", message=str(stopped))
+        return EXIT_STOPPED
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         reporter.send("failed", **describe(error))
         return 1
     reporter.send("finished", seconds=round(time.monotonic() - began, 3))
     return 0
+
+
+def _engine(name: str) -> Callable[[Job, Reporter], None]:
+    if name == "streaming":
+        from quantpipe.quantize.worker.streaming import engine
+
+        return engine.quantize
+    from quantpipe.quantize.worker import stock
+
+    return stock.quantize
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,9 @@ Pipe, from the worker to quantpipe, one JSON object per line, the key "event" be
     started   versions: {package: version}, threads: int
     phase     name: what the worker is about to do
     layer     index: decoder layers begun so far, of: how many
+    resumed   units: finished parts of the work that an earlier run has left (engine `streaming`)
+    discarded units: as above, but given up; differences: why, one line each
+    stopped   message: SIGTERM came, the state is kept
     failed    type, message, action: msmodelslim's own words; fault: what kind it is, of `FAULTS`
     finished  seconds
 """
@@ -14,12 +17,20 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 FAULTS = ("disk", "memory", "environment", "device", "error")
 """Kinds of failures: the first four are this host's, "error" is everything else."""
+
+
+EXIT_STOPPED = 75
+"""The worker's exit status behind `stopped`: EX_TEMPFAIL of sysexits.h."""
+
+
+class StoppedError(Exception):
+    """SIGTERM came: the work ended where a later run continues it."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,11 @@ class Job:
         device: "cpu" or "npu".
         device_indices: devices to use; None is the default one.
         trust_remote_code: whether the model's own Python code may run.
+        engine: "stock" or "streaming". The fields below are for "streaming" only.
+        exact: the bits of engine `stock`; False allows quicker arithmetic.
+        state: directory in which unfinished work is kept.
+        smoothing_dataset: the prompts that decide the smoothing; None where the spec's dataset does.
+        identity: what decides the bits of the output beyond what the worker sees itself, by name.
     """
 
     snapshot: str
@@ -43,6 +59,11 @@ class Job:
     device: str
     device_indices: list[int] | None
     trust_remote_code: bool
+    engine: str = "stock"
+    exact: bool = True
+    state: str = ""
+    smoothing_dataset: str | None = None
+    identity: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the job file."""

@@ -1,0 +1,154 @@
+"""Write safetensors shards: once, hashed while written, flushed to the device, then given their name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quantpipe.quantize.worker.streaming.weights import DTYPES
+
+TEMPORARY_PREFIX = ".tmp-"
+"""As quantpipe.durable's: names that begin so belong to a write in flight."""
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_PIECE = 4 << 20
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file that has been written.
+
+    Attributes:
+        name: its name in the output directory.
+        size: bytes.
+        sha256: in hex, of what was meant to be written.
+        tensors: name -> bytes of each tensor in it.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    tensors: dict[str, int]
+
+
+def header_of(tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, list[str]]:
+    """The bytes in front of the data, and the order of the tensors: widest types first, then by name.
+
+    So every tensor is aligned to its own type, as the format's own writer does it.
+    """
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    entries: dict[str, Any] = {}
+    offset = 0
+    for name in order:
+        tensor = tensors[name]
+        end = offset + tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, order
+
+
+def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> Shard:
+    """Write a safetensors file so that, once it has its name, it is whole and on the device.
+
+    Args:
+        tensors: on any device; each is copied to the host when its turn comes.
+
+    Raises:
+        OSError: the disk is full, or the directory is gone.
+    """
+    header, order = header_of(tensors)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    digest, size = hashlib.sha256(), 0
+    with ThreadPoolExecutor(1) as hasher, temporary.open("wb", buffering=0) as file:
+        for piece in _pieces(header, (tensors[name] for name in order)):
+            hashing = hasher.submit(digest.update, piece)  # releases the GIL, as the write does
+            _write(file.fileno(), piece)
+            size += len(piece)
+            hashing.result()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    fsync_directory(path.parent)
+    sizes = {name: tensors[name].numel() * tensors[name].element_size() for name in order}
+    return Shard(path.name, size, digest.hexdigest(), sizes)
+
+
+def _pieces(header: bytes, tensors: Iterator[torch.Tensor]) -> Iterator[memoryview]:
+    """The file's bytes in pieces of some size: the thousands of small scales are joined."""
+    joined = bytearray(header)
+    for tensor in tensors:
+        data = memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        if len(joined) + len(data) <= _PIECE:
+            joined += data
+            continue
+        if joined:
+            yield memoryview(bytes(joined))
+            joined = bytearray()
+        if len(data) > _PIECE:
+            yield data
+        else:
+            joined += data
+    if joined:
+        yield memoryview(bytes(joined))
+
+
+def _write(descriptor: int, piece: memoryview) -> None:
+    while piece:
+        piece = piece[os.write(descriptor, piece) :]
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def parts(tensors: Mapping[str, torch.Tensor], limit: int) -> list[dict[str, torch.Tensor]]:
+    """Split into groups of at most `limit` bytes, in order; a tensor that is larger is a group of its own."""
+    found: list[dict[str, torch.Tensor]] = []
+    room = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if not found or size > room:
+            found.append({})
+            room = limit
+        found[-1][name] = tensor
+        room -= size
+    return found
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file, durably and atomically."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    fsync_directory(path.parent)
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make renames inside `directory` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,100 @@
+"""Smoothing: msmodelslim's processors; the search computes nothing twice, the norms keep their type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from msmodelslim.processor.anti_outlier.common import FlexSmoothQuantConfig, validate_and_process_tensors
+from msmodelslim.processor.anti_outlier.common.subgraph_type import NormLinearSubgraph
+from msmodelslim.processor.anti_outlier.flex_smooth.api import flex_smooth_quant
+from msmodelslim.processor.anti_outlier.flex_smooth.processor import FlexSmoothQuantProcessor
+from msmodelslim.processor.anti_outlier.iter_smooth.processor import IterSmoothProcessor
+
+STEPS: Any = np.round(np.arange(0.0, 1.05, 0.05), decimals=2)
+"""The grid of FlexSmoothAlphaBetaSearcher with its step of 0.05."""
+
+
+class Search:
+    """FlexSmoothAlphaBetaSearcher's search for one subgraph, with the same bits in the same type.
+
+    What does not depend on alpha and beta (the float product, its norm, the channels' maxima) is computed
+    once instead of 42 times.
+
+    Args:
+        act: inputs of the linears, [tokens, in].
+        weights: of all linears behind the norm, [out, in].
+    """
+
+    def __init__(self, act: torch.Tensor, weights: torch.Tensor) -> None:
+        self.act, self.weights = act, weights
+        self.product = torch.matmul(act, weights.T)
+        self.norm = torch.mean(self.product**2) ** 0.5
+        self.act_max = torch.max(torch.abs(act), dim=0, keepdim=True)[0]
+        self.weight_max = torch.max(torch.abs(weights), dim=0, keepdim=True)[0]
+        self.known: dict[tuple[float, float], float] = {}
+
+    def error(self, alpha: Any, beta: Any) -> float:
+        """The relative error of the quantized product, rounded to the model's type."""
+        pair = float(alpha), float(beta)
+        if pair not in self.known:
+            self.known[pair] = self._error(alpha, beta)
+        return self.known[pair]
+
+    def _error(self, alpha: Any, beta: Any) -> float:
+        scale = self.act_max**alpha * self.weight_max ** (-beta)
+        difference = torch.matmul(rounded(self.act / scale), rounded(self.weights * scale).T)
+        difference.sub_(self.product)
+        return float(((torch.mean(difference.mul_(difference)) ** 0.5) / self.norm).item())
+
+    def best(self) -> tuple[Any, Any]:
+        """Alpha with beta = 1 - alpha first, then beta; of equal errors the last one wins."""
+        best_alpha, best_beta, lowest = 0.0, 0.0, float("inf")
+        for alpha in STEPS:
+            if (error := self.error(alpha, 1.0 - alpha)) <= lowest:
+                lowest, best_alpha = error, alpha
+        for beta in STEPS:
+            if (error := self.error(best_alpha, beta)) <= lowest:
+                lowest, best_beta = error, beta
+        return best_alpha, best_beta
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """quant_int8sym, in place: per row, to 255 levels and back."""
+    interval = torch.abs(x).max(dim=-1, keepdim=True)[0] / 127
+    return x.div_(interval).round_().clip_(-127, 127).mul_(interval)
+
+
+class LeanFlexSmoothProcessor(FlexSmoothQuantProcessor):  # type: ignore[misc]
+    """msmodelslim's m6, with the search above."""
+
+    search: type[Search] = Search
+
+    def apply_smooth_algorithm(self, subgraph_obj: Any, linear_names: list[str]) -> None:
+        """See FlexSmoothQuantProcessor."""
+        context = self._build_smooth_context(linear_names)
+        given = self.config.alpha is not None and self.config.beta is not None
+        if given or context is None or not isinstance(subgraph_obj, NormLinearSubgraph):
+            super().apply_smooth_algorithm(subgraph_obj, linear_names)
+            return
+        weights = torch.cat([linear.weight for linear in subgraph_obj.linears], dim=0)
+        act = validate_and_process_tensors(context, weights.device, weights.dtype)
+        alpha, beta = self.search(act, weights).best()
+        extra = getattr(subgraph_obj, "extra_config", None)
+        flex_smooth_quant(
+            subgraph_obj, FlexSmoothQuantConfig(alpha=alpha, beta=beta, extra_config=extra), context
+        )
+
+
+class TypedIterSmoothProcessor(IterSmoothProcessor):  # type: ignore[misc]
+    """msmodelslim's m4, on models that are not float32.
+
+    It replaces each norm by one that answers in float32, which the next linear of a bf16 model refuses
+    ("expected m1 and m2 to have the same dtype"), and whose epsilon is fixed. A symmetric smoothing only
+    scales the norm's weight, so that the model's own norm can stay.
+    """
+
+    def _replace_norm_modules(self) -> None:
+        if not self.config.symmetric:
+            super()._replace_norm_modules()

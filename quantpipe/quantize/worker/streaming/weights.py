@@ -1,0 +1,187 @@
+"""Read tensors of a snapshot's safetensors files by name; nothing is mapped, so memory is what is held.
+
+The format: 8 bytes little-endian length N, N bytes of JSON (name -> dtype, shape, data_offsets relative
+to the end of the JSON), then the data. Source: https://github.com/huggingface/safetensors, "Format".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "BOOL": torch.bool,
+}
+_MAX_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a tensor lies: file, first byte, number of bytes, and what the bytes are."""
+
+    file: Path
+    offset: int
+    size: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+class SnapshotError(RuntimeError):
+    """The snapshot lacks a tensor, or a file of it is not what its header says.
+
+    Attributes:
+        action: what to do next.
+    """
+
+    action = "fetch the snapshot again: `quantpipe run RECIPE --force fetch`"
+
+
+def read_header(file: Path) -> dict[str, Location]:
+    """The tensors of one safetensors file.
+
+    Raises:
+        SnapshotError: it is not a safetensors file, or it is cut short.
+    """
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 0 < length <= _MAX_HEADER:
+            raise SnapshotError(f"{file.name} is not a safetensors file")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError as error:
+            raise SnapshotError(f"{file.name} has an unreadable header: {error}") from error
+    found, present = {}, file.stat().st_size
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = entry["data_offsets"]
+        if entry["dtype"] not in DTYPES:
+            raise SnapshotError(f"{name} in {file.name} has the unsupported type {entry['dtype']}")
+        dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+        if 8 + length + end > present or end - begin != math.prod(shape) * dtype.itemsize:
+            raise SnapshotError(f"{file.name} is cut short at {name}")
+        found[name] = Location(file, 8 + length + begin, end - begin, dtype, shape)
+    return found
+
+
+class Weights:
+    """Tensors on disk, by name. Reading is thread-safe."""
+
+    def __init__(self, locations: Mapping[str, Location]) -> None:
+        self._locations = dict(locations)
+
+    @classmethod
+    def of_snapshot(cls, snapshot: Path) -> Weights:
+        """The tensors of the files that the index names, or of all *.safetensors where there is none.
+
+        Raises:
+            SnapshotError: a file is missing or damaged.
+        """
+        found: dict[str, Location] = {}
+        for file in _files(snapshot):
+            found.update(read_header(file))
+        return cls(found)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._locations
+
+    def names(self, prefix: str) -> list[str]:
+        """The tensors whose names begin with `prefix`, in the order in which they lie on disk."""
+        found = [name for name in self._locations if name.startswith(prefix)]
+        return sorted(found, key=lambda n: (self._locations[n].file, self._locations[n].offset))
+
+    def size(self, prefix: str) -> int:
+        """Bytes of all tensors whose names begin with `prefix`."""
+        return sum(place.size for name, place in self._locations.items() if name.startswith(prefix))
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, in memory of its own.
+
+        Raises:
+            SnapshotError: there is no such tensor, or its file got shorter.
+        """
+        place = self._locations.get(name)
+        if place is None:
+            raise SnapshotError(f"the snapshot has no tensor {name}")
+        buffer = torch.empty(max(place.size, 1), dtype=torch.uint8)
+        view = memoryview(buffer.numpy())[: place.size]
+        descriptor = os.open(place.file, os.O_RDONLY)
+        try:
+            done = 0
+            while done < place.size:
+                count = os.preadv(descriptor, [view[done:]], place.offset + done)
+                if not count:
+                    raise SnapshotError(f"{place.file.name} ends within {name}")
+                done += count
+        finally:
+            os.close(descriptor)
+        return buffer[: place.size].view(place.dtype).view(place.shape)
+
+    def read_prefix(self, prefix: str) -> dict[str, torch.Tensor]:
+        """All tensors below `prefix`, by their names without it."""
+        return {name.removeprefix(prefix): self.read(name) for name in self.names(prefix)}
+
+
+def _files(snapshot: Path) -> list[Path]:
+    index = snapshot / "model.safetensors.index.json"
+    if not index.is_file():
+        return sorted(snapshot.glob("*.safetensors"))
+    shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    missing = [shard for shard in shards if not (snapshot / shard).is_file()]
+    if missing:
+        raise SnapshotError(f"the index names {missing[0]}, which is not there")
+    return [snapshot / shard for shard in shards]
+
+
+class Prefetch:
+    """Reads groups of tensors in order, one group ahead of the one in work. Use as a context manager.
+
+    Args:
+        read: reads one group.
+        groups: what to read, in the order in which `take` is called.
+    """
+
+    def __init__(self, read: Callable[[str], dict[str, torch.Tensor]], groups: Sequence[str]) -> None:
+        self._read, self._waiting = read, list(groups)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self._ahead: Future[dict[str, torch.Tensor]] | None = None
+        self._start()
+
+    def __enter__(self) -> Prefetch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _start(self) -> None:
+        self._ahead = self._pool.submit(self._read, self._waiting.pop(0)) if self._waiting else None
+
+    def take(self) -> dict[str, torch.Tensor]:
+        """The next group; the one behind it is read from now on."""
+        if self._ahead is None:
+            raise IndexError("all groups are taken")
+        group = self._ahead.result()
+        self._start()
+        return group
