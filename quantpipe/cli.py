@@ -202,12 +202,17 @@ def smoke(
 @_output_options
 def rollback(recipe: Path, settings: Settings, console: Console) -> None:
     """Let the pointer of RECIPE name the generation before."""
+    from quantpipe import retention
     from quantpipe.store import Store
 
     name = _load(recipe).name
-    left, now = Store(settings.store).rollback(name)
-    value = {"recipe": name, "from": left, "to": now}
-    _emit(console, value, [f"{name}: current -> {now[:12]} (was {left[:12]})"])
+    left, now = retention.rollback(Store(settings.store), name)
+    value = {"recipe": name, "from": left, "to": now, "held": left}
+    lines = [
+        f"{name}: current -> {now[:12]} (was {left[:12]})",
+        f"  {left[:12]} is held: a run does not publish it again, `--force publish` does",
+    ]
+    _emit(console, value, lines)
 
 
 @cli.command()
@@ -296,7 +301,20 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except Exception as error:
+        _fail(_unexpected(error))
     sys.exit(0)
+
+
+def _unexpected(error: Exception) -> QuantpipeError:
+    """A fault that nobody foresaw, of quantpipe's or of the machine's; finished work is kept all the same."""
+    import traceback
+
+    return QuantpipeError(
+        f"unexpected {type(error).__name__}: {error}",
+        hint="run again; if it comes back, report it with these lines",
+        details="".join(traceback.format_exception(error)).splitlines(),
+    )
 
 
 def _fail(error: QuantpipeError) -> NoReturn:

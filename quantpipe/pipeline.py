@@ -65,7 +65,8 @@ class Outcome:
     """How a run ended well.
 
     Attributes:
-        status: "published", "up to date", or "stopped" after an `--until` stage.
+        status: "published", "up to date", "stopped" after an `--until` stage, or "held": the result is there,
+            but somebody has rolled back from it.
         receipts: by stage.
         run: the run's directory; None where nothing had to run.
     """
@@ -87,7 +88,7 @@ def plan(
     context = _context(recipe, settings, store, console)
     stages = Selection().stages()
     earlier = runs.receipts_of(runs.unfinished(store, recipe.name), STAGE_NAMES)
-    _reuse(context, Selection(), stages, [store.load_receipts(recipe.name), earlier])
+    _reuse(context, Selection(), stages, [*store.published_receipts(recipe.name), earlier])
     plans = _plans(context, stages)
     return plans, _obstacles(context, stages, plans)
 
@@ -100,22 +101,32 @@ def run(recipe: Recipe, settings: Settings, console: Console, selection: Selecti
     """
     store = Store(settings.store)
     stages = selection.stages()
-    published = store.load_receipts(recipe.name)
+    published = store.published_receipts(recipe.name)
     context = _context(recipe, settings, store, console)
-    _reuse(context, selection, stages, [published])
+    _reuse(context, selection, stages, published)
     if len(context.receipts) == len(stages):
-        return Outcome("up to date", context.receipts, None)
+        return Outcome(_settled(context), context.receipts, None)
     with runs.storage_faults(store), Lease.for_recipe(store.root, recipe.name):
         context.run, earlier = runs.begin(store, recipe, STAGE_NAMES)
         console.record_to(context.run.events)
         with runs.recorded(context.run, console):
-            _execute(context, selection, stages, [earlier, published])
+            _execute(context, selection, stages, [earlier, *published])
             status = "stopped"
             if "publish" in context.receipts:
+                status = "published" if _settled(context) == "up to date" else "held"
+            if status == "published":
                 conclude(context)
-                status = "published"
         context.run.update_state(status=status, ended=now())
         return Outcome(status, context.receipts, context.run)
+
+
+def _settled(context: Context) -> str:
+    """What to call it when receipts stand for all stages."""
+    if "publish" not in context.receipts:
+        return "up to date"
+    current = context.store.current(context.recipe.name)
+    digest = context.output("publish", "digest")
+    return "up to date" if current is not None and current.name == digest else "held"
 
 
 def _context(recipe: Recipe, settings: Settings, store: Store, console: Console) -> Context:
@@ -236,6 +247,8 @@ def _run_stage(stage: Stage, context: Context) -> Receipt:
     key = stage.key(context)
     context.console.event("stage", stage=stage.name, status="started")
     context.console.detail(f"{stage.name:<9} {context.plans[stage.name].summary}")
+    # An older receipt may describe what the stage is about to replace.
+    context.run.receipt_path(stage.name).unlink(missing_ok=True)
     started, began = now(), time.monotonic()
     result = stage.run(context)
     seconds = round(time.monotonic() - began, 3)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from quantpipe import retention
 from quantpipe.durable import TEMPORARY_PREFIX
 from quantpipe.publish import UNPUBLISHED_GRACE_SECONDS
 from quantpipe.store import Store
@@ -45,7 +46,8 @@ def candidates(store: Store, *, keep: int) -> list[Candidate]:
     """
     found = []
     for recipe in store.recipes():
-        expired = store.expired(recipe, keep, grace=UNPUBLISHED_GRACE_SECONDS)
+        kept = max(keep, _kept_by_recipe(store, recipe))
+        expired = retention.expired(store, recipe, kept, grace=UNPUBLISHED_GRACE_SECONDS)
         found += [_candidate(store, "generation", recipe, generation.path) for generation in expired]
         old = [run for run in store.runs(recipe)[:-KEPT_RUNS] if run.state().get("status") != "running"]
         found += [_candidate(store, "run", recipe, run.path) for run in old]
@@ -65,16 +67,24 @@ def remove(store: Store, chosen: list[Candidate]) -> None:
         if candidate.kind == "generation" and candidate.recipe is not None:
             for generation in store.generations(candidate.recipe):
                 if generation.path == path and not generation.current:
-                    store.remove(candidate.recipe, generation)
+                    retention.remove(store, candidate.recipe, generation)
         elif path.exists():
             shutil.rmtree(path)
+
+
+def _kept_by_recipe(store: Store, recipe: str) -> int:
+    """How many generations the recipe itself wanted to keep when it was last published."""
+    published = [
+        receipts["publish"] for receipts in store.published_receipts(recipe) if "publish" in receipts
+    ]
+    return int(published[0].figures.get("keep", 0)) if published else 0
 
 
 def _needed_snapshots(store: Store) -> set[Path]:
     """The snapshots of current generations and of runs that may go on."""
     needed = set()
     for recipe in store.recipes():
-        receipts = [store.load_receipts(recipe).get("fetch")]
+        receipts = [published.get("fetch") for published in store.published_receipts(recipe)[:1]]
         receipts += [run.load("fetch") for run in store.runs(recipe)[-KEPT_RUNS:]]
         needed |= {store.absolute(receipt.outputs["snapshot"]) for receipt in receipts if receipt}
     return needed

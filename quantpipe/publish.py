@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quantpipe import retention
 from quantpipe.canonical import digest_of
 from quantpipe.stage import Context, Receipt, Result, StagePlan
 
@@ -30,24 +31,26 @@ class PublishStage:
         """Move the pointer."""
         digest = context.output("verify", "digest")
         previous = context.store.current(context.recipe.name)
+        retention.release(context.store, context.recipe.name, digest)
         context.store.point(context.recipe.name, digest)
         return Result(
             outputs={"digest": digest},
-            figures={"previous": previous.name if previous else None},
+            figures={"previous": previous.name if previous else None, "keep": context.recipe.publish.keep},
             summary=f"current -> {digest[:12]}",
         )
 
     def still_there(self, context: Context, receipt: Receipt) -> bool:
-        """The pointer names it."""
-        current = context.store.current(context.recipe.name)
-        return current is not None and current.name == receipt.outputs["digest"]
+        """The pointer names it, or somebody has rolled back from it and it is held."""
+        name, digest = context.recipe.name, receipt.outputs["digest"]
+        current = context.store.current(name)
+        return (current is not None and current.name == digest) or retention.held(context.store, name, digest)
 
 
 def conclude(context: Context) -> None:
     """After the last stage: keep the receipts with the generation, remove generations beyond `keep`."""
     name, digest = context.recipe.name, context.output("publish", "digest")
     context.store.save_receipts(name, digest, context.receipts)
-    expired = context.store.expired(name, context.recipe.publish.keep, grace=UNPUBLISHED_GRACE_SECONDS)
-    for generation in expired:
+    keep = context.recipe.publish.keep
+    for generation in retention.expired(context.store, name, keep, grace=UNPUBLISHED_GRACE_SECONDS):
         context.console.line(f"          removed generation {generation.digest[:12]}")
-        context.store.remove(name, generation)
+        retention.remove(context.store, name, generation)

@@ -62,6 +62,13 @@ def outcome(recipe: Recipe, settings: Settings, result: Outcome) -> Rendered:
         "run": result.run.id if result.run else None,
         "stages": [receipt.to_json() for receipt in result.receipts.values()],
     }
+    if result.status == "held":
+        digest = result.receipts["publish"].outputs["digest"]
+        value["digest"] = digest
+        return value, [
+            f"{recipe.name}: {digest[:12]} is there and was rolled back: the pointer stays as it is",
+            "  `--force publish` publishes it again; a changed recipe or source publishes as usual",
+        ]
     if "publish" not in result.receipts:
         return value, [f"{recipe.name}: {result.status} after {list(result.receipts)[-1]}"]
     digest = result.receipts["publish"].outputs["digest"]

@@ -23,7 +23,7 @@ from quantpipe.recipe import Recipe
 from quantpipe.stage import Receipt, RunDirectory
 from quantpipe.store import Store
 
-_ENDED = ("published", "taken over")
+_ENDED = ("published", "held", "taken over")
 
 
 def unfinished(store: Store, recipe: str) -> RunDirectory | None:

@@ -17,14 +17,13 @@ import os
 import re
 import secrets
 import shutil
-import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from quantpipe import durable
-from quantpipe.errors import UsageError, VerificationError
+from quantpipe.errors import VerificationError
 from quantpipe.receipt import Receipt, RunDirectory, read_receipt_file
 
 PROVENANCE = "quantpipe.json"
@@ -234,76 +233,19 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         durable.write_json(path, {name: receipt.to_json() for name, receipt in receipts.items()})
 
-    def load_receipts(self, recipe: str) -> dict[str, Receipt]:
-        """The receipts of the current generation, by stage; empty before the first publish."""
-        current = self.current(recipe)
-        if current is None:
-            return {}
-        path = self.receipts_path(recipe, current.name)
+    def load_receipts(self, recipe: str, digest: str) -> dict[str, Receipt]:
+        """The receipts of a published generation, by stage; empty where it was never published."""
+        path = self.receipts_path(recipe, digest)
         if not path.is_file():
             return {}
         value = read_receipt_file(path)
         return {name: Receipt.from_json(item, where=str(path)) for name, item in value.items()}
 
-    # -- retention ------------------------------------------------------------------------------
-
-    def rollback(self, recipe: str) -> tuple[str, str]:
-        """Point at the generation that was published before the current one.
-
-        Returns:
-            The digests of the generation that was current and of the one that is now.
-
-        Raises:
-            UsageError: there is nothing to go back to.
-        """
+    def published_receipts(self, recipe: str) -> list[dict[str, Receipt]]:
+        """The receipts of all published generations, the current one's first, then the newest."""
         published = [g for g in self.generations(recipe) if g.published is not None]
-        position = next((i for i, generation in enumerate(published) if generation.current), None)
-        if not position:
-            raise UsageError(
-                "there is no earlier generation to go back to",
-                where=str(self.model(recipe)),
-                hint="`quantpipe status` lists the generations",
-            )
-        self.point(recipe, published[position - 1].digest)
-        return published[position].digest, published[position - 1].digest
-
-    def expired(self, recipe: str, keep: int, *, grace: float = 0.0) -> list[Generation]:
-        """The generations beyond the `keep` newest published ones; never the current one.
-
-        Args:
-            keep: how many published generations stay.
-            grace: seconds for which an unpublished generation is left alone: a run may be at its smoke load.
-        """
-        generations = self.generations(recipe)
-        newest = [generation for generation in generations if generation.published is not None][-keep:]
-        limit = time.time() - grace
-        return [
-            generation
-            for generation in generations
-            if not generation.current
-            and generation not in newest
-            and (generation.published is not None or generation.sealed < limit)
-        ]
-
-    def remove(self, recipe: str, generation: Generation) -> None:
-        """Remove a generation: first its name, in one rename, then its files.
-
-        Raises:
-            ValueError: it is the current one, also if it has become so since `generation` was read.
-        """
-        grave = self.model(recipe) / f"{durable.TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-        if generation.current or self.current(recipe) == generation.path:
-            raise ValueError("the current generation is never removed")
-        generation.path.rename(grave)
-        if self._names(recipe, generation.digest):  # a rollback on another host was faster: give it back
-            grave.rename(generation.path)
-            raise ValueError("the current generation is never removed")
-        shutil.rmtree(grave)
-        self.receipts_path(recipe, generation.digest).unlink(missing_ok=True)
-
-    def _names(self, recipe: str, digest: str) -> bool:
-        """Whether the pointer names this generation, be it there or not."""
-        return str(self.pointer(recipe).readlink()) == digest if self.pointer(recipe).is_symlink() else False
+        published.sort(key=lambda generation: (generation.current, generation.age_key), reverse=True)
+        return [self.load_receipts(recipe, generation.digest) for generation in published]
 
 
 def _modified(path: Path) -> float | None:

@@ -21,9 +21,25 @@ def test_memory_is_between_nothing_and_all_of_it() -> None:
     assert 16 << 20 < host.memory_limit() <= total
 
 
-def test_a_control_group_lowers_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "_group_limits", lambda: [1 << 40, 1 << 20])
-    assert host.memory_limit() == 1 << 20
+@pytest.mark.parametrize(
+    ("listing", "folder", "limit", "used"),
+    [
+        ("0::/pods/one", "pods", "memory.max", "memory.current"),
+        ("9:cpu:/x\n4:memory:/pods/one", "memory/pods", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ],
+)
+def test_what_a_control_group_leaves_is_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listing: str, folder: str, limit: str, used: str
+) -> None:
+    group = tmp_path / folder
+    (group / "one").mkdir(parents=True)
+    (group / limit).write_text(f"{3 << 20}\n")
+    (group / used).write_text(f"{1 << 20}\n")
+    (group / "one" / limit).write_text("max\n")
+    (group / "one" / used).write_text("0\n")
+    monkeypatch.setattr(host, "CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr(host, "_own_groups", lambda: listing)
+    assert host.memory_limit() == 2 << 20
 
 
 def test_devices_are_counted_in_the_order_of_their_numbers(

@@ -365,6 +365,27 @@ def test_wrong_answers_are_not_published(quantized_store: Path, tmp_path: Path) 
     assert failed["error"]["exit_code"] == 4
 
 
+def test_rollback_is_not_undone_by_the_next_scheduled_run(
+    published_store: Path, small_recipe: Path, tmp_path: Path
+) -> None:
+    first = current(published_store)
+    prompts = {"dataset": str(ROOT / "calib_data/anti_outlier.json"), "limit": 1}
+    changed = write_recipe(tmp_path, quantize={"calibration": prompts})
+    done = quantpipe("run", changed, "--store", published_store)
+    assert done.status == 0, done.stderr
+    second = current(published_store)
+    assert second != first
+    assert quantpipe("rollback", changed, "--store", published_store).status == 0
+    assert current(published_store) == first
+    assert quantpipe("run", small_recipe, "--store", published_store).status == 0
+    done = quantpipe("run", changed, "--store", published_store, "--json")
+    assert (done.status, done.json()["status"]) == (0, "held")
+    assert current(published_store) == first
+    done = quantpipe("run", changed, "--store", published_store, "--force", "publish", "--json")
+    assert (done.status, done.json()["status"]) == (0, "published")
+    assert current(published_store) == second
+
+
 def test_from_needs_what_is_before_it(tmp_path: Path, small_recipe: Path) -> None:
     done = quantpipe("run", small_recipe, "--store", tmp_path / "store", "--from", "smoke")
     assert done.status == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quantpipe import recipe_file
+from quantpipe import recipe_file, retention
 from quantpipe.console import Console
 from quantpipe.errors import VerificationError
 from quantpipe.publish import UNPUBLISHED_GRACE_SECONDS, PublishStage, conclude
@@ -66,7 +66,7 @@ def test_the_pointer_moves_and_the_receipt_tells_from_where(context: Context) ->
     assert first.figures["previous"] is None
     assert second.figures["previous"] == "a" * 64
     assert second.summary == "current -> bbbbbbbbbbbb"
-    assert set(context.store.load_receipts("tiny")) == {"verify", "publish"}
+    assert set(context.store.load_receipts("tiny", "b" * 64)) == {"verify", "publish"}
 
 
 def test_the_receipt_stands_while_the_pointer_names_it(context: Context) -> None:
@@ -74,9 +74,19 @@ def test_the_receipt_stands_while_the_pointer_names_it(context: Context) -> None
     first, second = publish(context, "a"), publish(context, "b")
     assert stage.still_there(context, second)
     assert not stage.still_there(context, first)
-    context.store.rollback("tiny")
+    context.store.point("tiny", "a" * 64)
     assert not stage.still_there(context, second)
     assert stage.still_there(context, first)
+
+
+def test_what_was_rolled_back_is_not_published_again_unless_it_is_wanted(context: Context) -> None:
+    stage = PublishStage()
+    publish(context, "a")
+    second = publish(context, "b")
+    retention.rollback(context.store, "tiny")
+    assert stage.still_there(context, second)
+    publish(context, "b")
+    assert not retention.held(context.store, "tiny", "b" * 64)
 
 
 def test_the_key_is_the_checkpoint_s(context: Context) -> None:

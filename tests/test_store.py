@@ -4,58 +4,19 @@ import multiprocessing
 import os
 import shutil
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from store_support import RECIPE, current, digests, published, sealed, stage
 
 from quantpipe import durable, manifest
-from quantpipe.errors import UsageError, VerificationError
-from quantpipe.stage import Receipt
-from quantpipe.store import PROVENANCE, Generation, Store
-
-RECIPE = "tiny"
+from quantpipe.errors import VerificationError
+from quantpipe.store import PROVENANCE, Store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
-
-
-def stage(store: Store, content: str) -> tuple[Path, str]:
-    """A staging directory and the digest of its manifest."""
-    staging = store.new_run(RECIPE).staging
-    (staging / "sub").mkdir(parents=True)
-    (staging / "model.safetensors").write_text(content * 1000)
-    (staging / "sub" / "config.json").write_text(content)
-    return staging, manifest.build(staging, jobs=1).digest()
-
-
-def sealed(store: Store, content: str) -> str:
-    staging, digest = stage(store, content)
-    store.seal(staging, RECIPE, digest, {"content": content})
-    return digest
-
-
-def published(store: Store, content: str) -> str:
-    digest = sealed(store, content)
-    publish(store, digest)
-    return digest
-
-
-def publish(store: Store, digest: str) -> None:
-    store.point(RECIPE, digest)
-    store.save_receipts(RECIPE, digest, {"fetch": Receipt("fetch", "k", {}, {}, "now", 0.0)})
-    time.sleep(0.01)  # filesystems keep times to some milliseconds
-
-
-def current(store: Store) -> str | None:
-    path = store.current(RECIPE)
-    return None if path is None else path.name
-
-
-def digests(generations: list[Generation]) -> list[str]:
-    return [generation.digest for generation in generations]
 
 
 # -- sealing ------------------------------------------------------------------------------------------
@@ -238,7 +199,8 @@ def test_nothing_is_current_before_the_first_publish(store: Store) -> None:
     assert store.current(RECIPE) is None
     sealed(store, "a")
     assert store.current(RECIPE) is None
-    assert store.load_receipts(RECIPE) == {}
+    assert store.load_receipts(RECIPE, "a" * 64) == {}
+    assert store.published_receipts(RECIPE) == []
 
 
 def test_the_pointer_never_names_what_is_not_there(store: Store) -> None:
@@ -258,93 +220,7 @@ def test_a_pointer_that_is_no_link_is_explained(store: Store) -> None:
     assert caught.value.where == str(store.pointer(RECIPE))
 
 
-# -- rollback and retention ---------------------------------------------------------------------------
-
-
-def test_rollback_goes_to_the_generation_published_before(store: Store) -> None:
-    first, second, third = (published(store, content) for content in "abc")
-    assert store.rollback(RECIPE) == (third, second)
-    assert current(store) == second
-    assert store.rollback(RECIPE) == (second, first)
-    with pytest.raises(UsageError, match="no earlier generation"):
-        store.rollback(RECIPE)
-    assert current(store) == first
-
-
-def test_rollback_passes_over_what_was_never_published(store: Store) -> None:
-    first = published(store, "a")
-    sealed(store, "failed its smoke load")
-    second = published(store, "b")
-    assert store.rollback(RECIPE) == (second, first)
-
-
-def test_before_counts_by_publishing_and_not_by_sealing(store: Store) -> None:
-    """a, then b, then a again: what was there before is b, though a was sealed first."""
-    first, second = published(store, "a"), published(store, "b")
-    publish(store, first)
-    assert store.rollback(RECIPE) == (first, second)
-
-
-def test_nothing_to_roll_back_to(store: Store) -> None:
-    with pytest.raises(UsageError):
-        store.rollback(RECIPE)
-    only = published(store, "a")
-    with pytest.raises(UsageError):
-        store.rollback(RECIPE)
-    assert current(store) == only
-
-
-def test_retention_keeps_the_newest_and_the_current_one(store: Store) -> None:
-    first, second, third, fourth = (published(store, content) for content in "abcd")
-    assert digests(store.expired(RECIPE, 2)) == [first, second]
-    store.point(RECIPE, first)
-    assert digests(store.expired(RECIPE, 2)) == [second]
-    assert digests(store.expired(RECIPE, 4)) == []
-    assert {third, fourth}.isdisjoint(digests(store.expired(RECIPE, 2)))
-
-
-def test_an_unpublished_generation_has_its_grace(store: Store) -> None:
-    published(store, "a")
-    waiting = sealed(store, "still at its smoke load")
-    assert digests(store.expired(RECIPE, 2, grace=3600)) == []
-    assert digests(store.expired(RECIPE, 2, grace=-1)) == [waiting]
-
-
-def test_removing_takes_files_and_receipts(store: Store) -> None:
-    old, _, _ = (published(store, content) for content in "abc")
-    [expired] = store.expired(RECIPE, 2)
-    store.remove(RECIPE, expired)
-    assert not store.generation(RECIPE, old).exists()
-    assert not store.receipts_path(RECIPE, old).exists()
-    assert not list(store.model(RECIPE).glob(".tmp-*"))
-
-
-def test_the_current_generation_is_never_removed(store: Store) -> None:
-    old, _ = published(store, "a"), published(store, "b")
-    stale = next(g for g in store.generations(RECIPE) if g.digest == old)
-    store.point(RECIPE, old)  # somebody rolls back between listing and removing
-    with pytest.raises(ValueError, match="never removed"):
-        store.remove(RECIPE, stale)
-    assert (store.generation(RECIPE, old) / "model.safetensors").is_file()
-
-
-def test_a_rollback_in_the_middle_of_a_removal_gets_its_generation_back(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old, _ = published(store, "a"), published(store, "b")
-    victim = next(g for g in store.generations(RECIPE) if g.digest == old)
-    rename = Path.rename
-
-    def slow(self: Path, target: Path) -> Path:
-        monkeypatch.setattr(Path, "rename", rename)
-        store.point(RECIPE, old)
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", slow)
-    with pytest.raises(ValueError, match="never removed"):
-        store.remove(RECIPE, victim)
-    assert current(store) == old
-    assert (store.generation(RECIPE, old) / "model.safetensors").is_file()
+# -- generations ------------------------------------------------------------------------------------------
 
 
 def test_a_generation_that_vanishes_while_they_are_listed_is_passed_over(store: Store) -> None:
@@ -363,9 +239,17 @@ def test_what_is_not_a_generation_is_not_listed(store: Store) -> None:
 # -- paths, runs, provenance --------------------------------------------------------------------------
 
 
-def test_receipts_of_the_current_generation(store: Store) -> None:
-    published(store, "a")
-    assert set(store.load_receipts(RECIPE)) == {"fetch"}
+def test_receipts_of_a_generation(store: Store) -> None:
+    digest = published(store, "b")
+    assert set(store.load_receipts(RECIPE, digest)) == {"fetch"}
+
+
+def test_receipts_of_the_current_generation_come_first(store: Store) -> None:
+    first, second = published(store, "a"), published(store, "b")
+    sealed(store, "never published")
+    assert [r["fetch"].outputs["content"] for r in store.published_receipts(RECIPE)] == [second, first]
+    store.point(RECIPE, first)
+    assert [r["fetch"].outputs["content"] for r in store.published_receipts(RECIPE)] == [first, second]
 
 
 def test_damaged_receipts_are_named(store: Store) -> None:
@@ -373,7 +257,7 @@ def test_damaged_receipts_are_named(store: Store) -> None:
     path = store.receipts_path(RECIPE, digest)
     path.write_text("{")
     with pytest.raises(VerificationError) as caught:
-        store.load_receipts(RECIPE)
+        store.load_receipts(RECIPE, digest)
     assert caught.value.where == str(path)
 
 

@@ -1,0 +1,48 @@
+"""Generations for tests of the store and of retention."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from quantpipe import manifest
+from quantpipe.receipt import Receipt
+from quantpipe.store import Generation, Store
+
+RECIPE = "tiny"
+
+
+def stage(store: Store, content: str) -> tuple[Path, str]:
+    """A staging directory and the digest of its manifest."""
+    staging = store.new_run(RECIPE).staging
+    (staging / "sub").mkdir(parents=True)
+    (staging / "model.safetensors").write_text(content * 1000)
+    (staging / "sub" / "config.json").write_text(content)
+    return staging, manifest.build(staging, jobs=1).digest()
+
+
+def sealed(store: Store, content: str) -> str:
+    staging, digest = stage(store, content)
+    store.seal(staging, RECIPE, digest, {"content": content})
+    return digest
+
+
+def published(store: Store, content: str) -> str:
+    digest = sealed(store, content)
+    publish(store, digest)
+    return digest
+
+
+def publish(store: Store, digest: str) -> None:
+    store.point(RECIPE, digest)
+    store.save_receipts(RECIPE, digest, {"fetch": Receipt("fetch", "k", {"content": digest}, {}, "now", 0.0)})
+    time.sleep(0.01)  # filesystems keep times to some milliseconds
+
+
+def current(store: Store) -> str | None:
+    path = store.current(RECIPE)
+    return None if path is None else path.name
+
+
+def digests(generations: list[Generation]) -> list[str]:
+    return [generation.digest for generation in generations]
