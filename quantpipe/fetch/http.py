@@ -84,7 +84,7 @@ def download(
         passing(file.path),
         session.get(url, headers=asked, stream=True, timeout=(CONNECT_SECONDS, SILENCE_SECONDS)) as response,
     ):
-        sink.on_abort(response.raw.shutdown)
+        sink.on_abort(getattr(response.raw, "shutdown", response.raw.close))  # urllib3 < 2.3 only closes
         if response.status_code == 416:
             sink.restart()
             raise PassingFault("the server has fewer bytes than were fetched: beginning again")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from quantpipe.redact import add_secret, guard_logger, redact
 if TYPE_CHECKING:
     import requests
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _ANSWER_SECONDS = 60.0
 
 
@@ -57,8 +59,15 @@ class HuggingFaceHub:
     def resolve(self, repo: str, revision: str | None) -> str:
         """The commit of a branch, tag or commit; None is `main`."""
         info = self._info(repo, revision)
-        self._infos[info.sha] = info
-        return str(info.sha)
+        commit = str(info.sha)
+        if not _COMMIT.fullmatch(commit):  # it becomes a folder's name
+            raise PreflightError(
+                f"the hub names no commit for {repo}, but {commit[:80]!r}",
+                where=self.describe(repo),
+                hint="a mirror that is set by HF_ENDPOINT may lack it: use the hub itself",
+            )
+        self._infos[commit] = info
+        return commit
 
     def list(self, repo: str, commit: str) -> tuple[RemoteFile, ...]:
         """The files at a commit: LFS files with SHA-256, the others with their git blob id."""

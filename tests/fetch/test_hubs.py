@@ -483,3 +483,28 @@ def test_proxy_of_the_environment(bench: Bench, monkeypatch: pytest.MonkeyPatch)
         close_session()
     assert bench.snapshot(result) == FILES
     assert password not in bench.everything_written()
+
+
+def test_busy_while_it_is_asked(bench: Bench) -> None:
+    bench.server.faults.append(busy(2, files="api", status=503))
+    bench.server.faults.append(busy(1, files="api", status=429, retry_after="0"))
+    _, result = bench.fetch()
+    assert bench.snapshot(result) == FILES
+
+
+@pytest.mark.parametrize("name", ["../../../outside", "", "main", "A" * 40])
+def test_mirror_that_names_a_strange_commit(start: Callable[..., Bench], name: str, tmp_path: Path) -> None:
+    bench = start("huggingface")
+    repository = bench.repository
+    repository.commits[name] = repository.commits[repository.branches["main"]]
+    repository.branches["main"] = name
+    with pytest.raises((PreflightError, RecipeError)):
+        bench.fetch()
+    assert not (tmp_path / "store" / "sources").exists()
+
+
+def test_list_that_leads_out_of_the_snapshot(bench: Bench, tmp_path: Path) -> None:
+    bench.repository.commit({**FILES, "../../../evil.json": b"{}"}, branch=bench.branch)
+    with pytest.raises(VerificationError, match=r"evil\.json"):
+        bench.fetch()
+    assert not list(tmp_path.rglob("evil.json"))
