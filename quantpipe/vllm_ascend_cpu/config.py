@@ -131,7 +131,8 @@ class AscendCpuConfig(QuantizationConfig):  # type: ignore[misc]
     def _linear_method(self, layer: Any, prefix: str) -> QuantizeMethodBase:
         type_ = self.description.linear_type(prefix)
         for part, out_features in zip(part_names(prefix), _out_features(layer), strict=True):
-            expect_linear(self._load, part, type_, out_features, layer.input_size)
+            out_in = (out_features, layer.input_size)
+            expect_linear(self._load, part, type_, out_in, has_bias=layer.has_bias)
         if isinstance(layer, QKVParallelLinear):
             expect_layer_norms(self._load, prefix.rpartition(".self_attn.")[0], self._sizes, self.description)
         self._load.layers[f"{type_} linear layers"] += 1

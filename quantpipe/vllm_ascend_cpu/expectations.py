@@ -37,13 +37,16 @@ class ModelDims:
         )
 
 
-def linear_tensors(type_: str, out_features: int, in_features: int) -> dict[str, Expected]:
+def linear_tensors(
+    type_: str, out_features: int, in_features: int, *, has_bias: bool = False
+) -> dict[str, Expected]:
     """The tensors of one unfused linear layer, by the last part of their names."""
     why = f"{type_} in the description"
     weight = (out_features, in_features)
     channel = (out_features, 1)
+    bias = {"bias": Expected((out_features,), FLOATS, why, required=type_ != STATIC)}
     if type_ == FLOAT:
-        return {"weight": Expected(weight, FLOATS, why)}
+        return {"weight": Expected(weight, FLOATS, why), **(bias if has_bias else {})}
     tensors = {
         "weight": Expected(weight, ("I8",), why),
         "weight_scale": Expected(channel, FLOATS, why, required=type_ == DYNAMIC),
@@ -54,13 +57,14 @@ def linear_tensors(type_: str, out_features: int, in_features: int) -> dict[str,
         tensors["input_offset"] = Expected((1,), FLOATS, why)
         tensors["quant_bias"] = Expected((out_features,), ("I32",), why)
         tensors["deq_scale"] = Expected((out_features,), ("F32",), DEQ_SCALE)
-        tensors["bias"] = Expected((out_features,), FLOATS, why, required=False)
-    return tensors
+    return {**tensors, **(bias if has_bias or type_ == STATIC else {})}
 
 
-def expect_linear(ledger: LoadLedger, layer: str, type_: str, out_features: int, in_features: int) -> None:
-    """Enter one unfused linear layer of the checkpoint."""
-    for field, expected in linear_tensors(type_, out_features, in_features).items():
+def expect_linear(
+    ledger: LoadLedger, layer: str, type_: str, out_in: tuple[int, int], *, has_bias: bool = False
+) -> None:
+    """Enter one unfused linear layer of the checkpoint, `out_in` its output and input size."""
+    for field, expected in linear_tensors(type_, *out_in, has_bias=has_bias).items():
         ledger.expect(f"{layer}.{field}", expected)
 
 
@@ -71,7 +75,7 @@ def expect_experts(
     for expert in range(num_experts):
         for part in EXPERT_PARTS:
             out_in = (hidden, intermediate) if part == "down_proj" else (intermediate, hidden)
-            expect_linear(ledger, f"{prefix}.{expert}.{part}", type_, *out_in)
+            expect_linear(ledger, f"{prefix}.{expert}.{part}", type_, out_in)
 
 
 def expect_embedding(ledger: LoadLedger, prefix: str, dims: ModelDims) -> None:

@@ -35,6 +35,8 @@ class _Int8LinearMethod(LinearMethodBase):  # type: ignore[misc]
         ledger: of this load.
     """
 
+    fields: tuple[str, ...] = ("weight", "weight_scale", "weight_offset")
+
     def __init__(self, prefix: str, ledger: LoadLedger) -> None:
         self.ledger = ledger
         self.parts = part_names(prefix)
@@ -105,8 +107,6 @@ class _Int8LinearMethod(LinearMethodBase):  # type: ignore[misc]
         self.loaded.clear()
         layer.weight_scale_fp32 = layer.weight_scale.data.float().flatten()
 
-    fields: tuple[str, ...] = ("weight", "weight_scale", "weight_offset")
-
     def _part_problems(self, part: str) -> list[str]:
         problems = []
         if (scale := self.loaded.get(f"{part}.weight_scale")) is not None:
@@ -122,12 +122,10 @@ class _Int8LinearMethod(LinearMethodBase):  # type: ignore[misc]
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """y [..., out on this rank] of x [..., in on this rank], in the model's dtype."""
-        out = self.multiply(layer, x.reshape(-1, x.shape[-1]))
-        if bias is not None:
-            out = out + bias.float()
+        out = self.multiply(layer, x.reshape(-1, x.shape[-1]), bias)
         return out.to(self.params_dtype).reshape(*x.shape[:-1], -1)
 
-    def multiply(self, layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    def multiply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """float32 [tokens, out] of x [tokens, in]."""
         raise NotImplementedError
 
@@ -135,10 +133,11 @@ class _Int8LinearMethod(LinearMethodBase):  # type: ignore[misc]
 class DynamicLinearMethod(_Int8LinearMethod):
     """W8A8_DYNAMIC: activations quantized per token while serving."""
 
-    def multiply(self, layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """`(q @ weight.T) * weight_scale * token_scale`."""
+    def multiply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """`(q @ weight.T) * weight_scale * token_scale + bias`."""
         q, scale = quantize_per_token(x)
-        return dequantize(int8_matmul(q, layer.weight), layer.weight_scale_fp32, scale)
+        out = dequantize(int8_matmul(q, layer.weight), layer.weight_scale_fp32, scale)
+        return out if bias is None else out + bias.float()
 
 
 class StaticLinearMethod(_Int8LinearMethod):
@@ -201,8 +200,11 @@ class StaticLinearMethod(_Int8LinearMethod):
         layer.input_scale_reciprocal = 1 / layer.input_scale.data
         layer.input_offset_float = layer.input_offset.data.to(layer.input_scale.dtype)
 
-    def multiply(self, layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """`(q @ weight.T + quant_bias) * deq_scale`, the bias on the first rank of a cut sum only."""
+    def multiply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """`(q @ weight.T + quant_bias) * deq_scale`, quant_bias on the first rank of a cut sum only.
+
+        quant_bias contains the float bias, so `bias` is left out, as vllm-ascend does.
+        """
         q = quantize_static(x, layer.input_scale_reciprocal, layer.input_offset_float)
         accumulator = int8_matmul(q, layer.weight)
         if not isinstance(layer, RowParallelLinear) or layer.tp_rank == 0:

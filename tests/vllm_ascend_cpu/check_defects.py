@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from checkpoints import Checkpoint, build
+from checkpoints import Checkpoint, build, make_float
 from vllm.config import set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
 from vllm.engine.arg_utils import EngineArgs
@@ -266,6 +266,16 @@ def check_parts_of_qkv_differ(tmp: Path) -> None:
     expect(
         tmp / "offset", offset, rf"parts of a fused layer differ: {Q}\.input_offset -9.*{K}\.input_offset -8"
     )
+
+
+def check_missing_bias_of_a_float_layer(tmp: Path) -> None:
+    def spoil(model: Checkpoint) -> None:
+        model.config["attention_bias"] = True
+        for part in ("q_proj", "k_proj", "v_proj"):
+            make_float(model, f"{LAYER}.self_attn.{part}")
+        del model.tensors[f"{K}.bias"]
+
+    expect(tmp, spoil, rf"1 problem.*{K}\.bias: missing from all files", layout="V0")
 
 
 def check_deq_scale_identity(tmp: Path) -> None:

@@ -92,6 +92,15 @@ def check_moe_with_excluded_layers(tmp: Path) -> None:
     compare(tmp / "excluded", model)
 
 
+def check_dense_with_attention_bias(tmp: Path) -> None:
+    """A static layer's bias is inside quant_bias and must not be added again; a FLOAT layer's is added."""
+    model = build(moe=False, layout="V0")
+    model.config["attention_bias"] = True
+    for part in ("q_proj", "k_proj", "v_proj"):
+        make_float(model, f"model.layers.1.self_attn.{part}")
+    compare(tmp / "attention-bias", model)
+
+
 def check_dense_v1(tmp: Path) -> None:
     compare(tmp / "dense-v1", build(moe=False, layout="V1"))
 

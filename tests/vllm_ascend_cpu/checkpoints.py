@@ -96,12 +96,14 @@ def build(*, moe: bool, layout: str, seed: int = 0, norm_biases: bool | None = N
 
 
 def make_float(model: Checkpoint, layer: str) -> None:
-    """Turn one quantized layer into a FLOAT one, as an exclusion in the recipe does."""
+    """Turn one quantized layer into a FLOAT one, as an exclusion in the recipe does. A bias stays."""
     for name in [name for name in model.tensors if name.startswith(f"{layer}.")]:
-        weight = model.tensors.pop(name)
+        tensor = model.tensors.pop(name)
         del model.description[name]
         if name == f"{layer}.weight":
-            model.put(name, (0.01 * weight.float()).to(torch.bfloat16), "FLOAT")
+            model.put(name, (0.001 * tensor.float()).to(torch.bfloat16), "FLOAT")
+        elif name == f"{layer}.bias":
+            model.put(name, tensor, "FLOAT")
 
 
 def _write_layer(writer: _Writer, layer: str, moe: bool) -> None:

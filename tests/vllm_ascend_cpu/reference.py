@@ -54,7 +54,8 @@ class ReferenceModel:
         type_ = self.types[f"{name}.weight"]
         weight = self.tensors[f"{name}.weight"]
         if type_ == "FLOAT":
-            return x.float() @ weight.float().T
+            bias = self.tensors.get(f"{name}.bias", torch.zeros(()))
+            return x.float() @ weight.float().T + bias.float()
         if type_ == "W8A8":
             reciprocal = (1.0 / self.tensors[f"{name}.input_scale"].to(BF16)).float()
             offset = self.tensors[f"{name}.input_offset"].float()

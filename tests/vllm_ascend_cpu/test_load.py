@@ -13,6 +13,5 @@ def test_the_engine_computes_what_the_reference_does(run_checks: Callable[..., N
 
 @pytest.mark.slow
 def test_further_layouts(run_checks: Callable[..., None]) -> None:
-    run_checks(
-        "check_load.py", "check_moe_v0_with_norm_biases", "check_moe_with_excluded_layers", "check_dense_v1"
-    )
+    checks = ("moe_v0_with_norm_biases", "moe_with_excluded_layers", "dense_with_attention_bias", "dense_v1")
+    run_checks("check_load.py", *(f"check_{name}" for name in checks))
