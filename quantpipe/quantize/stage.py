@@ -199,7 +199,7 @@ def _identity(context: Context) -> dict[str, str]:
     """What decides the output and the worker cannot see: by content, since paths change between runs."""
     recipe = context.recipe
     return {
-        "source": Manifest.from_json(context.output("fetch", "manifest"), where="receipt of fetch").digest(),
+        "source": str(context.output("fetch", "manifest")),
         "calibration prompts": dataset_digest(recipe.calibration_prompts()),
         "anti-outlier prompts": dataset_digest(recipe.anti_outlier_prompts()),
     }
