@@ -365,6 +365,7 @@ def test_wrong_answers_are_not_published(quantized_store: Path, tmp_path: Path) 
     assert failed["error"]["exit_code"] == 4
 
 
+@pytest.mark.slow
 def test_rollback_is_not_undone_by_the_next_scheduled_run(
     published_store: Path, small_recipe: Path, tmp_path: Path
 ) -> None:
