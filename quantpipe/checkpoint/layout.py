@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quantpipe.checkpoint.config import Dims
+from quantpipe.checkpoint.expected import Module
 
 if TYPE_CHECKING:
     from quantpipe.checkpoint.checkpoint import Checkpoint
@@ -23,6 +24,10 @@ _DEFAULT_BATCHED_TOKENS = 8192
 _DEFAULT_SEQUENCES = 256
 _RUNTIME_BYTES = 2 * GIB
 """For the runtime, communication buffers and captured graphs: an assumption, shown in the report."""
+
+_ROW_PARALLEL = ("o_proj", "down_proj")
+_CUT_BY_ROWS = ("weight", "scale_bias")
+"""What is cut of a row-parallel linear: what it has per output (quant_bias, deq_scale) stays whole."""
 
 
 @dataclass(frozen=True)
@@ -136,22 +141,23 @@ def _activation_bytes(dims: Dims, layout: Layout) -> int:
 def rank_bytes(checkpoint: Checkpoint, layout: Layout) -> list[int]:
     """Bytes of the weights on each of the dp * tp devices."""
     dims = checkpoint.dims
-    common = 0
-    expert = 0
+    common, cut, whole = 0, 0, 0
     for name in checkpoint.types:
         module = checkpoint.modules[name]
-        size = sum(
-            checkpoint.tensors[full].size
-            for suffix in (checkpoint.specs_of(name) or {})
-            if (full := f"{name}.{suffix}") in checkpoint.tensors
-        )
-        if module.kind == "expert":
-            expert += size
-        else:
-            common += _share(dims, module.kind, module.leaf, size, layout.tp)
+        for suffix in checkpoint.specs_of(name) or {}:
+            tensor = checkpoint.tensors.get(f"{name}.{suffix}")
+            if tensor is None:
+                continue
+            stays = module.leaf in _ROW_PARALLEL and suffix not in _CUT_BY_ROWS
+            if module.kind != "expert":
+                common += tensor.size if stays else _share(dims, module, tensor.size, layout.tp)
+            elif stays:
+                whole += tensor.size
+            else:
+                cut += tensor.size
     if not dims.experts or not layout.ep:
-        return [common + _ceil(expert, layout.devices)] * layout.devices
-    each = _ceil(expert, dims.experts)
+        return [common + whole + _ceil(cut, layout.devices)] * layout.devices
+    each = _ceil(cut + whole, dims.experts)
     placed = dims.experts + layout.redundant_experts
     return [common + each * _experts_on(rank, placed, layout.devices) for rank in range(layout.devices)]
 
@@ -161,14 +167,14 @@ def _experts_on(rank: int, experts: int, devices: int) -> int:
     return experts // devices + (rank < experts % devices)
 
 
-def _share(dims: Dims, kind: str, leaf: str, size: int, tp: int) -> int:
-    """The bytes of a module on one rank."""
-    if kind in ("norm", "router"):
+def _share(dims: Dims, module: Module, size: int, tp: int) -> int:
+    """The bytes of a tensor on one rank."""
+    if module.kind in ("norm", "router"):
         return size
-    if kind in ("embed", "head"):
+    if module.kind in ("embed", "head"):
         padded = _ceil(dims.vocab, _VOCAB_PADDING) * _VOCAB_PADDING
         return _ceil(size * padded // dims.vocab, tp)
-    if leaf in ("k_proj", "v_proj"):
+    if module.leaf in ("k_proj", "v_proj"):
         return _ceil(size * max(1, dims.kv_heads // tp), dims.kv_heads)
     return _ceil(size, tp)
 
