@@ -101,7 +101,6 @@ def test_ranks_hold_everything_once_apart_from_replicas() -> None:
         or name.endswith("mlp.gate.weight")
         or ("o_proj." in name and not name.endswith(".weight"))
     )
-    )
     assert sum(each) == pytest.approx(total + 3 * replicated, rel=1e-8)
     # At tp 8 each of the 4 KV heads is held twice.
     kv = sum(t.size for n, t in checkpoint.tensors.items() if ".k_proj." in n or ".v_proj." in n)
