@@ -102,17 +102,24 @@ def cli() -> None:
 )
 @click.option("--until", "last", type=_STAGE, help="End after this stage.")
 @click.option("--force", type=_STAGE, help="Run this stage and all behind it, even if up to date.")
+@click.option("--deep", is_flag=True, help="Hash the snapshot again instead of trusting size and time.")
 @_settings_options
 @_output_options
 def run(
-    recipe: Path, first: str | None, last: str | None, force: str | None, settings: Settings, console: Console
+    recipe: Path,
+    first: str | None,
+    last: str | None,
+    force: str | None,
+    deep: bool,
+    settings: Settings,
+    console: Console,
 ) -> None:
     """Take RECIPE to a published checkpoint. Continues what an earlier run began."""
     from quantpipe import pipeline, render
 
     signal.signal(signal.SIGTERM, _on_sigterm)
     loaded = _load(recipe)
-    outcome = pipeline.run(loaded, settings, console, pipeline.Selection(first, last, force))
+    outcome = pipeline.run(loaded, settings, console, pipeline.Selection(first, last, force, deep))
     _emit(console, *render.outcome(loaded, settings, outcome))
 
 

@@ -55,11 +55,6 @@ def _last_run(store: Store, recipe: str) -> dict[str, Any] | None:
     if not runs:
         return None
     state = {"id": runs[-1].id, "status": "unknown", **runs[-1].state()}
-    if state["status"] == "running" and not _alive(store, recipe):
+    if state["status"] == "running" and not Lease.for_recipe(store.root, recipe).seems_held():
         state["status"] = "killed: the next run continues it"
     return state
-
-
-def _alive(store: Store, recipe: str) -> bool:
-    holder = Lease.for_recipe(store.root, recipe).holder()
-    return holder is not None and holder.owner.may_live()

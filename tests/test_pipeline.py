@@ -343,6 +343,25 @@ def test_second_run_at_the_same_time_is_told_who_holds_the_lease(tmp_path: Path,
         process.communicate(timeout=60)
 
 
+def test_deep_finds_what_size_and_time_hide(published_store: Path, small_recipe: Path) -> None:
+    assert quantpipe("run", small_recipe, "--store", published_store, "-q").status == 0
+    shard = next((published_store / "sources").rglob("model-00002-of-*.safetensors"))
+    good, before = shard.read_bytes(), shard.stat()
+    with shard.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([good[-1] ^ 1]))
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (
+        quantpipe("run", small_recipe, "--store", published_store, "--json").json()["status"] == "up to date"
+    )
+    assert shard.read_bytes() != good
+    done = quantpipe("run", small_recipe, "--store", published_store, "--deep", "--json")
+    assert done.status == 0, done.stderr
+    assert shard.read_bytes() == good
+    fetched = done.json()["stages"][0]["figures"]["per_file"]
+    assert [file["path"] for file in fetched if file["how"] == "fetched"] == [shard.name]
+
+
 def test_changed_smoke_section_reruns_smoke_only(published_store: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     value = recipe.read_text().replace("min_matches: 1.0", "min_matches: 0.5")

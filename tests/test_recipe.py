@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quantpipe import recipe_file
+from quantpipe.errors import RecipeError
 from quantpipe.recipe import Recipe
 
 BASE: dict[str, Any] = {
@@ -37,6 +38,7 @@ DECIDES: list[tuple[str, Any]] = [
     ("source.revision", "v2"),
     ("source.include", ["*.safetensors"]),
     ("source.exclude", ["*.bin"]),
+    ("quantize.engine", "streaming"),
     ("quantize.rotate", False),
     ("quantize.anti_outlier", None),
     ("quantize.anti_outlier.method", "none"),
@@ -99,7 +101,7 @@ def test_every_field_of_source_and_quantize_is_looked_at_here() -> None:
     fields = {f"source.{name}" for name in Recipe.model_fields["source"].annotation.model_fields}  # type: ignore[union-attr]
     fields |= {f"quantize.{name}" for name in Recipe.model_fields["quantize"].annotation.model_fields}  # type: ignore[union-attr]
     known = {".".join(key.split(".")[:2]) for key, _ in DECIDES}
-    assert fields - known == {"quantize.engine", "quantize.scheme"}  # one choice only, so far
+    assert fields - known == {"quantize.exact", "quantize.scheme"}  # exact: beside engine streaming only
 
 
 @given(
@@ -207,3 +209,30 @@ def test_names_that_are_folders_everywhere(folder: Path, name: str) -> None:
 def test_names_that_are_not(folder: Path, name: str) -> None:
     with pytest.raises(recipe_file.RecipeError):
         load(folder, changed("name", name))
+
+
+def test_exactness_decides_the_output_of_engine_streaming(folder: Path) -> None:
+    base = changed("quantize.engine", "streaming")
+    assert load(folder, changed("quantize.exact", False, base)).digest() != load(folder, base).digest()
+
+
+@pytest.mark.parametrize(
+    ("engine", "key", "new", "said"),
+    [("stock", "exact", False, "always exact"), ("streaming", "device", "npu:0,1", "one device")],
+)
+def test_an_engine_is_not_asked_for_what_it_cannot(
+    folder: Path, engine: str, key: str, new: Any, said: str
+) -> None:
+    base = copy.deepcopy(BASE)
+    base["quantize"]["engine"] = engine
+    with pytest.raises(RecipeError) as caught:
+        load(folder, changed(f"quantize.{key}", new, base))
+    assert said in "\n".join([str(caught.value), *caught.value.details])
+
+
+@pytest.mark.parametrize(("wish", "hub"), [("True", "modelscope"), ("0", "huggingface"), ("", "huggingface")])
+def test_a_source_without_a_hub_takes_the_one_that_vllm_s_users_choose(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, wish: str, hub: str
+) -> None:
+    monkeypatch.setenv("VLLM_USE_MODELSCOPE", wish)
+    assert load(folder, changed("source", {"repo": "Qwen/Qwen3-32B"})).source.hub == hub
