@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -129,11 +129,20 @@ class Checkpoint:
         }
 
     @cached_property
+    def group_types(self) -> dict[str, dict[str, str]]:
+        """For each fused module the types of its parts; of the experts only expert 0 is looked at."""
+        assert self.description is not None
+        groups: dict[str, dict[str, str]] = defaultdict(dict)
+        for module in self.modules.values():
+            kind = self.description.type_of(module.name)
+            if module.group and looked_up(module) and kind is not None:
+                groups[module.group][module.name] = kind
+        return groups
+
+    @cached_property
     def disputed(self) -> set[str]:
         """Fused modules whose parts differ in type (A4): no expectation can be drawn from them."""
-        from quantpipe.checkpoint.checks_description import disputed_groups
-
-        return disputed_groups(self)
+        return {group for group, types in self.group_types.items() if len(set(types.values())) > 1}
 
     @property
     def quantized(self) -> bool:
@@ -148,6 +157,11 @@ class Checkpoint:
     def module_types(self) -> Counter[str]:
         """How many modules there are of each type."""
         return Counter(kind for kind in self.types.values() if kind != FLOAT)
+
+
+def looked_up(module: Module) -> bool:
+    """Whether vllm-ascend looks for the module's key by name: of the experts only the first counts."""
+    return module.kind != "norm" and module.expert <= 0
 
 
 def open_checkpoint(path: Path, *, target: str, layout: Layout | None = None, jobs: int = 2) -> Checkpoint:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 
-from quantpipe.checkpoint.checkpoint import Checkpoint
+from quantpipe.checkpoint.checkpoint import Checkpoint, looked_up
 from quantpipe.checkpoint.description import DESCRIPTION
 from quantpipe.checkpoint.expected import Module
 from quantpipe.checkpoint.finding import Problem, Severity
@@ -71,11 +70,6 @@ def no_quantization_config(checkpoint: Checkpoint) -> Iterator[Problem]:
         )
 
 
-def _looked_up(module: Module) -> bool:
-    """Whether vllm-ascend looks for the module's key by name: of the experts only the first counts."""
-    return module.kind != "norm" and module.expert <= 0
-
-
 @check(
     "A3",
     effect="loading ends in KeyError 'NAME.weight', or, for lm_head and the embedding on 0.23.0, goes "
@@ -86,26 +80,10 @@ def looked_up_keys(checkpoint: Checkpoint) -> Iterator[Problem]:
     """Every key that vllm-ascend looks up is in the description."""
     assert checkpoint.description is not None
     for module in checkpoint.modules.values():
-        if _looked_up(module) and checkpoint.description.type_of(module.name) is None:
+        if looked_up(module) and checkpoint.description.type_of(module.name) is None:
             yield Problem(
                 f"{module.name}.weight", "a key that vllm-ascend looks up is not in the description"
             )
-
-
-def _group_types(checkpoint: Checkpoint) -> dict[str, dict[str, str]]:
-    """For each fused group the types of its members; of the experts only those of expert 0 are looked at."""
-    assert checkpoint.description is not None
-    groups: dict[str, dict[str, str]] = defaultdict(dict)
-    for module in checkpoint.modules.values():
-        kind = checkpoint.description.type_of(module.name)
-        if module.group and _looked_up(module) and kind is not None:
-            groups[module.group][module.name] = kind
-    return groups
-
-
-def disputed_groups(checkpoint: Checkpoint) -> set[str]:
-    """Fused groups whose members differ in type: no expectation can be drawn from them."""
-    return {group for group, types in _group_types(checkpoint).items() if len(set(types.values())) > 1}
 
 
 @check(
@@ -117,7 +95,7 @@ def disputed_groups(checkpoint: Checkpoint) -> set[str]:
 )
 def fused_types(checkpoint: Checkpoint) -> Iterator[Problem]:
     """The parts of a fused module have one type."""
-    for group, types in _group_types(checkpoint).items():
+    for group, types in checkpoint.group_types.items():
         if group in checkpoint.disputed:
             found = ", ".join(f"{name.rpartition('.')[2]} {kind}" for name, kind in types.items())
             yield Problem(group, "the parts of a fused module differ in type", found)
@@ -132,7 +110,7 @@ def supported(checkpoint: Checkpoint) -> Iterator[Problem]:
     """The target vllm-ascend serves each type for its kind of layer."""
     assert checkpoint.description is not None
     for module in checkpoint.modules.values():
-        if not _looked_up(module) or module.group in checkpoint.disputed:
+        if not looked_up(module) or module.group in checkpoint.disputed:
             continue
         kind = checkpoint.description.type_of(module.name)
         if kind is not None and kind not in supported_types(checkpoint.target, module.kind):

@@ -11,7 +11,7 @@ from quantpipe.checkpoint.layout import GIB, Layout, layout_of_serve
 from quantpipe.checkpoint.report import Report
 from quantpipe.console import human_bytes, now
 from quantpipe.errors import VerificationError
-from quantpipe.manifest import Manifest
+from quantpipe.manifest import Manifest, check
 from quantpipe.stage import Context, Receipt, Result, StagePlan, digest_of
 from quantpipe.store import PROVENANCE
 
@@ -67,6 +67,7 @@ class VerifyStage:
         place = staging if staging.is_dir() or not sealed.is_dir() else sealed
         report = self._verify(context, place, manifest)
         if place is staging:
+            _require_intact(context, sealed, manifest)
             sealed = context.store.seal(staging, context.recipe.name, digest, _provenance(context, manifest))
         outputs = {"checkpoint": context.store.relative(sealed), "digest": digest}
         figures = {
@@ -123,6 +124,31 @@ def _failure(report: Report) -> VerificationError:
         hint=f"{first.fix}; `--force quantize` makes the checkpoint again",
         details=report.lines(),
     )
+
+
+def _require_intact(context: Context, sealed: Path, manifest: Manifest) -> None:
+    """A generation of this name that is there already has to be what its name says, not only bear it.
+
+    Raises:
+        VerificationError: it was changed; what was just made stays in staging.
+    """
+    if not sealed.is_dir():
+        return
+    with context.console.progress("compare", manifest.total_bytes, unit="B") as progress:
+        found = check(
+            sealed,
+            manifest,
+            jobs=context.settings.jobs,
+            exclude=(PROVENANCE,),
+            on_bytes=progress.advance,
+        )
+    if found:
+        raise VerificationError(
+            "a generation of the same digest is there and was changed since it was sealed",
+            where=str(sealed / found[0].path),
+            hint="find out who writes into the store; move that directory away and run again",
+            details=[f"{mismatch.path} {mismatch.problem}" for mismatch in found],
+        )
 
 
 def _manifest(context: Context) -> Manifest:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from quantpipe import manifest as manifests
 from quantpipe.checkpoint.against import compare
 from quantpipe.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from quantpipe.checkpoint.finding import Finding, Severity
@@ -16,7 +16,7 @@ from quantpipe.checkpoint.registry import NEEDS, Check, all_checks
 from quantpipe.checkpoint.report import Report
 from quantpipe.checkpoint.values import read_values
 from quantpipe.errors import VerificationError
-from quantpipe.manifest import FileEntry, Manifest, Mismatch, OnBytes, hash_file, list_files
+from quantpipe.manifest import Manifest, OnBytes
 from quantpipe.store import PROVENANCE
 
 _ORDER = list(Severity)
@@ -82,33 +82,9 @@ def _look_deeper(
         with np.errstate(all="ignore"):
             checkpoint.fidelity = compare(checkpoint, against, jobs=jobs)
     if manifest is not None:
-        checkpoint.mismatches = _compare(checkpoint.path, manifest, hashed, jobs, on_bytes)
-
-
-def _compare(
-    root: Path, manifest: Manifest, hashed: dict[str, str], jobs: int, on_bytes: OnBytes | None
-) -> list[Mismatch]:
-    """As `manifest.check`, with the hashes that the deep look made on the way."""
-    present = set(list_files(root, exclude=(PROVENANCE,)))
-    known = {entry.path for entry in manifest.entries}
-    found = [Mismatch(path, "is not in the manifest") for path in sorted(present - known)]
-
-    def compare(entry: FileEntry) -> Mismatch | None:
-        if entry.path not in present:
-            return Mismatch(entry.path, "is missing")
-        size = (root / entry.path).stat().st_size
-        if size != entry.size:
-            return Mismatch(entry.path, f"has {size:,} bytes instead of {entry.size:,}")
-        actual = hashed.get(entry.path) or hash_file(root / entry.path, on_bytes)
-        return (
-            None
-            if actual == entry.sha256
-            else Mismatch(entry.path, f"has sha256 {actual} instead of {entry.sha256}")
+        checkpoint.mismatches = manifests.check(
+            checkpoint.path, manifest, jobs=jobs, exclude=(PROVENANCE,), on_bytes=on_bytes, hashed=hashed
         )
-
-    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        found += [mismatch for mismatch in pool.map(compare, manifest.entries) if mismatch is not None]
-    return found
 
 
 def _report(checkpoint: Checkpoint) -> Report:

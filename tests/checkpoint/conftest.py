@@ -33,6 +33,7 @@ def made(pytestconfig: pytest.Config) -> Path:
             run = subprocess.run(
                 [str(PYTHON), str(SCRIPT), str(folder), *KINDS],
                 env=environment,
+                cwd=folder,  # msmodelslim's V0 leaves a features.npy where it runs
                 capture_output=True,
                 text=True,
             )

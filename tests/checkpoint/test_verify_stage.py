@@ -152,6 +152,20 @@ def test_killed_after_sealing_and_damaged_since(context: Context) -> None:
         VerifyStage().run(context)
 
 
+def test_an_equal_generation_is_trusted_only_while_it_is_what_its_name_says(
+    context: Context, tmp_path: Path
+) -> None:
+    again = shutil.copytree(context.run.staging, tmp_path / "again")
+    sealed = context.store.absolute(VerifyStage().run(context).outputs["checkpoint"])
+    shutil.copytree(again, context.run.staging)
+    assert context.store.absolute(VerifyStage().run(context).outputs["checkpoint"]) == sealed
+    flip_a_byte(sealed)
+    shutil.copytree(again, context.run.staging)
+    with pytest.raises(VerificationError, match="changed since it was sealed"):
+        VerifyStage().run(context)
+    assert context.run.staging.is_dir()
+
+
 def test_killed_while_sealing(context: Context) -> None:
     (context.run.staging / PROVENANCE).write_text("{}")
     (context.run.staging / ".tmp-0123-quantpipe.json").write_text("{")
