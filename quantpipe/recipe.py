@@ -5,6 +5,7 @@ How to run (store, interpreters, jobs, output mode) is not in here: that is sett
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,18 +32,26 @@ RecipePath = Annotated[Path, BeforeValidator(_expand)]
 """A path; a relative one is relative to the recipe's folder, so that recipes work from anywhere."""
 
 
+def default_hub() -> str:
+    """The hub of recipes that name none: as vLLM's own users choose it, by VLLM_USE_MODELSCOPE."""
+    wish = os.environ.get("VLLM_USE_MODELSCOPE", "").strip().lower()
+    return "modelscope" if wish in ("1", "true", "yes", "on") else "huggingface"
+
+
 class Source(Section):
     """Where the BF16 weights come from.
 
     Attributes:
-        hub: which client fetches them.
+        hub: which client fetches them; `default_hub` where the recipe does not say.
         repo: `owner/name` on a hub; a directory for `local`.
         revision: branch, tag or commit; None is the hub's default. Resolved to a commit first of all.
         include: shell patterns of the files wanted; empty means all that serving and quantizing need.
         exclude: shell patterns of files never wanted.
     """
 
-    hub: Literal["modelscope", "huggingface", "local"]
+    hub: Literal["modelscope", "huggingface", "local"] = Field(
+        default_factory=default_hub, validate_default=True
+    )
     repo: str = Field(min_length=1)
     revision: str | None = None
     include: tuple[str, ...] = ()
@@ -180,20 +189,25 @@ class Probe(Section):
         continuation: what a greedy answer has to begin with; None where only an answer is wanted.
         max_tokens: how many tokens to ask for.
         chat: ask /v1/chat/completions instead of /v1/completions.
+        must_stop: the answer has to end by itself, before `max_tokens`.
+        any_script: the answer may be in a script that the prompt does not use (a translation).
     """
 
     prompt: str = Field(min_length=1)
     continuation: str | None = Field(default=None, pattern=r"\S")  # an empty one would match anything
     max_tokens: int = Field(default=16, ge=1, le=4096)
     chat: bool = False
+    must_stop: bool = False
+    any_script: bool = False
 
 
 class Timeouts(Section):
     """Seconds that the smoke stage waits.
 
     Attributes:
-        stall: without any sign of progress (log, CPU, disk) before the server counts as hung.
-        ready: from the start until /health answers, at most.
+        stall: without any sign of life (log, CPU, disk) before the server counts as hung.
+        ready: alive, but no further on its way to /health: no new line, no new shard, nothing read.
+            Time in which it does come further does not count, however long a cold load takes.
         probe: for one answer.
     """
 
@@ -202,22 +216,90 @@ class Timeouts(Section):
     probe: float = Field(default=120, gt=0)
 
 
+class Container(Section):
+    """How launchers `docker` and `podman` start the image.
+
+    Attributes:
+        image: None takes the tutorial's image for the hardware.
+        devices: numbers of the devices to map; empty maps all that the hardware has.
+        shm_size: of /dev/shm, as the container engine writes sizes.
+        mounts: further `source:target[:options]`, as the container engine takes them.
+    """
+
+    image: str | None = Field(default=None, min_length=1)
+    devices: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    shm_size: str = Field(default="1g", pattern=r"^\d+[bkmg]?$")
+    mounts: tuple[str, ...] = ()
+
+
+class Bench(Section):
+    """A speed figure from `vllm bench serve` on random prompts, and the gate on it.
+
+    Attributes:
+        num_prompts: requests in all.
+        input_len: tokens of each prompt.
+        output_len: tokens of each answer.
+        concurrency: requests at a time; None sends all at once.
+        baseline: output tokens per second that this profile is known for; None gates nothing.
+        factor: share of the baseline that has to be reached.
+        timeout: seconds for the whole measurement.
+    """
+
+    num_prompts: int = Field(default=16, ge=1)
+    input_len: int = Field(default=128, ge=1)
+    output_len: int = Field(default=64, ge=1)
+    concurrency: int | None = Field(default=None, ge=1)
+    baseline: float | None = Field(default=None, gt=0)
+    factor: float = Field(default=0.97, gt=0, le=1)
+    timeout: float = Field(default=1800, gt=0)
+
+
 class Smoke(Section):
     """The smoke load: a real server on the real checkpoint, asked real questions.
 
     Attributes:
-        launcher: `cpu` is the rehearsal with quantpipe's vLLM plugin; `native` is vllm-ascend on NPUs.
+        launcher: `native` is vllm-ascend on NPUs, `docker` and `podman` are the same in its image, `cpu`
+            is the rehearsal with quantpipe's vLLM plugin, `attach` asks a server that runs already.
+        hardware: the kind of NPU server: `a2` is Atlas 800I A2, `a3` Atlas 800I A3; None where it does
+            not matter.
+        device_memory: of one device, GiB.
+        container: for `docker` and `podman`.
+        url: for `attach`, the server's address.
         probes: questions to the model; after loading, those of `probes_file` are among them.
         probes_file: further questions, a JSON list of the same objects.
         min_matches: share of the probes with a known continuation that has to match.
+        concurrency: requests of the batch that has to be answered at the same time.
+        max_logprob_drift: largest mean difference to the reference answers' log-probabilities, where the
+            run has reference answers.
+        bench: `true`, or its section, measures the throughput.
     """
 
-    launcher: Literal["cpu", "native"] = "native"
+    launcher: Literal["native", "docker", "podman", "cpu", "attach"] = "native"
+    hardware: Literal["a2", "a3"] | None = None
+    device_memory: float = Field(default=64, gt=0)
+    container: Container = Container()
+    url: str | None = Field(default=None, pattern=r"^https?://[^\s/@]+/?$")
     serve: Serve = Serve()
     probes: tuple[Probe, ...] = (Probe(prompt="The future of AI is", max_tokens=50),)
     probes_file: RecipePath | None = None
     min_matches: float = Field(default=1.0, ge=0, le=1)
+    concurrency: int = Field(default=4, ge=1, le=256)
+    max_logprob_drift: float = Field(default=0.5, gt=0)
     timeouts: Timeouts = Timeouts()
+    bench: Bench | None = None
+
+    @field_validator("bench", mode="before")
+    @classmethod
+    def _bench_is_a_switch_too(cls, value: Any) -> Any:
+        return {True: Bench(), False: None}[value] if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _launcher_has_what_it_needs(self) -> Smoke:
+        if self.launcher == "attach" and self.url is None:
+            raise ValueError("launcher attach needs `url`, the address of the server")
+        if self.launcher in ("docker", "podman") and self.hardware is None:
+            raise ValueError(f"launcher {self.launcher} needs `hardware`: a2 or a3 decides image and devices")
+        return self
 
 
 class Publish(Section):

@@ -49,10 +49,10 @@ class Outcome:
     threads: int = 0
     layers: int = 0
     seconds: float = 0.0
-    resumed: int = 0
-    stopped: str = ""
     failure: dict[str, str] | None = None
     finished: bool = False
+    resumed: int = 0
+    stopped: str = ""
 
 
 def run(

@@ -39,6 +39,7 @@ def quantize(job: Job, reporter: Reporter) -> None:
         Exception: whatever msmodelslim raises; its own errors carry an `action`.
     """
     stopping = _Stopping()
+    _calm_logging()
     state = State(Path(job.state), Path(job.output))
     differences, given_up = state.open(identity(job))
     if given_up:
@@ -96,6 +97,7 @@ def _runner(job: Job, reporter: Reporter, state: State, stopping: _Stopping) -> 
         on_layer=lambda index: reporter.send("layer", index=index, of=layers),
         stop=lambda: stopping.wanted,
         place=device.place(job.device, job.device_indices),
+        exact=job.exact,
     )
 
 
@@ -111,6 +113,20 @@ def _chains(job: Job, adapter: Any) -> dict[str, Chain]:
     if texts.get(SMOOTHING) == texts[CALIBRATION]:
         del texts[SMOOTHING]
     return {role: Chain(adapter.handle_dataset(text, DeviceType.CPU)) for role, text in texts.items()}
+
+
+def _calm_logging() -> None:
+    """msmodelslim wraps a logger anew each time it is looked up, so that logging gets ever slower."""
+    from msmodelslim.utils import logging
+
+    wrap, wrapped = logging.filter_logger, set()
+
+    def once(logger: Any) -> None:
+        if id(logger) not in wrapped:
+            wrapped.add(id(logger))
+            wrap(logger)
+
+    logging.filter_logger = once
 
 
 class _Stopping:

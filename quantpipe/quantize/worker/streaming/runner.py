@@ -20,10 +20,11 @@ from msmodelslim.processor.quarot.offline_quarot.quarot_interface import get_rot
 from torch import nn
 
 from quantpipe.quantize.worker import device
+from quantpipe.quantize.worker.streaming import batched, moe
 from quantpipe.quantize.worker.streaming import model as models
-from quantpipe.quantize.worker.streaming import moe
 from quantpipe.quantize.worker.streaming.linear import LeanLinearQuantProcessor
 from quantpipe.quantize.worker.streaming.model import EMBEDDING, HEAD, NORM, Inputs, layer_name
+from quantpipe.quantize.worker.streaming.quick import QuickFlexSmoothProcessor, QuickQuaRotProcessor
 from quantpipe.quantize.worker.streaming.saver import UnitSaver
 from quantpipe.quantize.worker.streaming.smooth import LeanFlexSmoothProcessor, TypedIterSmoothProcessor
 from quantpipe.quantize.worker.streaming.state import State
@@ -59,6 +60,7 @@ class Runner:
         on_layer: told of each decoder layer that begins, counted from 1.
         stop: asked before each unit whether to stop there.
         place: the device on which layers are worked at.
+        exact: the bits of engine `stock`; False takes quick.py and batched.py.
     """
 
     def __init__(
@@ -73,9 +75,10 @@ class Runner:
         on_layer: Callable[[int], None],
         stop: Callable[[], bool],
         place: torch.device,
+        exact: bool = True,
     ) -> None:
         self.adapter, self.weights, self.state, self.chains = adapter, weights, state, dict(chains)
-        self.on_layer, self.stop, self.place = on_layer, stop, place
+        self.on_layer, self.stop, self.place, self.exact = on_layer, stop, place, exact
         adapter.with_embedding = not state.units
         self.model = adapter.skeleton()
         self.tied = bool(adapter.config.tie_word_embeddings)
@@ -91,9 +94,11 @@ class Runner:
             group.processors = [self._processor(part) for part in config.configs]
             group.processor_names = [type(part).__name__ for part in group.processors]
             return group
+        flex = LeanFlexSmoothProcessor if self.exact else QuickFlexSmoothProcessor
         lean = {
+            QuaRotProcessorConfig: QuaRotProcessor if self.exact else QuickQuaRotProcessor,
             LinearProcessorConfig: LeanLinearQuantProcessor,
-            FlexSmoothQuantProcessorConfig: LeanFlexSmoothProcessor,
+            FlexSmoothQuantProcessorConfig: flex,
             IterSmoothProcessorConfig: TypedIterSmoothProcessor,
         }.get(type(config))
         if lean is not None:
@@ -107,6 +112,9 @@ class Runner:
             self.saver.restore(self.state.units[-1].saver)
         if len(self.state.units) == self.layers + 2:
             return True
+        # What the libraries hold lives for ever: collections that need not look at it take no time.
+        gc.collect()
+        gc.freeze()
         if not self.state.units:
             self._load_embedding()
         for processor in self.processors:
@@ -242,6 +250,10 @@ class Runner:
                 handle.remove()
 
     def _forward(self, chain: Chain, layer: nn.Module) -> None:
+        if not self.exact and not _is_watched(layer):
+            states = batched.forward(layer, chain.inputs)
+            chain.inputs = [(s, given) for s, (_, given) in zip(states, chain.inputs, strict=True)]
+            return
         for number, (hidden, keywords) in enumerate(chain.inputs):
             result = layer(hidden, **keywords)
             chain.inputs[number] = (result[0] if isinstance(result, tuple) else result), keywords
@@ -258,6 +270,11 @@ class Runner:
         self.state.commit(written, entries, self.saver.figures(), hidden if needed else None)
         gc.collect()
         device.release(self.place)
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    """Whether a processor watches linears, which a batched pass does not call one by one."""
+    return any(module._forward_hooks for module in layer.modules())
 
 
 def _key(role: str, number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,10 @@ class Search:
 
     def __init__(self, act: torch.Tensor, weights: torch.Tensor) -> None:
         self.act, self.weights = act, weights
-        self.product = torch.matmul(act, weights.T)
+        self.product = self.multiply(act, weights)
         self.norm = torch.mean(self.product**2) ** 0.5
-        self.act_max = torch.max(torch.abs(act), dim=0, keepdim=True)[0]
-        self.weight_max = torch.max(torch.abs(weights), dim=0, keepdim=True)[0]
+        self.act_max = act.abs().amax(dim=0, keepdim=True)
+        self.weight_max = weights.abs().amax(dim=0, keepdim=True)
         self.known: dict[tuple[float, float], float] = {}
 
     def error(self, alpha: Any, beta: Any) -> float:
@@ -44,16 +45,25 @@ class Search:
 
     def _error(self, alpha: Any, beta: Any) -> float:
         scale = self.act_max**alpha * self.weight_max ** (-beta)
-        difference = torch.matmul(rounded(self.act / scale), rounded(self.weights * scale).T)
+        difference = self.multiply(rounded(self.act / scale), rounded(self.weights * scale))
         difference.sub_(self.product)
         return float(((torch.mean(difference.mul_(difference)) ** 0.5) / self.norm).item())
+
+    def multiply(self, act: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """act @ weights.T."""
+        return torch.matmul(act, weights.T)
+
+    def screen(self, pairs: Sequence[tuple[Any, Any]]) -> None:
+        """Asked before each half of the search: a place to rule pairs out."""
 
     def best(self) -> tuple[Any, Any]:
         """Alpha with beta = 1 - alpha first, then beta; of equal errors the last one wins."""
         best_alpha, best_beta, lowest = 0.0, 0.0, float("inf")
+        self.screen([(alpha, 1.0 - alpha) for alpha in STEPS])
         for alpha in STEPS:
             if (error := self.error(alpha, 1.0 - alpha)) <= lowest:
                 lowest, best_alpha = error, alpha
+        self.screen([(best_alpha, beta) for beta in STEPS])
         for beta in STEPS:
             if (error := self.error(best_alpha, beta)) <= lowest:
                 lowest, best_beta = error, beta
@@ -62,7 +72,7 @@ class Search:
 
 def rounded(x: torch.Tensor) -> torch.Tensor:
     """quant_int8sym, in place: per row, to 255 levels and back."""
-    interval = torch.abs(x).max(dim=-1, keepdim=True)[0] / 127
+    interval = x.abs().amax(dim=-1, keepdim=True) / 127
     return x.div_(interval).round_().clip_(-127, 127).mul_(interval)
 
 
