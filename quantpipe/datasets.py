@@ -22,8 +22,8 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from quantpipe.errors import RecipeError, UsageError
 from quantpipe.dataset_text import Entry, Problem, decode, scan_lines, scan_list, type_name
+from quantpipe.errors import RecipeError, UsageError
 
 PROMPT_KEYS = ("inputs_pretokenized", "text", "prompt")
 MAX_DATASET_BYTES = 256 * 2**20

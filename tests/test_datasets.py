@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantpipe.errors import RecipeError, UsageError
 from quantpipe.datasets import (
     MAX_DATASET_BYTES,
     MAX_DETAILS,
@@ -19,6 +18,7 @@ from quantpipe.datasets import (
     load_prompts,
     write_msmodelslim_dataset,
 )
+from quantpipe.errors import RecipeError, UsageError
 
 Write = Callable[[str, str | bytes], Path]
 REPOSITORY = Path(__file__).parents[2]
