@@ -21,7 +21,7 @@ from quantpipe.datasets import (
 from quantpipe.errors import RecipeError, UsageError
 
 Write = Callable[[str, str | bytes], Path]
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 QUANTIZE_PYTHON = REPOSITORY / ".venv-quantize" / "bin" / "python"
 
 
