@@ -69,7 +69,8 @@ class Child:
 
     def poll(self) -> int | None:
         """The exit status, 128 + N for signal N; None while it runs."""
-        return self._process.poll()
+        status = self._process.poll()
+        return None if status is None else _exit_status(status)
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end of the whole tree.
@@ -77,7 +78,7 @@ class Child:
         Raises:
             subprocess.TimeoutExpired: it still runs.
         """
-        return self._process.wait(timeout)
+        return _exit_status(self._process.wait(timeout))
 
     def stop(self) -> int:
         """End the whole tree, if it still runs; returns its exit status.
@@ -87,7 +88,12 @@ class Child:
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-        return self._process.wait()
+        return _exit_status(self._process.wait())
+
+    def bytes_read(self) -> int:
+        """Bytes that the tree has read so far, by read or by paging in mapped files (proc(5) io)."""
+        found = (_io(process) for process in supervisor.descendants(self.pid))
+        return sum(max(io.get("rchar", 0), io.get("read_bytes", 0)) for io in found)
 
     def activity(self) -> int:
         """A number that grows while anything in the tree computes, reads or writes.
@@ -96,6 +102,11 @@ class Child:
         write (proc(5) io). When it stands still the tree is waiting for something.
         """
         return sum(_cpu_ticks(process) + _io_bytes(process) for process in supervisor.descendants(self.pid))
+
+
+def _exit_status(code: int) -> int:
+    """128 + N where signal N ended the supervisor itself: subprocess says -N."""
+    return 128 - code if code < 0 else code
 
 
 def _cpu_ticks(process: int) -> int:
@@ -107,12 +118,16 @@ def _cpu_ticks(process: int) -> int:
 
 
 def _io_bytes(process: int) -> int:
+    io = _io(process)
+    return io.get("rchar", 0) + io.get("wchar", 0)
+
+
+def _io(process: int) -> dict[str, int]:
     try:
         lines = Path(f"/proc/{process}/io").read_text("ascii").splitlines()
     except OSError:
-        return 0
-    values = dict(line.split(": ") for line in lines)
-    return int(values["rchar"]) + int(values["wchar"])
+        return {}
+    return {name: int(value) for name, value in (line.split(": ") for line in lines)}
 
 
 def signal_name(status: int) -> str | None:

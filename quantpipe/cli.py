@@ -178,29 +178,36 @@ def verify(path: Path, recipe: Path | None, settings: Settings, console: Console
 @cli.command()
 @click.argument("path", type=_PATH)
 @click.option("--recipe", type=_PATH, help="Take the serve profile and the probes from this recipe.")
-@click.option("--launcher", type=click.Choice(("cpu", "native")), help="[native where NPUs are, else cpu]")
+@click.option(
+    "--launcher",
+    type=click.Choice(("native", "docker", "podman", "cpu", "attach")),
+    help="How to get a server. [the recipe's; else native where NPUs are, cpu elsewhere]",
+)
+@click.option("--hardware", type=click.Choice(("a2", "a3")), help="The kind of NPU server, for containers.")
+@click.option("--url", help="Address of the server, for launcher attach.")
+@click.option("--tp", type=click.IntRange(min=1), help="Tensor parallel size. [the recipe's; on a CPU 1]")
 @click.option("--print-command", is_flag=True, help="Print the server's command and start nothing.")
 @_settings_options
 @_output_options
 def smoke(
     path: Path,
     recipe: Path | None,
-    launcher: str | None,
     print_command: bool,
     settings: Settings,
     console: Console,
+    **choice: Any,
 ) -> None:
     """Load the checkpoint directory PATH in a real server and ask it."""
     from quantpipe import render
     from quantpipe.smoke import standalone
 
     signal.signal(signal.SIGTERM, _on_sigterm)
-    section = standalone.section(_load(recipe) if recipe else None, launcher)
+    load = standalone.section(_load(recipe) if recipe else None, standalone.Choice(**choice), path)
     if print_command:
-        command = standalone.command(path, section, settings)
+        command = standalone.command(path, load, settings)
         _emit(console, command.to_json(), [command.shell()])
         return
-    _emit(console, *render.smoke(standalone.load(path, section, settings, console)))
+    _emit(console, *render.smoke(standalone.load(path, load, settings, console)))
 
 
 @cli.command()

@@ -66,6 +66,27 @@ def test_signal_becomes_128_plus_its_number(tmp_path: Path) -> None:
     assert child.signal_name(1) is None
 
 
+def test_a_killed_supervisor_is_128_plus_its_signal_too(tmp_path: Path) -> None:
+    code = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
+    process = start(tmp_path, code, str(tmp_path / "pid"))
+    assert eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+    os.kill(process.pid, signal.SIGKILL)
+    try:
+        assert process.wait(20) == 128 + signal.SIGKILL
+        assert process.poll() == 128 + signal.SIGKILL
+        assert process.stop() == 128 + signal.SIGKILL
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_bytes_read_counts_what_the_tree_reads(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(bytes(3_000_000))
+    code = "import sys, time; open(sys.argv[1], 'rb').read(); print('read', flush=True); time.sleep(600)"
+    with start(tmp_path, code, str(tmp_path / "data")) as process:
+        assert eventually(lambda: "read" in child.tail(tmp_path / "log"))
+        assert process.bytes_read() >= 3_000_000
+
+
 def test_missing_program_is_status_127(tmp_path: Path) -> None:
     with Child(["/no/such/program"], environment={}, log=tmp_path / "log") as process:
         assert process.wait(20) == 127

@@ -3,111 +3,52 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
+from quantpipe.smoke.causes import CAUSES, OUT_OF_MEMORY, Cause
 
 _TAIL_LINES = 50
 _READ_LIMIT = 8 << 20
 
-
-@dataclass(frozen=True)
-class Cause:
-    """A known failure.
-
-    Attributes:
-        pattern: what its log says.
-        what: the cause in one line.
-        hint: the next step.
-        host: the fault is this machine's and not the checkpoint's.
-    """
-
-    pattern: re.Pattern[str]
-    what: str
-    hint: str
-    host: bool = False
-
-
-def _cause(pattern: str, what: str, hint: str, *, host: bool = False) -> Cause:
-    return Cause(re.compile(pattern, re.IGNORECASE), what, hint, host)
-
-
-CAUSES = (
-    _cause(
-        r"address already in use",
-        "the port is in use",
-        "choose another with --port, or 0 for a free one",
-        host=True,
-    ),
-    _cause(
-        r"No module named '?vllm'?",
-        "vLLM is not installed in the serving environment",
-        "run `make setup`, or let QUANTPIPE_SERVE_PYTHON name an interpreter that has vllm",
-        host=True,
-    ),
-    _cause(
-        r"out of memory|Cannot allocate memory|MemoryError|No available memory for the cache blocks",
-        "out of memory",
-        "lower max_model_len, max_num_seqs or gpu_memory_utilization, or use more devices",
-        host=True,
-    ),
-    _cause(
-        r"hcclCommInit|HCCL.*(init|fail)|EI0006|EI0004",
-        "the devices could not talk to each other (HCCL initialisation)",
-        "check the device network with hccn_tool, HCCL_IF_IP and the firewall between devices",
-        host=True,
-    ),
-    _cause(
-        r"libascend_hal\.so|drvErr|driver.*not (found|installed)|dcmi.*(fail|not)",
-        "the Ascend driver is missing or not visible here",
-        "`npu-smi info` has to work in this very environment; map the driver into the container",
-        host=True,
-    ),
-    _cause(
-        r"ModelSlim Quantization Config Not Found|quant_model_description\.json.*not found",
-        "the description is missing",
-        "the checkpoint is incomplete: `quantpipe verify` on it says what else is",
-    ),
-    _cause(
-        r"(Unknown quantization method|invalid choice|Input should be).*ascend",
-        "this vLLM does not know `--quantization ascend`",
-        "the serving environment lacks vllm-ascend, or on a CPU quantpipe's plugin: run `make setup`",
-        host=True,
-    ),
-    _cause(
-        r"Cannot find any model weights",
-        "no weights were found",
-        "an index of another model may lie in the directory: `quantpipe verify` names it",
-    ),
-)
-
-_CHATTER = re.compile(r"^(?:\(.*?\)\s*)?(?:INFO|DEBUG)\b")
-"""Lines that say what goes well, in words that causes use too: "HCCL ... initialised"."""
+_CHATTER = re.compile(r"^(?:\(.*?\)\s*)?(?:INFO|DEBUG|WARNING)\b")
+"""Lines that say what goes well, or goes on, in words that causes use too: "HCCL ... initialised"."""
 
 _ERROR = re.compile(
     r"^\S*?(?:\(.*?\)\s*)?(?:ERROR.*?\]\s*)?((?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception)): (.+)$"
 )
 
 
-def diagnose(log: Path, start: int, what: str) -> QuantpipeError:
+def diagnose(log: Path, start: int, what: str, *, out_of_memory: bool = False) -> QuantpipeError:
     """The error to raise for a server that failed.
 
     Args:
         log: the server's log.
         start: where in it this server's output begins, bytes.
         what: what was seen from outside.
+        out_of_memory: the kernel has killed a process of this control group for memory meanwhile.
     """
     lines = _read(log, start)
     details = lines[-_TAIL_LINES:]
-    telling = [line for line in lines if not _CHATTER.match(line)]
-    for cause in CAUSES:
-        if any(cause.pattern.search(line) for line in telling):
-            kind: type[QuantpipeError] = PreflightError if cause.host else SmokeError
-            return kind(f"{what}: {cause.what}", where=str(log), hint=cause.hint, details=details)
+    cause = OUT_OF_MEMORY if out_of_memory else _first_cause(lines)
     first = first_error(lines)
-    text = f"{what}: {first}" if first else what
-    return SmokeError(text, where=str(log), hint="look at the log; its end is below", details=details)
+    if cause is None:
+        text = f"{what}: {first}" if first else what
+        return SmokeError(text, where=str(log), hint="look at the log; its end is below", details=details)
+    kind: type[QuantpipeError] = PreflightError if cause.host else SmokeError
+    said = f" ({first})" if first else ""
+    return kind(f"{what}: {cause.what}{said}", where=str(log), hint=cause.hint, details=details)
+
+
+def _first_cause(lines: list[str]) -> Cause | None:
+    """The cause that speaks first: what other processes of the server say later is mostly its consequence."""
+    for line in lines:
+        if _CHATTER.match(line):
+            continue
+        for cause in CAUSES:
+            if cause.pattern.search(line):
+                return cause
+    return None
 
 
 def first_error(lines: list[str]) -> str | None:

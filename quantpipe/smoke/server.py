@@ -4,26 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import re
 import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from quantpipe.child import Child
+from quantpipe.child import Child, out_of_memory_kills
 from quantpipe.console import Console, Progress
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
 from quantpipe.recipe import Timeouts
+from quantpipe.smoke import orphans
 from quantpipe.smoke.command import ServerCommand
+from quantpipe.smoke.devices import device_processes
 from quantpipe.smoke.diagnose import diagnose
+from quantpipe.smoke.progress import Watch
 
 _POLL_SECONDS = 0.25
 _DYING_SECONDS = 1.0
 """A server that dies of a question still answers it, or half of it: wait so long for its end."""
 
-_SHARDS = re.compile(rb"Loading safetensors checkpoint shards:\s+(\d+)% Completed \| (\d+)/(\d+)")
+_READ_STEP = 64 << 20
+"""So many bytes read are progress; a waiting server reads too, but hardly anything."""
+
+_RELEASE_SECONDS = 30.0
+"""How long the port and the devices' memory may take to become free after the last process has ended."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is ready.
+
+    Attributes:
+        url: its address.
+        log: what it prints; None where somebody else started it.
+        start: where in the log its output begins, bytes.
+        command: what started it; empty where somebody else did.
+    """
+
+    url: str
+    log: Path | None = None
+    start: int = 0
+    command: tuple[str, ...] = ()
 
 
 def choose_port(wanted: int) -> int:
@@ -50,62 +74,139 @@ def choose_port(wanted: int) -> int:
 
 @contextlib.contextmanager
 def running(
-    command: ServerCommand, *, port: int, log: Path, run_id: str, timeouts: Timeouts, console: Console
-) -> Iterator[str]:
+    command: ServerCommand,
+    *,
+    port: int,
+    log: Path,
+    run_id: str,
+    timeouts: Timeouts,
+    console: Console,
+    clean: Callable[[], None] = lambda: None,
+) -> Iterator[Server]:
     """Start a server, wait until it is ready, and end its whole tree afterwards, whatever happens.
 
-    Returns:
-        The base URL.
+    Args:
+        port: of the loopback address, where the command will listen.
+        run_id: marks every process of the server.
+        clean: ends what the processes leave elsewhere (a container), after they have ended.
 
     Raises:
         SmokeError: it ended, hung or was not ready in time; with the cause, where the log shows it.
-        PreflightError: the cause is this host: memory, port, driver.
+        PreflightError: the cause is this host: memory, port, driver; or something of it is left.
     """
     console.detail(f"server log: {log}")
     start = log.stat().st_size if log.exists() else 0
+    kills, strangers = out_of_memory_kills(), device_processes()
     # `python -m` imports from its working directory first: let there be nothing but logs.
     environment = command.full_environment(run_id)
-    with Child(command.arguments, environment=environment, log=log, folder=log.parent) as process:
-        url = f"http://127.0.0.1:{port}"
-        with console.progress("smoke", None) as bar:
-            _wait_until_ready(url, process, log, start, timeouts, bar)
-        try:
-            yield url
-        except SmokeError as error:
-            raise _explained(error, process, log, start) from error
-
-
-def _explained(error: SmokeError, process: Child, log: Path, start: int) -> QuantpipeError:
-    """A probe's failure with its cause, where the server died of it, and with the place of its log."""
+    url = f"http://127.0.0.1:{port}"
     try:
-        status = process.wait(_DYING_SECONDS)
-    except subprocess.TimeoutExpired:
-        details = (*error.details, f"the server's log: {log}")
-        return SmokeError(error.what, where=error.where, hint=error.hint, details=details)
-    return diagnose(log, start, f"{error.what}; the server ended with status {status}")
+        with Child(command.arguments, environment=environment, log=log, folder=log.parent) as process:
+            life = _Life(process, log, start, kills)
+            with console.progress("smoke", None) as bar:
+                life.wait_until_ready(url, timeouts, bar)
+            try:
+                yield Server(url, log, start, command.arguments)
+            except SmokeError as error:
+                raise life.explained(error) from error
+    except BaseException:
+        clean()
+        # Not the port: another server that has it may be the very reason for the failure.
+        if left := _leftovers(run_id, None, strangers):
+            console.warning("of the smoke server is left: " + ", ".join(left))
+        raise
+    clean()
+    if left := _leftovers(run_id, port, strangers):
+        raise PreflightError(
+            "of the smoke server is left: " + ", ".join(left),
+            where=str(log),
+            hint="end it by hand, or restart the driver; the checkpoint itself passed",
+        )
 
 
-def _wait_until_ready(
-    url: str, process: Child, log: Path, start: int, timeouts: Timeouts, bar: Progress
-) -> None:
-    began = moved = time.monotonic()
-    seen = (-1, -1)
-    while not _healthy(url):
-        status = process.poll()
-        if status is not None:
-            raise diagnose(log, start, f"the server ended with status {status} before it was ready")
-        now = time.monotonic()
-        signs = (process.activity(), log.stat().st_size)
-        if signs != seen:
-            seen, moved = signs, now
-        bar.describe(f"smoke     {_phase(log, start)}")
-        if now - moved > timeouts.stall:
-            raise diagnose(log, start, f"the server hung: nothing moved for {timeouts.stall:.0f} s")
-        if now - began > timeouts.ready:
-            raise diagnose(log, start, f"the server was not ready after {timeouts.ready:.0f} s")
+def _leftovers(run_id: str, port: int | None, strangers: dict[int, int]) -> list[str]:
+    """What of a server outlived its supervisor, as text, after it was given the time to go."""
+    orphans.reap(lambda found: found == run_id)
+    deadline = time.monotonic() + _RELEASE_SECONDS
+    while left := _what_is_left(run_id, port, strangers):
+        if time.monotonic() > deadline:
+            return left
         time.sleep(_POLL_SECONDS)
-    if process.poll() is not None:
-        raise SmokeError("another server answers on the port", where=url, hint="choose another --port")
+    return []
+
+
+def _what_is_left(run_id: str, port: int | None, strangers: dict[int, int]) -> list[str]:
+    left = [f"process {process}" for process in orphans.orphans(lambda found: found == run_id)]
+    if port is not None:
+        try:
+            choose_port(port)
+        except PreflightError:
+            left.append(f"port {port}")
+    held = device_processes()
+    # A process of somebody else may have begun meanwhile: only one that has ended holds memory wrongly.
+    gone = [p for p in held if p not in strangers and not Path(f"/proc/{p}").exists()]
+    return left + [f"{held[process]} MiB of device memory (process {process})" for process in gone]
+
+
+class _Life:
+    """A started server, watched.
+
+    Args:
+        start: where in the log its output begins, bytes.
+        kills: what `out_of_memory_kills` said before it started.
+    """
+
+    def __init__(self, process: Child, log: Path, start: int, kills: int) -> None:
+        self._process = process
+        self._log = log
+        self._start = start
+        self._kills = kills
+        self._watch = Watch(log, start)
+
+    def wait_until_ready(self, url: str, timeouts: Timeouts, bar: Progress) -> None:
+        """Wait for /health, as long as the server comes further.
+
+        Raises:
+            SmokeError, PreflightError: it ended, hung, or came no further.
+        """
+        alive = further = time.monotonic()
+        signs, steps = (-1, -1), (-1, -1)
+        while not _healthy(url):
+            if (status := self._process.poll()) is not None:
+                raise self._diagnosed(f"the server ended with status {status} before it was ready", status)
+            now = time.monotonic()
+            self._watch.look()
+            new_signs = (self._process.activity(), self._log.stat().st_size)
+            new_steps = (self._watch.steps, self._process.bytes_read() // _READ_STEP)
+            alive = alive if new_signs == signs else now
+            further = further if new_steps == steps else now
+            signs, steps = new_signs, new_steps
+            bar.describe(f"smoke     {self._watch.phase}")
+            if now - alive > timeouts.stall:
+                raise self._diagnosed(
+                    f"the server hung while {self._watch.phase}: nothing moved for {timeouts.stall:.0f} s"
+                )
+            if now - further > timeouts.ready:
+                raise self._diagnosed(
+                    f"the server was not ready: at {self._watch.phase}, it came no further "
+                    f"for {timeouts.ready:.0f} s"
+                )
+            time.sleep(_POLL_SECONDS)
+        if self._process.poll() is not None:
+            raise SmokeError("another server answers on the port", where=url, hint="choose another --port")
+
+    def explained(self, error: SmokeError) -> QuantpipeError:
+        """A probe's failure with its cause, where the server died of it, and with the place of its log."""
+        try:
+            status = self._process.wait(_DYING_SECONDS)
+        except subprocess.TimeoutExpired:
+            details = (*error.details, f"the server's log: {self._log}")
+            return SmokeError(error.what, where=error.where, hint=error.hint, details=details)
+        return self._diagnosed(f"{error.what}; the server ended with status {status}", status)
+
+    def _diagnosed(self, what: str, status: int | None = None) -> QuantpipeError:
+        killed = status is not None and out_of_memory_kills() > self._kills
+        return diagnose(self._log, self._start, what, out_of_memory=killed)
 
 
 def _healthy(url: str) -> bool:
@@ -116,14 +217,3 @@ def _healthy(url: str) -> bool:
     ):
         return bool(answer.status == 200)
     return False
-
-
-def _phase(log: Path, start: int) -> str:
-    """What the server is at, by vLLM's own loading bar in its log."""
-    with log.open("rb") as file:
-        file.seek(max(start, log.stat().st_size - (1 << 14)))
-        found = _SHARDS.findall(file.read())
-    if not found:
-        return "starting the server"
-    done, total = (int(number) for number in found[-1][1:])
-    return f"loading shards {done}/{total}" if done < total else "weights loaded, warming up"

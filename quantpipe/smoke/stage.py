@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from quantpipe.canonical import digest_of
 from quantpipe.console import Console
-from quantpipe.host import require_interpreter, require_npu
-from quantpipe.recipe import Smoke
-from quantpipe.settings import Settings
-from quantpipe.smoke.command import smoke_command
-from quantpipe.smoke.probes import Answer, ask, require_matches, require_model
-from quantpipe.smoke.server import choose_port, running
-from quantpipe.stage import Context, Receipt, Result, StagePlan
+from quantpipe.smoke.launchers import Launcher, launcher_for
+from quantpipe.smoke.load import smoke_load
+from quantpipe.smoke.model import ModelFigures, read_model
+from quantpipe.smoke.reference import FILENAME, load_reference
+from quantpipe.smoke.rules import require_rules
+from quantpipe.stage import Context, Receipt, Result, RunDirectory, StagePlan
 
 
 class SmokeStage:
@@ -38,24 +37,34 @@ class SmokeStage:
         )
 
     def preflight(self, context: Context) -> None:
-        """Serving environment, port and device, before the hours of work in front of them.
+        """Profile, serving environment, port and device, before the hours of work in front of them.
 
         Raises:
-            PreflightError: one of them is missing.
+            RecipeError: the profile breaks a rule.
+            PreflightError: something is missing here.
         """
-        preflight(context.recipe.smoke, context.settings)
+        smoke = context.recipe.smoke
+        require_rules(smoke, _planned_model(context))
+        launcher = _launcher(context)
+        reap(launcher, of_runs(context.run), context.console)
+        launcher.preflight()
 
     def run(self, context: Context) -> Result:
         """Start, ask, stop."""
+        smoke, launcher = context.recipe.smoke, _launcher(context)
         checkpoint = context.store.absolute(context.output("verify", "checkpoint"))
-        log = context.run.logs / "smoke.log"
+        require_rules(smoke, read_model(checkpoint))
+        reap(launcher, of_runs(context.run), context.console)
         figures = smoke_load(
-            checkpoint, context.recipe.smoke, context.settings, log, context.run.id, context.console
+            checkpoint,
+            smoke,
+            launcher,
+            log=context.run.logs / "smoke.log",
+            run_id=context.run.id,
+            console=context.console,
+            reference=load_reference(context.run.path / FILENAME),
         )
-        summary = (
-            f"{len(figures['probes'])} probes answered, {figures['matched']} of {figures['known']} as known"
-        )
-        return Result(outputs={}, figures=figures, summary=summary)
+        return Result(outputs={}, figures=figures, summary=_summary(figures))
 
     def still_there(self, context: Context, receipt: Receipt) -> bool:
         """A smoke load leaves nothing but its receipt."""
@@ -63,58 +72,37 @@ class SmokeStage:
         return True
 
 
-def preflight(smoke: Smoke, settings: Settings) -> None:
-    """What a smoke load needs of this host.
-
-    Raises:
-        PreflightError: serving interpreter, device or port is missing.
-    """
-    packages = ("vllm", "quantpipe") if smoke.launcher == "cpu" else ("vllm", "vllm_ascend")
-    require_interpreter(settings.serve_python, "QUANTPIPE_SERVE_PYTHON", packages)
-    if smoke.launcher != "cpu":
-        require_npu("smoke.launcher")
-    choose_port(settings.port)
+def _launcher(context: Context) -> Launcher:
+    return launcher_for(context.recipe.smoke, context.settings, context.store.root)
 
 
-def smoke_load(
-    checkpoint: Path, smoke: Smoke, settings: Settings, log: Path, run_id: str, console: Console
-) -> dict[str, Any]:
-    """Start a server on a checkpoint, ask the probes, end it.
-
-    Returns:
-        Figures: command, seconds until ready, every probe with its answer.
-
-    Raises:
-        SmokeError: it did not load, or did not answer rightly.
-        PreflightError: this host cannot serve.
-    """
-    from time import monotonic
-
-    port = choose_port(settings.port)
-    command = smoke_command(smoke.launcher, settings.serve_python, checkpoint, smoke.serve, port)
-    console.event("server", command=list(command.arguments), environment=command.environment)
-    began = monotonic()
-    with running(command, port=port, log=log, run_id=run_id, timeouts=smoke.timeouts, console=console) as url:
-        ready = round(monotonic() - began, 3)
-        answers = _ask_all(url, checkpoint, smoke, console)
-    require_matches(answers, smoke.min_matches)
-    return {
-        "command": list(command.arguments),
-        "ready_seconds": ready,
-        "probes": [answer.to_json() for answer in answers],
-        "matched": sum(answer.matches is True for answer in answers),
-        "known": sum(answer.matches is not None for answer in answers),
-    }
+def _planned_model(context: Context) -> ModelFigures | None:
+    """The model's figures, from the plans: its config.json at the source and the size it will have."""
+    plans = context.plans
+    config = plans["fetch"].figures.get("config") if "fetch" in plans else None
+    size = plans["quantize"].figures.get("bytes", 0) if "quantize" in plans else 0
+    return ModelFigures.of(config, int(size)) if isinstance(config, dict) else None
 
 
-def _ask_all(url: str, checkpoint: Path, smoke: Smoke, console: Console) -> list[Answer]:
-    name, timeout = smoke.serve.served_model_name, smoke.timeouts.probe
-    require_model(url, name, checkpoint, timeout)
-    answers = []
-    with console.progress("ask", len(smoke.probes), unit="probe") as bar:
-        for probe in smoke.probes:
-            answer = ask(url, name, probe, timeout)
-            console.event("probe", **answer.to_json())
-            answers.append(answer)
-            bar.advance()
-    return answers
+def of_runs(run: RunDirectory) -> Callable[[str], bool]:
+    """Whether a run id is that of this run, or of one that it continues."""
+    ids = set()
+    current: RunDirectory | None = run
+    while current is not None and current.id not in ids:
+        ids.add(current.id)
+        before = current.state().get("continues")
+        current = RunDirectory(current.path.parent / before) if isinstance(before, str) else None
+    return lambda run_id: run_id in ids
+
+
+def reap(launcher: Launcher, wanted: Callable[[str], bool], console: Console) -> None:
+    """End what earlier attempts have left, and say so."""
+    if left := launcher.reap(wanted):
+        console.warning(f"ended what a killed run had left: {', '.join(left)}")
+
+
+def _summary(figures: dict[str, Any]) -> str:
+    text = f"{len(figures['probes'])} probes answered, {figures['matched']} of {figures['known']} as known"
+    if figures["bench"]:
+        text += f", {figures['bench']['output_throughput']:.0f} tokens/s"
+    return text

@@ -2,51 +2,149 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+from pydantic import ValidationError
 
 from quantpipe.console import Console
-from quantpipe.errors import UsageError
+from quantpipe.errors import PreflightError, RecipeError, SmokeError, UsageError
 from quantpipe.host import npus
 from quantpipe.recipe import Recipe, Serve, Smoke
 from quantpipe.settings import Settings
-from quantpipe.smoke.command import ServerCommand, smoke_command
-from quantpipe.smoke.stage import preflight, smoke_load
+from quantpipe.smoke.command import ServerCommand, reduced
+from quantpipe.smoke.launchers import launcher_for
+from quantpipe.smoke.load import smoke_load
+from quantpipe.smoke.model import read_model
+from quantpipe.smoke.rules import require_rules
+from quantpipe.smoke.stage import reap
 
 _REHEARSAL_PROFILE = Serve(max_model_len=512, max_num_seqs=8)
 
 
-def section(recipe: Recipe | None, launcher: str | None) -> Smoke:
-    """The smoke section to use: the recipe's or a small default one, with the launcher asked for."""
-    if recipe is not None:
-        return recipe.smoke if launcher is None else recipe.smoke.model_copy(update={"launcher": launcher})
-    chosen = launcher or ("native" if npus() else "cpu")
-    serve = _REHEARSAL_PROFILE if chosen == "cpu" else Serve()
-    return Smoke(launcher=cast(Any, chosen), serve=serve)
+@dataclass(frozen=True)
+class Choice:
+    """What the command line says beside the recipe; None where it says nothing."""
+
+    launcher: str | None = None
+    hardware: str | None = None
+    url: str | None = None
+    tp: int | None = None
 
 
-def command(path: Path, smoke: Smoke, settings: Settings) -> ServerCommand:
-    """What `load` would start."""
-    return smoke_command(
-        smoke.launcher, settings.serve_python, path.absolute(), smoke.serve, settings.port or 8000
-    )
+@dataclass(frozen=True)
+class Load:
+    """What to do with a checkpoint.
+
+    Attributes:
+        smoke: the section to use.
+        strict: the probes were made for this very model. Not so where a recipe for NPUs is rehearsed:
+            what stands in for its model on a CPU is another one.
+    """
+
+    smoke: Smoke
+    strict: bool = True
 
 
-def load(path: Path, smoke: Smoke, settings: Settings, console: Console) -> dict[str, Any]:
+def section(recipe: Recipe | None, choice: Choice, path: Path) -> Load:
+    """The smoke section to use: the recipe's or a small default one, with what the command line says.
+
+    A profile made for NPUs is reduced for launcher cpu.
+
+    Raises:
+        UsageError: the choice lacks something: the URL of launcher attach, say.
+    """
+    rehearsing = choice.launcher == "cpu" or (choice.launcher is None and recipe is None and not npus())
+    if recipe is None:
+        launcher = "cpu" if rehearsing else "native"
+        serve = _REHEARSAL_PROFILE if rehearsing else Serve()
+        return Load(_changed(Smoke(serve=serve), choice, launcher))
+    smoke = recipe.smoke
+    if not rehearsing or smoke.launcher == "cpu":
+        return Load(_changed(smoke, choice, smoke.launcher))
+    model = read_model(path)
+    native = model.native_length if model else 0
+    smoke = smoke.model_copy(update={"serve": reduced(smoke.serve, native, choice.tp or 1), "bench": None})
+    return Load(_changed(smoke, choice, "cpu"), strict=False)
+
+
+def _changed(smoke: Smoke, choice: Choice, launcher: str) -> Smoke:
+    update: dict[str, Any] = {"launcher": choice.launcher or launcher}
+    update |= {key: value for key in ("hardware", "url") if (value := getattr(choice, key)) is not None}
+    if choice.tp is not None:
+        parallel = {"tensor_parallel_size": choice.tp}
+        update["serve"] = smoke.serve.model_copy(update=parallel)
+    try:
+        return Smoke.model_validate({**dict(smoke), **update})
+    except ValidationError as error:
+        messages = [str(found["msg"]) for found in error.errors(include_url=False)]
+        said = "; ".join(message.removeprefix("Value error, ") for message in messages)
+        hint = "give --url, --hardware or a recipe that says so"
+        raise UsageError(said, where="--launcher", hint=hint) from error
+
+
+def command(path: Path, load: Load, settings: Settings) -> ServerCommand:
+    """What `load` would start, with the profile checked as it would be.
+
+    Raises:
+        UsageError, PreflightError: the profile breaks a rule; launcher attach starts nothing.
+    """
+    checkpoint = path.absolute()
+    _require_profile(load.smoke, checkpoint)
+    launcher = launcher_for(load.smoke, settings, checkpoint)
+    return launcher.command(checkpoint, settings.port or 8000, _run_prefix(checkpoint))
+
+
+def load(path: Path, load: Load, settings: Settings, console: Console) -> dict[str, Any]:
     """Start a server on `path`, ask the probes, end it.
 
     Raises:
         UsageError: `path` is no directory.
+        RecipeError: the profile breaks a rule.
         SmokeError, PreflightError: as `smoke_load`; the log is kept and named.
     """
     if not path.is_dir():
         raise UsageError("no such directory", where=str(path), hint="name a checkpoint directory")
-    preflight(smoke, settings)
+    checkpoint = path.absolute()
+    _require_profile(load.smoke, checkpoint)
+    launcher = launcher_for(load.smoke, settings, checkpoint)
+    prefix = _run_prefix(checkpoint)
+    reap(launcher, lambda run_id: run_id.startswith(f"{prefix}-"), console)
+    launcher.preflight()
+    if not load.strict:
+        console.line("a rehearsal of a recipe for NPUs: its answers are shown and do not count")
     folder = Path(tempfile.mkdtemp(prefix="quantpipe-smoke-"))
-    log = folder / "smoke.log"
-    figures = smoke_load(path.absolute(), smoke, settings, log, f"smoke-{secrets.token_hex(4)}", console)
+    try:
+        figures = smoke_load(
+            checkpoint,
+            load.smoke,
+            launcher,
+            log=folder / "smoke.log",
+            run_id=f"{prefix}-{secrets.token_hex(4)}",
+            console=console,
+            strict=load.strict,
+        )
+    except (SmokeError, PreflightError):
+        raise  # with the log's name in it: the log stays
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     return figures
+
+
+def _require_profile(smoke: Smoke, checkpoint: Path) -> None:
+    try:
+        require_rules(smoke, read_model(checkpoint))
+    except RecipeError as error:
+        raise UsageError(error.what, where=error.where, hint=error.hint, details=error.details) from error
+
+
+def _run_prefix(checkpoint: Path) -> str:
+    """The part of the run id that all loads of one directory share: the next one finds an orphan by it."""
+    return "smoke-" + hashlib.sha256(str(checkpoint).encode()).hexdigest()[:12]

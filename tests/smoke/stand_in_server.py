@@ -12,14 +12,25 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+GATE = threading.Semaphore(1)
 PORT, MODE = int(sys.argv[1]), sys.argv[2]
 MODELS = {
     "other-model": {"id": "other", "root": "/checkpoint"},
     "other-root": {"id": "tiny", "root": "/another/checkpoint"},
     "no-root": {"id": "tiny"},
 }
-TEXTS = {"wrong": " entirely wrong", "empty": "  ", "null": None, "mark": "!" * 32, "again": " the" * 20}
+TEXTS = {
+    "wrong": " entirely wrong",
+    "empty": "  ",
+    "null": None,
+    "mark": "!" * 32,
+    "again": " the" * 20,
+    "script": " все люди рождаются свободными",
+}
+ASKED = [0]
+EFFECTIVE = "INFO 01-01 00:00:00 [quantize.py:1] Using the vLLM Ascend modelslim Quantization now!"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -65,11 +76,42 @@ class Handler(BaseHTTPRequestHandler):
         elif MODE == "slow":
             time.sleep(30)
         else:
-            assert body["temperature"] == 0 and body["model"] == "tiny", body
-            prompt = body["messages"][0]["content"] if "messages" in body else body["prompt"]
-            text = TEXTS.get(MODE, f" after {prompt} in {body['max_tokens']}")
-            chat = self.path == "/v1/chat/completions"
-            self.answer({"choices": [{"message": {"content": text}} if chat else {"text": text}]})
+            self.complete(body)
+
+    def complete(self, body: dict[str, Any]) -> None:
+        assert body["temperature"] == 0 and body["model"] == "tiny", body
+        ASKED[0] += 1
+        prompt = body["messages"][0]["content"] if "messages" in body else body["prompt"]
+        text = TEXTS.get(MODE, f" after {prompt} in {body['max_tokens']}")
+        if MODE == "fickle":
+            text = f" answer {ASKED[0]}"
+        if MODE == "crowded" and not GATE.acquire(blocking=False):
+            return self.answer({"error": {"message": "too many"}}, 429)
+        try:
+            if MODE == "crowded":
+                time.sleep(0.3)
+            if body.get("stream"):
+                return self.stream(text or "", "messages" in body)
+            choice = {"message": {"content": text}} if "messages" in body else {"text": text}
+            choice["finish_reason"] = "length" if MODE == "long" else "stop"
+            if "logprobs" in body:
+                value = {"nan": None, "floor": -9999.0, "positive": 0.5}.get(MODE, -0.25)
+                choice["logprobs"] = {"token_logprobs": [None if "echo" in body else value, value, value]}
+            if MODE == "no-logprobs":
+                choice.pop("logprobs", None)
+            self.answer({"choices": [choice]})
+        finally:
+            if MODE == "crowded":
+                GATE.release()
+
+    def stream(self, text: str, chat: bool) -> None:
+        self.send_response(200)
+        self.end_headers()
+        for piece in ("", text[:3], text[3:-2] if MODE == "lossy" else text[3:]):
+            choice = {"delta": {"content": piece}} if chat else {"text": piece}
+            self.wfile.write(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
+        if MODE != "unended":
+            self.wfile.write(b"data: [DONE]\n\n")
 
 
 def stubborn_grandchild() -> None:
@@ -81,6 +123,11 @@ def stubborn_grandchild() -> None:
 
 
 print("hello from the stand-in", flush=True)
+if MODE != "fallback":
+    print(EFFECTIVE, flush=True)
+if MODE == "log":  # say what a real log said, and end as it ended
+    print(Path(sys.argv[3]).read_text(), flush=True)
+    sys.exit(1)
 if MODE == "exits":
     print("ValueError: the first error\nRuntimeError: its consequence", flush=True)
     sys.exit(3)
@@ -109,6 +156,14 @@ if MODE == "loads":
         share = 100 * number // 3
         print(f"Loading safetensors checkpoint shards:  {share}% Completed | {number}/3", flush=True)
         time.sleep(0.4)
+if MODE == "slow-load":  # longer than any one timeout, but it always comes further
+    for number in range(1, 13):
+        print(f"Loading safetensors checkpoint shards:  {8 * number}% Completed | {number}/12", flush=True)
+        time.sleep(0.5)
+if MODE == "crawls":  # alive, and no further: only numbers change
+    for number in range(10_000):
+        print(f"INFO waited {number} s for a device", flush=True)
+        time.sleep(0.1)
 if MODE == "where":
     Path(sys.argv[3]).write_text(json.dumps([str(Path.cwd()), dict(os.environ)]))
 server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)

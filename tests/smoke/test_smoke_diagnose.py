@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,90 @@ SAID = [
     ("ValueError: Unknown quantization method: ascend. Must be one of", "does not know", PreflightError),
     ("error: argument --quantization: invalid choice: 'ascend'", "does not know", PreflightError),
     ("RuntimeError: Cannot find any model weights with `/x`", "no weights", SmokeError),
+    ("ValueError: No valid checkpoint: quant_model_description.json not found", "is missing", SmokeError),
+    (
+        "ValueError: Free memory on device (20.1/61.2 GiB) on startup is less than desired",
+        "holds",
+        PreflightError,
+    ),
+    (
+        "RuntimeError: NPU out of memory. ERR99999 UNKNOWN: alloc device fail, 207001",
+        "memory",
+        PreflightError,
+    ),
+    ("ImportError: libhccl.so: cannot open shared object file", "CANN is not set up", PreflightError),
+    ("KeyError: 'ASCEND_HOME_PATH'", "CANN is not set up", PreflightError),
+    (
+        "ImportError: cannot import name 'get_ep_group' from 'vllm.distributed' (/x)",
+        "versions",
+        PreflightError,
+    ),
+    ("ModuleNotFoundError: No module named 'vllm.attention.layer'", "versions", PreflightError),
+    ("ImportError: /x/torch_npu/_C.so: undefined symbol: _ZN3c10", "versions", PreflightError),
+    (
+        "TypeError: NPUModelRunner.__init__() got an unexpected keyword argument 'a'",
+        "versions",
+        PreflightError,
+    ),
+    (
+        "PermissionError: [Errno 13] Permission denied: '/s/model-00001.safetensors'",
+        "may not read",
+        PreflightError,
+    ),
+    ("KeyError: 'model.layers.0.self_attn.q_proj.weight'", "has a quantization_config", SmokeError),
+    (
+        "ValueError: Detected some but not all shards of model.layers.0.qkv_proj are quantized",
+        "alike",
+        SmokeError,
+    ),
+    ("ValueError: Not all shards of x.qkv_proj are quantized with same quant type", "alike", SmokeError),
+    (
+        "NotImplementedError: vLLM Ascend doesn't support quant_type=W8A8 for layer_type=moe",
+        "type",
+        SmokeError,
+    ),
+    ("KeyError: 'model.layers.3.mlp.gate_up_proj.deq_scale'", "loaded as unquantized", SmokeError),
+    ("KeyError: 'lm_head.weight'", "description lacks a tensor", SmokeError),
+    ("KeyError: 'model.layers.61.eh_proj.weight'", "description lacks a tensor", SmokeError),
+    ("KeyError: 'model.layers.5.mlp.gate.weight'", "description lacks a tensor", SmokeError),
+    (
+        "quantpipe.vllm_ascend_cpu.errors.CheckpointLoadError: 3 tensors are missing",
+        "has to be given",
+        SmokeError,
+    ),
+    (
+        "safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge",
+        "shard",
+        SmokeError,
+    ),
+    (
+        "AssertionError: Attempted to load weight (torch.Size([8])) into parameter",
+        "another shape",
+        SmokeError,
+    ),
+    (
+        "ValueError: User-specified max_model_len (99) is greater than the derived max_model_len",
+        "YaRN|beyond",
+        SmokeError,
+    ),
+    (
+        "ValueError: Total number of attention heads (64) must be divisible by tensor parallel size (6).",
+        "divided",
+        SmokeError,
+    ),
+    ("AssertionError: EPLB: 130 physical experts, not divisible", "redundant", SmokeError),
+    (
+        "api_server.py: error: unrecognized arguments: --async-schedulling",
+        "does not know an option",
+        SmokeError,
+    ),
+    ("docker: Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", "engine", PreflightError),
+    ("Unable to find image 'quay.io/ascend/vllm-ascend:v0.21.0rc1' locally", "image", PreflightError),
+    (
+        'docker: error gathering device information while adding custom device "/dev/davinci9"',
+        "device",
+        PreflightError,
+    ),
 ]
 
 
@@ -39,7 +124,10 @@ def test_each_known_cause(tmp_path: Path, line: str, cause: str, kind: type[Quan
         log = log_of(tmp_path, "INFO starting", text, "RuntimeError: Engine core initialization failed.")
         found = diagnose(log, 0, "the server ended")
         assert type(found) is kind
-        assert found.what.startswith("the server ended: ") and cause in found.what
+        assert found.what.startswith("the server ended: ") and re.search(
+            cause, found.what + (found.hint or "")
+        )
+        assert (first_error([text]) or "") in found.what
         assert found.hint
         assert found.where == str(log)
         assert text in found.details

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from quantpipe.errors import SmokeError
-from quantpipe.smoke.probes import Answer, garbage, require_matches
+from quantpipe.smoke.garbage import garbage
+from quantpipe.smoke.probes import Answer, require_matches
 
 
 def answer(matches: bool | None, prompt: str = "p") -> Answer:
@@ -77,3 +78,40 @@ def test_garbage(text: str, fault: str) -> None:
 )
 def test_what_may_be_an_answer(text: str) -> None:
     assert garbage(text) is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "fault"),
+    [
+        ("The sea is", " синее море и белый песок", "in another script than the prompt"),
+        ("The sea is", " 深蓝色的，而且非常非常美丽", "in another script than the prompt"),
+        (
+            "The sea is",
+            " blue, blue water and more of it, ии हहा ทะเ بحر",
+            "in many scripts at once",
+        ),
+        ("The sea is", " blue, and 海 means sea", None),
+        ("海是什么颜色？", " 海是蓝色的，天空也是蓝色的。", None),
+        ("海是什么颜色？", " The sea is blue.", None),
+        ("Море", " синее и очень холодное", None),
+        ("The sea is", " 青い", None),  # too short to tell
+    ],
+)
+def test_the_script_of_an_answer(prompt: str, text: str, fault: str | None) -> None:
+    assert garbage(text, prompt) == fault
+    assert garbage(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "cut", "fault"),
+    [
+        ("It is blue. " + "I think so. " * 8, True, "a loop that does not stop"),
+        ("It is blue. " + "I think so. " * 8, False, None),
+        ("It is blue. " + "I think so. " * 2, True, None),
+        (" 2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37", True, None),
+        ("a, b, a, b, a", True, None),
+        ("x = 1\n" * 6, True, "a loop that does not stop"),
+    ],
+)
+def test_an_answer_that_does_not_stop(text: str, cut: bool, fault: str | None) -> None:
+    assert garbage(text, cut=cut) == fault

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import secrets
+import signal
 import socket
 import sys
 import time
@@ -17,6 +18,7 @@ from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
 from quantpipe.recipe import Probe, Timeouts
 from quantpipe.smoke import server
+from quantpipe.smoke.client import Client
 from quantpipe.smoke.command import ServerCommand
 from quantpipe.smoke.probes import Answer, ask, require_model
 from quantpipe.smoke.server import choose_port, running
@@ -84,9 +86,10 @@ class Server:
         return caught.value
 
     def asked(self, mode: str, probe: Probe | None = None, timeout: float = 10) -> Answer:
-        with self(mode) as url:
-            require_model(url, "tiny", CHECKPOINT, timeout)
-            return ask(url, "tiny", probe or Probe(prompt="One", max_tokens=7), timeout)
+        with self(mode) as ready:
+            client = Client(ready.url, timeout)
+            require_model(client, "tiny", CHECKPOINT)
+            return ask(client, "tiny", probe or Probe(prompt="One", max_tokens=7))
 
 
 @pytest.fixture
@@ -115,9 +118,9 @@ def test_chat_probes_go_to_the_chat_endpoint(start: Server) -> None:
 
 
 def test_known_continuations_are_compared(start: Server) -> None:
-    with start("ready") as url:
+    with start("ready") as ready:
         for continuation, matches in (("after One", True), (" after One ", True), ("before", False)):
-            answer = ask(url, "tiny", Probe(prompt="One", continuation=continuation), 10)
+            answer = ask(Client(ready.url, 10), "tiny", Probe(prompt="One", continuation=continuation))
             assert answer.matches is matches
 
 
@@ -164,10 +167,10 @@ def test_a_server_that_hangs_is_given_up(start: Server) -> None:
     assert time.monotonic() - began < 20
 
 
-@pytest.mark.parametrize("mode", ["busy", "unhealthy", "raw"])
+@pytest.mark.parametrize("mode", ["busy", "unhealthy", "raw", "crawls"])
 def test_a_server_that_is_never_ready_is_given_up(start: Server, mode: str) -> None:
     failure = start.fails(mode, Timeouts(stall=60, ready=2.5))
-    assert "not ready after 2 s" in failure.what
+    assert "not ready" in failure.what and "no further for 2 s" in failure.what
 
 
 def test_nothing_outlives_it_not_even_what_ignores_signals(start: Server) -> None:
@@ -221,9 +224,9 @@ def test_another_server_on_the_port_does_not_vouch_for_ours(
         second.log = tmp_path / "second.log"
         with (
             pytest.raises(QuantpipeError, match=r"another server|port is in use|and not /mine"),
-            second("ready", port=start.port) as url,
+            second("ready", port=start.port) as ready,
         ):
-            require_model(url, "tiny", Path("/mine"), 10)
+            require_model(Client(ready.url, 10), "tiny", Path("/mine"))
 
 
 # -- wrong answers ------------------------------------------------------------------------------------
@@ -245,6 +248,7 @@ def test_another_server_on_the_port_does_not_vouch_for_ours(
         ("null", "is empty"),
         ("mark", "one character over and over"),
         ("again", "one word over and over"),
+        ("script", "another script"),
     ],
 )
 def test_an_answer_that_cannot_be_right(start: Server, mode: str, said: str) -> None:
@@ -276,9 +280,48 @@ def test_proxies_of_the_environment_are_not_asked(start: Server, monkeypatch: py
     assert os.environ["http_proxy"]
 
 
-def test_shards_advance_the_bar(start: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    advanced: list[int] = []
-    monkeypatch.setattr("quantpipe.console._Silent.advance", lambda self, amount=1: advanced.append(amount))
+def test_the_bar_says_what_the_server_is_at(start: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("quantpipe.console._Silent.describe", lambda self, text: said.append(text))
     with start("loads"):
         pass
-    assert 0 < sum(advanced) <= 3
+    assert any("loading shards" in text and text.endswith("/3") for text in said)
+
+
+def test_time_in_which_it_comes_further_does_not_count(start: Server) -> None:
+    began = time.monotonic()
+    with start("slow-load", timeouts=Timeouts(stall=3, ready=3, probe=5)):
+        assert time.monotonic() - began > 4
+
+
+# -- what is left, and whose it is --------------------------------------------------------------------
+
+
+def test_a_killed_supervisor_leaves_an_orphan_that_its_own_end_reaps(start: Server) -> None:
+    """The context manager itself finds by the run id what it can no longer find as its child."""
+    with start("grandchild"):
+        supervisor = next(
+            int(process)
+            for process in processes_of(start.run_id)
+            if b"supervisor.py" in Path(f"/proc/{process}/cmdline").read_bytes()
+        )
+        os.kill(supervisor, signal.SIGKILL)
+        time.sleep(0.2)
+        assert processes_of(start.run_id)
+    assert processes_of(start.run_id) == []
+
+
+def test_device_memory_of_a_process_that_is_gone_is_told(
+    start: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in npu-smi that shows a process after the server's end which nobody has."""
+    monkeypatch.setattr(server, "_RELEASE_SECONDS", 0.6)
+    tool = tmp_path / "bin" / "npu-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\ntest -f $0.table && cat $0.table || true\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    rows = f"| NPU  Chip | Process id | Process name | MB |\n| 0   0   | {2**22 + 5} | python | 53211 |\n"
+    rows += f"| 1   0   | {os.getpid()} | pytest | 77 |\n"
+    with pytest.raises(PreflightError, match="is left: 53211 MiB of device memory"), start("ready"):
+        tool.with_name("npu-smi.table").write_text(rows)

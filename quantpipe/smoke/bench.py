@@ -1,0 +1,134 @@
+"""A speed figure: `vllm bench serve` against the server that is up, and the gate on its throughput."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from quantpipe.child import Child, tail
+from quantpipe.console import Console
+from quantpipe.errors import SmokeError
+from quantpipe.recipe import Bench
+from quantpipe.smoke.command import ServerCommand
+from quantpipe.smoke.launchers import Launcher
+
+_KEPT = (
+    "duration",
+    "completed",
+    "failed",
+    "total_input_tokens",
+    "total_output_tokens",
+    "request_throughput",
+    "output_throughput",
+    "total_token_throughput",
+    "mean_ttft_ms",
+    "p99_ttft_ms",
+    "mean_tpot_ms",
+    "p99_tpot_ms",
+)
+"""Of all that vLLM says, what a person compares."""
+
+
+def bench_arguments(bench: Bench, url: str, model: str, checkpoint: Path) -> tuple[str, ...]:
+    """The options of `vllm bench serve`: random prompts, no hub, as many tokens as asked for."""
+    arguments = ["bench", "serve", "--backend", "vllm", "--base-url", url]
+    arguments += ["--model", str(checkpoint), "--tokenizer", str(checkpoint), "--served-model-name", model]
+    arguments += ["--dataset-name", "random", "--seed", "0", "--ignore-eos", "--disable-tqdm"]
+    arguments += ["--num-prompts", str(bench.num_prompts)]
+    arguments += ["--random-input-len", str(bench.input_len), "--random-output-len", str(bench.output_len)]
+    if bench.concurrency is not None:
+        arguments += ["--max-concurrency", str(bench.concurrency)]
+    return tuple(arguments)
+
+
+def measure(
+    bench: Bench,
+    launcher: Launcher,
+    *,
+    url: str,
+    model: str,
+    checkpoint: Path,
+    log: Path,
+    run_id: str,
+    api_key: str | None,
+    console: Console,
+) -> dict[str, Any]:
+    """Run the benchmark and hold its throughput against the baseline.
+
+    Args:
+        log: receives what the benchmark prints.
+
+    Returns:
+        vLLM's figures (seconds, tokens per second, milliseconds), and the baseline where there is one.
+
+    Raises:
+        SmokeError: it failed, took too long, lost requests, or was too slow.
+    """
+    with tempfile.TemporaryDirectory(prefix="quantpipe-bench-") as folder:
+        result = Path(folder, "result.json")
+        command = launcher.bench_command(bench_arguments(bench, url, model, checkpoint), result, run_id)
+        with console.progress("bench", None):
+            _run(command, bench.timeout, log, run_id, api_key)
+        figures = _figures(result, log)
+    return _gated(bench, figures, log)
+
+
+def _run(command: ServerCommand, timeout: float, log: Path, run_id: str, api_key: str | None) -> None:
+    environment = command.full_environment(run_id)
+    if api_key:
+        environment["OPENAI_API_KEY"] = api_key  # the name that the benchmark reads
+    with Child(command.arguments, environment=environment, log=log, folder=log.parent) as process:
+        try:
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise SmokeError(
+                f"the benchmark was not done after {timeout:.0f} s",
+                where=str(log),
+                hint="raise smoke.bench.timeout, or ask for fewer or shorter requests",
+                details=tail(log),
+            ) from error
+    if status:
+        raise SmokeError(
+            f"`vllm bench serve` ended with status {status}",
+            where=str(log),
+            hint="look at the log; its end is below",
+            details=tail(log),
+        )
+
+
+def _figures(result: Path, log: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(result.read_text("utf-8"))
+        return {name: value[name] for name in _KEPT if name in value} | {
+            "output_throughput": float(value["output_throughput"])
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SmokeError(
+            f"the benchmark left no result: {error!r}",
+            where=str(log),
+            hint="look at the log; its end is below",
+            details=tail(log),
+        ) from error
+
+
+def _gated(bench: Bench, figures: dict[str, Any], log: Path) -> dict[str, Any]:
+    if figures.get("failed") or figures.get("completed", bench.num_prompts) < bench.num_prompts:
+        raise SmokeError(
+            f"only {figures.get('completed')} of {bench.num_prompts} requests of the benchmark were answered",
+            where=str(log),
+            hint="look at the server's log",
+        )
+    if bench.baseline is None:
+        return figures
+    least, found = bench.factor * bench.baseline, figures["output_throughput"]
+    if found < least:
+        raise SmokeError(
+            f"{found:.1f} output tokens per second, {least:.1f} are required "
+            f"({bench.factor:g} of the baseline {bench.baseline:g})",
+            where="smoke.bench",
+            hint="compare versions, profile and load of the host with those of the baseline",
+        )
+    return {**figures, "baseline": bench.baseline, "factor": bench.factor}

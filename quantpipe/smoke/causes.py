@@ -1,0 +1,239 @@
+"""The known failures of a server: what its log says, the cause, the next step, and whose fault it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A known failure.
+
+    Attributes:
+        id: a short name, stable.
+        pattern: what its log says.
+        what: the cause in one line.
+        hint: the next step.
+        host: the fault is this machine's and not the checkpoint's or the profile's.
+    """
+
+    id: str
+    pattern: re.Pattern[str]
+    what: str
+    hint: str
+    host: bool = False
+
+
+def _cause(id: str, pattern: str, what: str, hint: str, *, host: bool = False) -> Cause:
+    return Cause(id, re.compile(pattern, re.IGNORECASE), what, hint, host)
+
+
+_VERIFY = "`quantpipe verify` on the checkpoint names every such defect"
+
+CONTAINER = (
+    _cause(
+        "container-daemon",
+        r"Cannot connect to the Docker daemon|docker\.sock.*(permission denied|connect:)|"
+        r"permission denied.*docker\.sock|Cannot connect to Podman",
+        "the container engine does not answer",
+        "start it, or let this user use it: `docker info` has to work",
+        host=True,
+    ),
+    _cause(
+        "container-image",
+        r"Unable to find image|pull access denied|manifest unknown|manifest for .* not found|"
+        r"initializing source docker://|no such host",
+        "the image is not here and cannot be pulled",
+        "pull it beforehand on a host with network, or name another with smoke.container.image",
+        host=True,
+    ),
+    _cause(
+        "container-device",
+        r"error gathering device information|stat /dev/davinci\d*|invalid mount config|"
+        r"bind source path does not exist",
+        "a device or a driver path is not on this host",
+        "check smoke.hardware and smoke.container.devices, and that the driver is installed: `npu-smi info`",
+        host=True,
+    ),
+)
+
+HOST = (
+    _cause(
+        "port",
+        r"address already in use|EADDRINUSE",
+        "the port is in use",
+        "choose another with --port, or 0 for a free one",
+        host=True,
+    ),
+    _cause(
+        "no-vllm",
+        r"No module named '?vllm'?(?![\w.])",
+        "vLLM is not installed in the serving environment",
+        "run `make setup`, or let QUANTPIPE_SERVE_PYTHON name an interpreter that has vllm",
+        host=True,
+    ),
+    _cause(
+        "device-taken",
+        r"Free memory on device.*is less than desired|NPU memory.*less than desired",
+        "another process holds memory of the device",
+        "`npu-smi info` shows who; end it, take other devices, or lower gpu_memory_utilization",
+        host=True,
+    ),
+    _cause(
+        "memory",
+        r"out of memory|Cannot allocate memory|\bMemoryError|No available memory for the cache blocks|"
+        r"larger than the available KV cache memory|oom-kill|EL0004|ERR99999.*alloc|207001",
+        "out of memory",
+        "lower max_model_len, max_num_seqs or gpu_memory_utilization, or use more devices",
+        host=True,
+    ),
+    _cause(
+        "hccl",
+        r"hcclCommInit|HCCL.*(init|fail|error|timeout|time out)|\bEI000[2-9]|\bEJ000\d",
+        "the devices could not talk to each other (HCCL initialisation)",
+        "check the device network with hccn_tool, HCCL_IF_IP and the firewall between devices",
+        host=True,
+    ),
+    _cause(
+        "driver",
+        r"libascend_hal\.so|drvErr|driver.*not (found|installed)|dcmi.*(fail|not)|"
+        r"(rtGetDeviceCount|aclrtSetDevice|aclInit|rtSetDevice).*(fail|error)|can't get device",
+        "the Ascend driver is missing or not visible here",
+        "`npu-smi info` has to work in this very environment; map the driver into the container",
+        host=True,
+    ),
+    _cause(
+        "cann",
+        r"lib(ascendcl|hccl|opapi|runtime|acl_op_compiler)\.so.*cannot open|KeyError: 'ASCEND_HOME_PATH'|"
+        r"No module named '?(acl|tbe|te)'?(?![\w.])",
+        "CANN is not set up in this environment",
+        "`source /usr/local/Ascend/ascend-toolkit/set_env.sh` before, or use launcher docker",
+        host=True,
+    ),
+    _cause(
+        "versions",
+        r"cannot import name .* from '(vllm|vllm_ascend|torch_npu|transformers)|"
+        r"No module named '(vllm|torch_npu|vllm_ascend)\.|undefined symbol|"
+        r"module '(vllm|torch|torch_npu)[\w.]*' has no attribute|"
+        r"vllm[-_]ascend.*(requires|incompatible|not compatible).*vllm|got an unexpected keyword argument",
+        "versions that do not belong together",
+        "vllm-ascend, vllm, torch_npu and CANN have to be one row of the table in docs/smoke.md; "
+        "the image (launcher docker) has them so",
+        host=True,
+    ),
+    _cause(
+        "no-ascend",
+        r"(Unknown quantization method|invalid choice|Input should be|Invalid quantization).*ascend",
+        "this vLLM does not know `--quantization ascend`",
+        "the serving environment lacks vllm-ascend, or on a CPU quantpipe's plugin: run `make setup`",
+        host=True,
+    ),
+    _cause(
+        "unreadable",
+        r"PermissionError: \[Errno 13\]|PermissionDenied",
+        "the server may not read a file",
+        "published files are readable by all: check the folders above them and the server's user",
+        host=True,
+    ),
+)
+
+CHECKPOINT = (
+    _cause(
+        "description",
+        r"ModelSlim Quantization Config Not Found|quant_model_description\.json.*(not found|does not exist|"
+        r"No such file|missing)|no such file.*quant_model_description\.json",
+        "the description is missing",
+        "the checkpoint is incomplete: `quantpipe verify` on it says what else is",
+    ),
+    _cause(
+        "quantization-config",
+        r"has a quantization_config|KeyError: 'model\.layers\.0\.self_attn\.q_proj\.weight'|"
+        r"Quantization method .* does not match|"
+        r"quantization method specified in the model config",
+        "config.json has a quantization_config, with which the description is ignored",
+        f"remove that key from config.json; {_VERIFY}",
+    ),
+    _cause(
+        "partial-group",
+        r"Detected some but not all shards of|Not all shards of .* are quantized with",
+        "fused projections (q, k, v or gate, up) are not quantized alike",
+        f"quantize them alike: all or none; {_VERIFY}",
+    ),
+    _cause(
+        "unsupported-type",
+        r"doesn't support quant_type|does not support quant_type",
+        "this vllm-ascend cannot compute such a quantization type in such a layer",
+        "use scheme w8a8_dynamic, or the vllm-ascend version named by verify.target",
+    ),
+    _cause(
+        "unquantized-load",
+        r"KeyError: '[\w.]*(deq_scale|quant_bias|input_scale|input_offset|weight_scale|weight_offset)'",
+        "the layer was loaded as unquantized, or is not of the description's type",
+        f"serve with `--quantization ascend`; {_VERIFY}",
+    ),
+    _cause(
+        "description-key",
+        r"KeyError: '[\w.]*(lm_head|embed_tokens|mtp|eh_proj|shared_head|mlp\.gate|experts|norm|_proj)"
+        r"[\w.]*\.?weight'|KeyError: 'lm_head",
+        "the description lacks a tensor that the model has",
+        _VERIFY,
+    ),
+    _cause(
+        "strict-load",
+        r"CheckpointLoadError",
+        "the checkpoint is not what `--quantization ascend` has to be given",
+        _VERIFY,
+    ),
+    _cause(
+        "no-weights",
+        r"Cannot find any model weights",
+        "no weights were found",
+        "an index of another model may lie in the directory: `quantpipe verify` names it",
+    ),
+    _cause(
+        "broken-shard",
+        r"Error while deserializing header|SafetensorError|InvalidHeader|MetadataIncompleteBuffer",
+        "a shard is truncated or no safetensors file",
+        f"copy or make it again; {_VERIFY}",
+    ),
+    _cause(
+        "shapes",
+        r"size mismatch|shape mismatch|Attempted to load weight \(|param_data\.shape == loaded_weight\.shape",
+        "a tensor has another shape than config.json says",
+        _VERIFY,
+    ),
+)
+
+PROFILE = (
+    _cause(
+        "length",
+        r"max_model_len.*(is greater than|longer than) the derived|user-specified max_model_len",
+        "max_model_len is beyond what config.json gives the model",
+        "lower smoke.serve.max_model_len, or turn YaRN on by hf_overrides.rope_parameters",
+    ),
+    _cause(
+        "parallel",
+        r"must be divisible by tensor parallel size|is not divisible by|"
+        r"not divisible by the number of|world size .* is larger than the number of available",
+        "the model cannot be divided by this parallel layout",
+        "choose tensor_parallel_size so that it divides the attention heads, and the KV heads or is divided",
+    ),
+    _cause(
+        "eplb",
+        r"redundan\w* expert|num_redundant_experts|EPLB.*(divisible|assert|error)",
+        "experts and redundant experts do not divide over the ranks",
+        "(experts + redundant experts) has to be a multiple of tensor x data parallel size",
+    ),
+    _cause(
+        "option",
+        r"unrecognized arguments|error: argument --",
+        "this vLLM does not know an option of the serve profile",
+        "correct smoke.serve (extra_args?), or use the vLLM version that the profile was made for",
+    ),
+)
+
+CAUSES: tuple[Cause, ...] = (*CONTAINER, *HOST, *CHECKPOINT, *PROFILE)
+"""In the order in which they are tried on one line."""
+
+OUT_OF_MEMORY = next(cause for cause in CAUSES if cause.id == "memory")

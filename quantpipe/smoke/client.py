@@ -1,0 +1,112 @@
+"""HTTP to the server under test: JSON in, JSON or a stream out, no proxy, and every failure told."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from quantpipe.errors import SmokeError
+
+_CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Client:
+    """A server's address, how long one answer may take, and the key that it asks for.
+
+    Attributes:
+        url: without a slash at its end.
+        timeout: seconds for a whole answer, not only for its next byte.
+        api_key: vLLM's VLLM_API_KEY; never shown.
+    """
+
+    url: str
+    timeout: float
+    api_key: str | None = field(default=None, repr=False)
+
+    def json(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """GET, or POST where there is a body; an answer that is no object counts as an empty one.
+
+        Raises:
+            SmokeError: no answer in time, an HTTP error, or no JSON.
+        """
+        with self._open(path, body) as (answer, deadline):
+            data = bytearray()
+            while chunk := answer.read1(_CHUNK_BYTES):
+                data += chunk
+                _require_time(deadline)
+            expected = answer.headers.get("Content-Length")
+            if expected is not None and len(data) < int(expected):
+                raise ValueError(f"{len(data)} of {expected} bytes came")
+            value = json.loads(data)
+        return value if isinstance(value, dict) else {}
+
+    def stream(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """POST with `stream`, and every event of the answer (server-sent events, one JSON object each).
+
+        Raises:
+            SmokeError: as `json`, or the stream ended without `[DONE]`.
+        """
+        events: list[dict[str, Any]] = []
+        with self._open(path, {**body, "stream": True}) as (answer, deadline):
+            while line := answer.readline(_CHUNK_BYTES):
+                _require_time(deadline)
+                kind, _, text = line.decode("utf-8").strip().partition(":")
+                if kind != "data":
+                    continue
+                if text.strip() == "[DONE]":
+                    return events
+                value = json.loads(text)
+                events += [value] if isinstance(value, dict) else []
+            raise ValueError(f"the stream ended after {len(events)} events without [DONE]")
+
+    @contextlib.contextmanager
+    def _open(self, path: str, body: dict[str, Any] | None) -> Iterator[tuple[Any, float]]:
+        """The open answer and the time by which it has to be there, failures turned into SmokeError."""
+        where = self.url + path
+        headers = {"Content-Type": "application/json"}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        data = None if body is None else json.dumps(body).encode("utf-8")
+        request = urllib.request.Request(where, data, headers)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        deadline = time.monotonic() + self.timeout
+        try:
+            with opener.open(request, timeout=self.timeout) as answer:
+                yield answer, deadline
+        except urllib.error.HTTPError as error:
+            with error:
+                text = error.read(_CHUNK_BYTES).decode("utf-8", "replace")
+            hint = "look at the server's log"
+            if error.code in (401, 403):
+                hint = "VLLM_API_KEY has to be the key that the server was started with"
+            raise SmokeError(f"HTTP {error.code}: {short(text)}", where=where, hint=hint) from error
+        except TimeoutError as error:
+            raise self._too_late(where) from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            if isinstance(getattr(error, "reason", None), TimeoutError):
+                raise self._too_late(where) from error
+            raise SmokeError(
+                f"no valid answer: {error!r}", where=where, hint="look at the server's log"
+            ) from error
+
+    def _too_late(self, where: str) -> SmokeError:
+        hint = "raise smoke.timeouts.probe, or look at the log"
+        return SmokeError(f"no answer within {self.timeout:.0f} s", where=where, hint=hint)
+
+
+def _require_time(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise TimeoutError
+
+
+def short(text: str, limit: int = 120) -> str:
+    """`text` as a literal, cut where it is long."""
+    return repr(text if len(text) <= limit else text[: limit - 1] + "…")

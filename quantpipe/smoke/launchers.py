@@ -1,0 +1,187 @@
+"""Ways to a server, behind one interface: a process here, a container, or one that runs already."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from quantpipe.console import Console
+from quantpipe.errors import PreflightError, UsageError
+from quantpipe.host import require_interpreter, require_npu
+from quantpipe.recipe import Smoke
+from quantpipe.settings import Settings
+from quantpipe.smoke import orphans
+from quantpipe.smoke.command import ServerCommand, smoke_command
+from quantpipe.smoke.server import Server, choose_port, running
+
+
+class Launcher(Protocol):
+    """One way to a server."""
+
+    @property
+    def ours(self) -> bool:
+        """Whether quantpipe starts the server, and ends it."""
+        ...
+
+    def preflight(self) -> None:
+        """Look whether this host has what it needs.
+
+        Raises:
+            PreflightError: it has not.
+        """
+        ...
+
+    def command(self, checkpoint: Path, port: int, run_id: str) -> ServerCommand:
+        """What it would start."""
+        ...
+
+    def serving(
+        self, checkpoint: Path, log: Path, run_id: str, console: Console
+    ) -> AbstractContextManager[Server]:
+        """A ready server for as long as the block runs.
+
+        Raises:
+            SmokeError, PreflightError: as `server.running`.
+        """
+        ...
+
+    def bench_command(self, arguments: tuple[str, ...], result: Path, run_id: str) -> ServerCommand:
+        """`vllm bench serve` where the server's vLLM is; the result, JSON, goes to `result`.
+
+        Raises:
+            PreflightError: there is no vLLM to call.
+        """
+        ...
+
+    def reap(self, wanted: Callable[[str], bool]) -> list[str]:
+        """End what runs of which nobody watches over any more have left, by run id."""
+        ...
+
+
+@dataclass(frozen=True)
+class Process:
+    """Launchers `native` and `cpu`: vLLM of the serving environment, as a process of this host."""
+
+    smoke: Smoke
+    settings: Settings
+
+    ours = True
+
+    def preflight(self) -> None:
+        """Interpreter, device and port."""
+        rehearsal = self.smoke.launcher == "cpu"
+        if self._program() is None:
+            packages = ("vllm", "quantpipe") if rehearsal else ("vllm", "vllm_ascend")
+            require_interpreter(self.settings.serve_python, "QUANTPIPE_SERVE_PYTHON", packages)
+        if not rehearsal:
+            require_npu("smoke.launcher")
+        choose_port(self.settings.port)
+
+    def command(self, checkpoint: Path, port: int, run_id: str) -> ServerCommand:
+        """The API server's module, or `vllm` on PATH where there is no serving environment."""
+        del run_id  # goes through the environment, at the start
+        return smoke_command(
+            self.smoke.launcher,
+            self.settings.serve_python,
+            checkpoint,
+            self.smoke.serve,
+            port,
+            program=self._program(),
+        )
+
+    @contextlib.contextmanager
+    def serving(self, checkpoint: Path, log: Path, run_id: str, console: Console) -> Iterator[Server]:
+        """Start it, wait for it, end it."""
+        port = choose_port(self.settings.port)
+        command = self.command(checkpoint, port, run_id)
+        console.event("server", **command.describe())
+        with running(
+            command, port=port, log=log, run_id=run_id, timeouts=self.smoke.timeouts, console=console
+        ) as server:
+            yield server
+
+    def bench_command(self, arguments: tuple[str, ...], result: Path, run_id: str) -> ServerCommand:
+        """By the same interpreter."""
+        del run_id
+        program = self._program()
+        vllm = (str(self.settings.serve_python), "-m", "vllm.entrypoints.cli.main")
+        start = vllm if program is None else (program,)
+        folder = ("--save-result", "--result-dir", str(result.parent), "--result-filename", result.name)
+        environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        return ServerCommand((*start, *arguments, *folder), environment)
+
+    def reap(self, wanted: Callable[[str], bool]) -> list[str]:
+        """By the run id in the environment of processes."""
+        return [f"process {process}" for process in orphans.reap(wanted)]
+
+    def _program(self) -> str | None:
+        """`vllm` on PATH, where no serving environment is made; a rehearsal always has one."""
+        if self.smoke.launcher == "cpu" or self.settings.serve_python.is_file():
+            return None
+        return shutil.which("vllm")
+
+
+@dataclass(frozen=True)
+class Attached:
+    """Launcher `attach`: a server that somebody else started and will end."""
+
+    smoke: Smoke
+    settings: Settings
+
+    ours = False
+
+    def preflight(self) -> None:
+        """Nothing: whether it answers is the first question of the load itself."""
+
+    def command(self, checkpoint: Path, port: int, run_id: str) -> ServerCommand:
+        """There is none.
+
+        Raises:
+            UsageError: always.
+        """
+        del checkpoint, port, run_id
+        hint = "name another launcher to see its command"
+        raise UsageError("launcher attach starts nothing", where="smoke.launcher", hint=hint)
+
+    @contextlib.contextmanager
+    def serving(self, checkpoint: Path, log: Path, run_id: str, console: Console) -> Iterator[Server]:
+        """The server at the URL, as it is."""
+        del checkpoint, log, run_id
+        url = (self.smoke.url or "").rstrip("/")
+        console.event("server", url=url)
+        yield Server(url)
+
+    def bench_command(self, arguments: tuple[str, ...], result: Path, run_id: str) -> ServerCommand:
+        """By the serving environment, if there is one here."""
+        if not self.settings.serve_python.is_file() and shutil.which("vllm") is None:
+            raise PreflightError(
+                "smoke.bench needs `vllm bench serve`, and there is no vLLM here",
+                where="QUANTPIPE_SERVE_PYTHON",
+                hint="name an interpreter that has vllm, or measure where the server runs",
+            )
+        return Process(self.smoke, self.settings).bench_command(arguments, result, run_id)
+
+    def reap(self, wanted: Callable[[str], bool]) -> list[str]:
+        """Nothing: nothing was started."""
+        del wanted
+        return []
+
+
+def launcher_for(smoke: Smoke, settings: Settings, visible: Path) -> Launcher:
+    """The launcher that the recipe names.
+
+    Args:
+        visible: the folder that a container gets to see: the store, or the checkpoint itself.
+    """
+    if smoke.launcher == "attach":
+        return Attached(smoke, settings)
+    if smoke.launcher in ("docker", "podman"):
+        from quantpipe.smoke.container import Containers
+
+        return Containers(smoke, settings, visible)
+    return Process(smoke, settings)

@@ -1,0 +1,80 @@
+"""Reference answers: log-probabilities that the unquantized model gave, to compare with.
+
+A file `reference.json` in the run's directory, where the run has one: a JSON list of
+`{"prompt": TEXT, "token_logprobs": [null, -1.25, ...]}`, one number per token of the prompt as
+/v1/completions gives them with `echo` and `logprobs` (the first has none).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from quantpipe.errors import SmokeError
+from quantpipe.smoke.checks import Check, token_logprobs
+from quantpipe.smoke.client import Client, short
+
+FILENAME = "reference.json"
+
+
+def load_reference(path: Path) -> list[dict[str, Any]]:
+    """The reference answers; empty where there is no such file.
+
+    Raises:
+        SmokeError: the file is not of its form.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+        for entry in value:
+            if not isinstance(entry["prompt"], str) or not isinstance(entry["token_logprobs"], list):
+                raise TypeError("prompt or token_logprobs")
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError, KeyError) as error:
+        hint = "remove the file, or make it again"
+        raise SmokeError(f"not reference answers: {error!r}", where=str(path), hint=hint) from error
+    return list(value)
+
+
+def compare(client: Client, model: str, reference: list[dict[str, Any]], most: float) -> Check:
+    """The mean difference of the prompts' log-probabilities to the reference.
+
+    Args:
+        most: so much is allowed, nats per token.
+
+    Raises:
+        SmokeError: it is more, or the tokens are not the same.
+    """
+    path = "/v1/completions"
+    began = time.monotonic()
+    differences: list[float] = []
+    for entry in reference:
+        body = {"model": model, "prompt": entry["prompt"], "temperature": 0, "max_tokens": 1}
+        answer = client.json(path, {**body, "echo": True, "logprobs": 1})
+        wanted = entry["token_logprobs"]
+        found = token_logprobs(answer)[: len(wanted)]
+        if len(found) != len(wanted):
+            raise SmokeError(
+                f"{short(entry['prompt'])} has {len(found)} tokens here and {len(wanted)} in the reference",
+                where=client.url + path,
+                hint="the reference was made with another tokenizer",
+            )
+        pairs = zip(found, wanted, strict=True)
+        differences += [_difference(one, two) for one, two in pairs if two is not None]
+    drift = sum(differences) / max(1, len(differences))
+    if not drift <= most:  # also where it is not a number
+        raise SmokeError(
+            f"log-probabilities differ from the reference by {drift:.3f} on average, {most:g} are allowed",
+            where="smoke.max_logprob_drift",
+            hint="quantization changed the model too much: `quantpipe verify --against` says where",
+        )
+    numbers = {"tokens": len(differences), "mean_difference": round(drift, 6)}
+    request = [entry["prompt"] for entry in reference]
+    return Check("reference", request, numbers, round(time.monotonic() - began, 3))
+
+
+def _difference(found: Any, wanted: Any) -> float:
+    return abs(found - wanted) if isinstance(found, int | float) else math.nan

@@ -1,0 +1,256 @@
+"""The stage and the stand-alone load, with the stand-in server in the place of vLLM."""
+
+from __future__ import annotations
+
+import io
+import json
+import secrets
+import socket
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantpipe import host, recipe_file
+from quantpipe.console import Console
+from quantpipe.errors import PreflightError, SmokeError, UsageError
+from quantpipe.recipe import Probe, Recipe, Serve, Smoke
+from quantpipe.settings import Settings
+from quantpipe.smoke import launchers, standalone
+from quantpipe.smoke.command import ServerCommand
+from quantpipe.smoke.launchers import Process, launcher_for
+from quantpipe.smoke.load import smoke_load
+from quantpipe.smoke.server import choose_port, running
+from quantpipe.smoke.standalone import Choice, Load
+
+STAND_IN = Path(__file__).with_name("stand_in_server.py")
+RECIPES = Path(__file__).parent.parent.parent / "recipes"
+PROBES = (
+    Probe(prompt="One", continuation="after One", max_tokens=4),
+    Probe(prompt="Two", max_tokens=4),
+    Probe(prompt="Three", continuation="something else", max_tokens=4),
+)
+SMOKE = Smoke(launcher="cpu", serve=Serve(served_model_name="tiny"), probes=PROBES, min_matches=0.5)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings.resolve({}, store=tmp_path / "store", serve_python=Path(sys.executable))
+
+
+@pytest.fixture
+def modes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stand-in's mode; what would be started otherwise is checked in test_smoke_command.py."""
+    mode = ["ready"]
+
+    def command(
+        launcher: str, python: Path, checkpoint: Path, serve: Serve, port: int, *, program: str | None = None
+    ) -> ServerCommand:
+        return ServerCommand((str(python), str(STAND_IN), str(port), *mode), {})
+
+    monkeypatch.setattr(launchers, "smoke_command", command)
+    return mode
+
+
+def load(tmp_path: Path, settings: Settings, smoke: Smoke = SMOKE, *, strict: bool = True) -> dict[str, Any]:
+    console = Console(stream=io.StringIO())
+    console.record_to(tmp_path / "events.jsonl")
+    return smoke_load(
+        Path("/checkpoint"),
+        smoke,
+        launcher_for(smoke, settings, Path("/")),
+        log=tmp_path / "smoke.log",
+        run_id=f"test-{secrets.token_hex(6)}",
+        console=console,
+        strict=strict,
+    )
+
+
+def test_figures_tell_of_every_probe(tmp_path: Path, settings: Settings, modes: list[str]) -> None:
+    figures = load(tmp_path, settings)
+    assert (figures["matched"], figures["known"]) == (1, 2)
+    probes = figures["probes"]
+    assert isinstance(probes, list)
+    assert [probe["matches"] for probe in probes] == [True, None, False]
+    assert all(probe["request"]["prompt"] == probe["prompt"] for probe in probes)
+    assert all(probe["seconds"] > 0 for probe in probes)
+    assert "modelslim Quantization" in figures["effective_quantization"]
+    assert figures["command"][1] == str(STAND_IN)
+    checks = {check["name"]: check for check in figures["checks"]}
+    assert list(checks) == ["completion", "chat", "batch", "logprobs"]
+    assert "chat template" in checks["chat"]["skipped"]
+    assert len(checks["batch"]["answer"]) == len(checks["batch"]["request"]) == SMOKE.concurrency
+    assert checks["logprobs"]["answer"]["token_logprobs"] == [-0.25] * 3
+    assert json.loads(json.dumps(figures)) == figures
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events].count("probe") == 3
+    assert [event["event"] for event in events].count("check") == 4
+    assert next(event for event in events if event["event"] == "server")["command"][1] == str(STAND_IN)
+
+
+def test_too_few_matches_fail_it(tmp_path: Path, settings: Settings, modes: list[str]) -> None:
+    with pytest.raises(SmokeError, match="1 of 2 known continuations") as caught:
+        load(tmp_path, settings, SMOKE.model_copy(update={"min_matches": 0.51}))
+    assert "something else" in caught.value.details[0]
+
+
+@pytest.mark.parametrize("mode", ["other-root", "error", "mark", "exits", "fallback", "fickle", "nan"])
+def test_what_fails_fails_it(tmp_path: Path, settings: Settings, modes: list[str], mode: str) -> None:
+    modes[0] = mode
+    with pytest.raises(SmokeError):
+        load(tmp_path, settings)
+
+
+def test_preflight_looks_at_interpreter_device_and_port(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PreflightError, match="lacks vllm"):
+        Process(SMOKE, settings).preflight()
+    monkeypatch.setattr(launchers, "require_interpreter", lambda *arguments: None)
+    Process(SMOKE, settings).preflight()
+    monkeypatch.setattr(host, "NPU_DEVICES", tmp_path)
+    with pytest.raises(PreflightError, match="no NPU"):
+        Process(SMOKE.model_copy(update={"launcher": "native"}), settings).preflight()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PreflightError, match=str(port)):
+            Process(SMOKE, Settings.resolve({}, port=port)).preflight()
+
+
+def test_a_rehearsal_of_another_model_s_recipe_only_notes_what_texts_say(
+    tmp_path: Path, settings: Settings, modes: list[str]
+) -> None:
+    modes[0] = "mark"
+    figures = load(tmp_path, settings, strict=False)
+    assert {probe["fault"] for probe in figures["probes"]} == {"one character over and over"}
+    assert figures["matched"] == 0
+
+
+def test_stand_alone_success_leaves_no_log_and_failure_keeps_it(
+    tmp_path: Path, settings: Settings, modes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Process, "preflight", lambda self: None)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    modes[0] = "no-root"  # the stand-in does not know the path
+    assert standalone.load(tmp_path, Load(SMOKE), settings, Console("quiet"))["matched"] == 1
+    assert list(tmp_path.glob("quantpipe-smoke-*")) == []
+    modes[0] = "exits"
+    with pytest.raises(SmokeError) as caught:
+        standalone.load(tmp_path, Load(SMOKE), settings, Console("quiet"))
+    assert Path(caught.value.where or "").is_file()
+
+
+def test_stand_alone_needs_a_directory(tmp_path: Path, settings: Settings) -> None:
+    with pytest.raises(UsageError, match="no such directory"):
+        standalone.load(tmp_path / "none", Load(SMOKE), settings, Console("quiet"))
+
+
+def test_the_section_to_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    recipe = Recipe.model_construct(smoke=SMOKE)
+    assert standalone.section(recipe, Choice(), tmp_path) == Load(SMOKE)
+    native = standalone.section(recipe, Choice("native", tp=2), tmp_path)
+    assert native.strict and native.smoke.launcher == "native"
+    assert native.smoke.serve.tensor_parallel_size == 2
+    monkeypatch.setattr(host, "NPU_DEVICES", tmp_path)
+    assert standalone.section(None, Choice(), tmp_path).smoke.launcher == "cpu"
+    (tmp_path / "davinci0").touch()
+    assert standalone.section(None, Choice(), tmp_path).smoke.launcher == "native"
+    assert standalone.section(None, Choice("cpu"), tmp_path).smoke.serve.max_model_len is not None
+
+
+def test_a_choice_that_lacks_something(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="launcher attach needs `url`"):
+        standalone.section(None, Choice("attach"), tmp_path)
+    with pytest.raises(UsageError, match="launcher docker needs `hardware`"):
+        standalone.section(None, Choice("docker"), tmp_path)
+    attached = standalone.section(None, Choice("attach", url="http://10.0.0.1:8000"), tmp_path)
+    assert attached.smoke.url == "http://10.0.0.1:8000"
+
+
+def test_a_recipe_for_npus_is_rehearsed_with_a_profile_for_a_small_model(tmp_path: Path) -> None:
+    """Golden: what is left of the tutorial's profile on a CPU, for a model of 256 tokens."""
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 256}')
+    recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
+    load = standalone.section(recipe, Choice("cpu"), tmp_path)
+    assert not load.strict
+    command = standalone.command(tmp_path, load, Settings.resolve({}, serve_python=Path("/p/python")))
+    assert command.arguments[3:] == (
+        *("--model", str(tmp_path), "--host", "127.0.0.1", "--port", "8000", "--quantization", "ascend"),
+        *("--served-model-name", "qwen3", "--tensor-parallel-size", "1", "--data-parallel-size", "1"),
+        *("--seed", "1024", "--dtype", "bfloat16", "--max-num-seqs", "8", "--max-model-len", "256"),
+        *("--trust-remote-code", "--enforce-eager"),
+    )
+    npu = ("ASCEND", "HCCL", "PYTORCH_NPU", "OMP", "TASK_QUEUE", "VLLM_USE_MODELSCOPE")
+    assert not [name for name in command.environment if name.startswith(npu)]
+
+
+def test_two_ranks_of_a_rehearsal(tmp_path: Path) -> None:
+    recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
+    load = standalone.section(recipe, Choice("cpu", tp=2), tmp_path)
+    command = standalone.command(tmp_path, load, Settings.resolve({}, serve_python=Path("/p/python")))
+    assert command.arguments[command.arguments.index("--tensor-parallel-size") + 1] == "2"
+    assert "--enable-expert-parallel" in command.arguments
+    assert command.environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+# -- attach -------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_runs_already_is_asked_and_left_alone(
+    tmp_path: Path, settings: Settings, modes: list[str]
+) -> None:
+    """Its log is elsewhere, its path of the checkpoint another one with the same last name."""
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    command = launchers.smoke_command("cpu", Path(sys.executable), checkpoint, Serve(), 0)
+    with running(
+        command=replace_port(command, port := choose_port(0)),
+        port=port,
+        log=tmp_path / "server.log",
+        run_id=f"test-{secrets.token_hex(6)}",
+        timeouts=SMOKE.timeouts,
+        console=Console("quiet"),
+    ) as server:
+        smoke = SMOKE.model_copy(update={"launcher": "attach", "url": f"{server.url}/"})
+        figures = standalone.load(checkpoint, Load(smoke), settings, Console("quiet"))
+        assert figures["effective_quantization"] is None
+        assert figures["command"] == []
+        assert figures["matched"] == 1
+        other = tmp_path / "other"
+        other.mkdir()
+        with pytest.raises(SmokeError, match="serves /checkpoint and not"):
+            standalone.load(other, Load(smoke), settings, Console("quiet"))
+        with pytest.raises(UsageError, match="starts nothing"):
+            standalone.command(checkpoint, Load(smoke), settings)
+        with urllib.request.urlopen(f"{server.url}/health") as answer:
+            assert answer.status == 200
+
+
+def replace_port(command: ServerCommand, port: int) -> ServerCommand:
+    program, script, _, *rest = command.arguments
+    return ServerCommand((program, script, str(port), *rest), {})
+
+
+def test_nobody_at_the_url(tmp_path: Path, settings: Settings) -> None:
+    url = f"http://127.0.0.1:{choose_port(0)}"
+    smoke = SMOKE.model_copy(update={"launcher": "attach", "url": url})
+    with pytest.raises(SmokeError, match=r"no valid answer: .*refused"):
+        standalone.load(tmp_path, Load(smoke), settings, Console("quiet"))
+
+
+def test_native_takes_vllm_from_path_where_there_is_no_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "vllm"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    smoke = Smoke(launcher="native", serve=Serve(served_model_name="m"))
+    nowhere = Settings.resolve({}, serve_python=tmp_path / "none")
+    command = launcher_for(smoke, nowhere, tmp_path).command(Path("/x"), 7, "id")
+    assert command.arguments[:3] == (str(program), "serve", "/x")
+    here = Settings.resolve({}, serve_python=Path(sys.executable))
+    command = launcher_for(smoke, here, tmp_path).command(Path("/x"), 7, "id")
+    assert command.arguments[0] == sys.executable
