@@ -116,7 +116,7 @@ def _chains(job: Job, adapter: Any) -> dict[str, Chain]:
 
 
 def _calm_logging() -> None:
-    """msmodelslim wraps a logger anew each time it is looked up, so that logging gets ever slower."""
+    """msmodelslim wraps a logger anew each time it is looked up: logging would get ever slower."""
     from msmodelslim.utils import logging
 
     wrap, wrapped = logging.filter_logger, set()

@@ -1,0 +1,44 @@
+"""In the worker's interpreter: shards against safetensors' own reader."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+
+def check(folder: str) -> None:
+    """Groups keep to the limit; what is written is read back by the format's own library."""
+    import torch
+    from safetensors.torch import load_file
+
+    from quantpipe.quantize.worker.streaming.shards import parts, write_shard
+    from quantpipe.quantize.worker.streaming.weights import Weights, read_header
+
+    values = {
+        "bytes": torch.arange(700, dtype=torch.int8),
+        "wide": torch.randn(9, 100),
+        "half": torch.randn(33).bfloat16(),
+        "integers": torch.arange(3),
+        "turned": torch.randn(4, 6).T,
+        "empty": torch.empty(0, 5),
+        "large": torch.randn(3, 1 << 20),
+    }
+    groups = parts(values, 1000)
+    assert [list(group) for group in groups] == [
+        ["bytes"],
+        ["wide"],
+        ["half", "integers", "turned", "empty"],
+        ["large"],
+    ], groups
+    shard = write_shard(Path(folder) / "a.safetensors", values)
+    data = (Path(folder) / "a.safetensors").read_bytes()
+    assert shard.sha256 == hashlib.sha256(data).hexdigest()
+    assert shard.size == len(data)
+    assert not list(Path(folder).glob(".tmp-*"))
+    read = load_file(Path(folder) / "a.safetensors")
+    ours = Weights(read_header(Path(folder) / "a.safetensors")).read_prefix("")
+    assert read.keys() == values.keys() == ours.keys()
+    for name, value in values.items():
+        assert torch.equal(read[name], value), name
+        assert torch.equal(ours[name], value), name
+        assert ours[name].dtype == value.dtype
