@@ -47,6 +47,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/health":
             self.answer({}, 503 if MODE == "unhealthy" else 200)
+        elif MODE == "locked" and self.headers["Authorization"] != "Bearer geheim":
+            self.answer({"error": "Unauthorized"}, 401)
         elif MODE == "odd-models":
             self.answer({"data": "none"})
         else:
@@ -73,6 +75,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "1000")
             self.end_headers()
             self.wfile.write(b'{"choi')
+        elif MODE == "drips":
+            self.send_response(200)
+            self.end_headers()
+            while True:
+                self.wfile.write(b" ")
+                time.sleep(0.1)
         elif MODE == "slow":
             time.sleep(30)
         else:
@@ -131,6 +139,8 @@ if MODE == "log":  # say what a real log said, and end as it ended
 if MODE == "exits":
     print("ValueError: the first error\nRuntimeError: its consequence", flush=True)
     sys.exit(3)
+if MODE == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
 if MODE == "no-memory":
     print("torch.OutOfMemoryError: NPU out of memory. Tried to allocate 2.00 GiB", flush=True)
     sys.exit(1)
