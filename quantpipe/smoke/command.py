@@ -34,8 +34,8 @@ _REHEARSAL = {
 }
 
 _REHEARSAL_ALONE = {
-    # With one rank the engine runs in the server's own process: ready in half the time. It needs both this and
-    # the option below.
+    # With one rank the engine runs in the server's own process: ready in half the time. It needs both
+    # this and the option below.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 _ALONE_OPTION = ("--distributed-executor-backend", "uni")
@@ -164,7 +164,7 @@ def smoke_command(
             environment |= _REHEARSAL_RANKS
         else:
             environment |= _REHEARSAL_ALONE
-            arguments += _ALONE_OPTION
+            arguments += _ALONE_OPTION if _ALONE_OPTION[0] not in arguments else ()
         arguments += [option for option in ("--enforce-eager",) if option not in arguments]
     return ServerCommand(tuple(arguments), {**environment, **serve.environment})
 

@@ -110,6 +110,9 @@ def load(path: Path, load: Load, settings: Settings, console: Console) -> dict[s
     """
     if not path.is_dir():
         raise UsageError("no such directory", where=str(path), hint="name a checkpoint directory")
+    if not (path / "config.json").is_file():
+        hint = "name the directory that holds config.json and the shards"
+        raise UsageError("no checkpoint: there is no config.json", where=str(path), hint=hint)
     checkpoint = path.absolute()
     _require_profile(load.smoke, checkpoint)
     launcher = launcher_for(load.smoke, settings, checkpoint)

@@ -133,6 +133,7 @@ def test_stand_alone_success_leaves_no_log_and_failure_keeps_it(
 ) -> None:
     monkeypatch.setattr(Process, "preflight", lambda self: None)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
     modes[0] = "no-root"  # the stand-in does not know the path
     assert standalone.load(tmp_path, Load(SMOKE), settings, Console("quiet"))["matched"] == 1
     assert list(tmp_path.glob("quantpipe-smoke-*")) == []
@@ -145,6 +146,8 @@ def test_stand_alone_success_leaves_no_log_and_failure_keeps_it(
 def test_stand_alone_needs_a_directory(tmp_path: Path, settings: Settings) -> None:
     with pytest.raises(UsageError, match="no such directory"):
         standalone.load(tmp_path / "none", Load(SMOKE), settings, Console("quiet"))
+    with pytest.raises(UsageError, match=r"no config\.json"):
+        standalone.load(tmp_path, Load(SMOKE), settings, Console("quiet"))
 
 
 def test_the_section_to_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -180,7 +183,7 @@ def test_a_recipe_for_npus_is_rehearsed_with_a_profile_for_a_small_model(tmp_pat
         *("--model", str(tmp_path), "--host", "127.0.0.1", "--port", "8000", "--quantization", "ascend"),
         *("--served-model-name", "qwen3", "--tensor-parallel-size", "1", "--data-parallel-size", "1"),
         *("--seed", "1024", "--dtype", "bfloat16", "--max-num-seqs", "8", "--max-model-len", "256"),
-        *("--trust-remote-code", "--enforce-eager"),
+        *("--trust-remote-code", "--enforce-eager", "--distributed-executor-backend", "uni"),
     )
     npu = ("ASCEND", "HCCL", "PYTORCH_NPU", "OMP", "TASK_QUEUE", "VLLM_USE_MODELSCOPE")
     assert not [name for name in command.environment if name.startswith(npu)]
@@ -204,6 +207,7 @@ def test_a_server_that_runs_already_is_asked_and_left_alone(
     """Its log is elsewhere, its path of the checkpoint another one with the same last name."""
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
     command = launchers.smoke_command("cpu", Path(sys.executable), checkpoint, Serve(), 0)
     with running(
         command=replace_port(command, port := choose_port(0)),
@@ -220,6 +224,7 @@ def test_a_server_that_runs_already_is_asked_and_left_alone(
         assert figures["matched"] == 1
         other = tmp_path / "other"
         other.mkdir()
+        (other / "config.json").write_text("{}")
         with pytest.raises(SmokeError, match="serves /checkpoint and not"):
             standalone.load(other, Load(smoke), settings, Console("quiet"))
         with pytest.raises(UsageError, match="starts nothing"):
@@ -235,6 +240,7 @@ def replace_port(command: ServerCommand, port: int) -> ServerCommand:
 
 def test_nobody_at_the_url(tmp_path: Path, settings: Settings) -> None:
     url = f"http://127.0.0.1:{choose_port(0)}"
+    (tmp_path / "config.json").write_text("{}")
     smoke = SMOKE.model_copy(update={"launcher": "attach", "url": url})
     with pytest.raises(SmokeError, match=r"no valid answer: .*refused"):
         standalone.load(tmp_path, Load(smoke), settings, Console("quiet"))

@@ -1,0 +1,149 @@
+"""The real vLLM engine with the rehearsal plugin, on a checkpoint that the real quantizer made."""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import QUANTPIPE, TINY_RECIPE, environment, processes_of, quantpipe
+
+pytestmark = pytest.mark.serve_env
+
+
+@pytest.fixture
+def checkpoint(_quantized: Path, serve_python: Path) -> Path:
+    """Read only: nothing here writes into a checkpoint."""
+    del serve_python
+    return next(_quantized.glob("runs/*/*/staging/**/config.json")).parent
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Short: vLLM's sockets lie in the temporary folder, and their paths may have 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="qp-") as name:
+        yield Path(name)
+
+
+def smoke(checkpoint: Path, temporary: Path, *options: str) -> tuple[int, dict[str, object], str]:
+    done = quantpipe("smoke", checkpoint, "--json", *options, TMPDIR=str(temporary))
+    return done.status, done.json(), done.stderr
+
+
+def test_a_rehearsal(checkpoint: Path, folder: Path) -> None:
+    """Everything once: load, quantization in effect, probes, checks, end."""
+    status, figures, errors = smoke(checkpoint, folder, "--recipe", str(TINY_RECIPE))
+    assert status == 0, errors
+    assert "quantization=ascend in effect" in str(figures["effective_quantization"])
+    assert figures["known"] == 18
+    checks = {check["name"]: check for check in figures["checks"]}  # type: ignore[attr-defined]
+    assert list(checks) == ["completion", "chat", "batch", "logprobs"]
+    assert all(check["skipped"] is None for check in checks.values())
+    assert list(folder.glob("quantpipe-*")) == []
+
+
+@pytest.mark.slow
+def test_the_recipe_of_the_235b_model_is_rehearsed(checkpoint: Path, folder: Path) -> None:
+    recipe = TINY_RECIPE.with_name("qwen3-235b-w8a8-rot.yaml")
+    status, figures, errors = smoke(checkpoint, folder, "--recipe", str(recipe), "--launcher", "cpu")
+    assert status == 0, errors
+    assert len(figures["probes"]) == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_two_ranks(checkpoint: Path, folder: Path) -> None:
+    status, figures, errors = smoke(checkpoint, folder, "--recipe", str(TINY_RECIPE), "--tp", "2")
+    assert status == 0, errors
+    assert figures["known"] == 18
+
+
+@pytest.mark.slow
+def test_a_spoiled_checkpoint_fails_by_name(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    spoiled = tmp_path / "spoiled"
+    subprocess.run(["cp", "-r", str(checkpoint), str(spoiled)], check=True)
+    subprocess.run(["chmod", "-R", "u+w", str(spoiled)], check=True)
+    description = spoiled / "quant_model_description.json"
+    value = json.loads(description.read_text())
+    del value["model.layers.0.mlp.experts.3.up_proj.weight"]
+    description.write_text(json.dumps(value))
+    status, failure, _ = smoke(spoiled, folder, "--recipe", str(TINY_RECIPE))
+    assert status == 4
+    assert "has to be given" in str(failure["what"])
+    assert "experts.3.up_proj" in json.dumps(failure)
+    description.unlink()
+    status, failure, _ = smoke(spoiled, folder, "--recipe", str(TINY_RECIPE))
+    assert status == 4
+    assert "description is missing" in str(failure["what"])
+
+
+@pytest.mark.slow
+def test_a_speed_figure(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    """A floor that any machine reaches, then one that none does."""
+    text = TINY_RECIPE.read_text("utf-8").replace("../", f"{TINY_RECIPE.parent.parent}/")
+    for baseline, wanted in ((0.001, 0), (1e9, 4)):
+        bench = f"smoke:\n  bench: {{num_prompts: 4, input_len: 32, output_len: 8, baseline: {baseline}}}"
+        recipe = tmp_path / "bench.yaml"
+        recipe.write_text(text.replace("smoke:", bench, 1), "utf-8")
+        status, value, errors = smoke(checkpoint, folder, "--recipe", str(recipe))
+        assert status == wanted, errors
+        if wanted == 0:
+            assert value["bench"]["completed"] == 4  # type: ignore[index]
+        else:
+            assert "are required" in str(value["what"])
+
+
+def listening() -> set[str]:
+    """Addresses that anybody listens on: proc(5) net/tcp, state 0A."""
+    found = set()
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                found.add(fields[1])
+    return found
+
+
+@pytest.mark.slow
+def test_twenty_runs_in_a_row_five_of_them_interrupted_leave_nothing(checkpoint: Path, folder: Path) -> None:
+    """SIGINT, SIGTERM and SIGKILL at a random moment of five; nothing of any is left, nor of the rest."""
+    chance = random.Random(20)
+    interrupted = set(chance.sample(range(20), 5))
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL]
+    shared_memory = set(Path("/dev/shm").iterdir())
+    for number in range(20):
+        mark = secrets.token_hex(8)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [str(QUANTPIPE), "smoke", str(checkpoint), "--recipe", str(TINY_RECIPE), "--quiet"]
+        process = subprocess.Popen(
+            [*command, "--port", str(port)],
+            env=environment(TMPDIR=str(folder), SMOKE_TEST_MARK=mark),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        sent = numbers.pop() if number in interrupted else None
+        if sent is not None:
+            time.sleep(chance.uniform(1, 30))
+            process.send_signal(sent)
+        _, errors = process.communicate(timeout=300)
+        wanted = {None: 0, signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGKILL: -9}[sent]
+        assert process.returncode in (wanted, 0), errors  # 0: it was done before the signal came
+        deadline = time.monotonic() + (30 if sent == signal.SIGKILL else 0)
+        while (left := processes_of(f"SMOKE_TEST_MARK={mark}")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert left == []
+        assert f"0100007F:{port:04X}" not in listening()
+        if sent == signal.SIGKILL:  # its log stays: it can say nothing else any more
+            for path in folder.glob("quantpipe-smoke-*"):
+                subprocess.run(["rm", "-r", str(path)], check=True)
+        assert list(folder.glob("quantpipe-*")) == []
+    assert set(Path("/dev/shm").iterdir()) - shared_memory == set()
