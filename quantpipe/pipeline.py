@@ -251,8 +251,6 @@ def _run_stage(stage: Stage, context: Context) -> Receipt:
     key = stage.key(context)
     context.console.event("stage", stage=stage.name, status="started")
     context.console.detail(f"{stage.name:<9} {context.plans[stage.name].summary}")
-    # An older receipt may describe what the stage is about to replace.
-    context.run.receipt_path(stage.name).unlink(missing_ok=True)
     started, began = now(), time.monotonic()
     result = stage.run(context)
     seconds = round(time.monotonic() - began, 3)

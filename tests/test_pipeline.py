@@ -155,7 +155,7 @@ def test_damaged_source_shard(published_store: Path, small_recipe: Path, tmp_pat
 
 
 def test_description_with_a_key_removed(quantized_store: Path, small_recipe: Path) -> None:
-    description = next((quantized_store / "runs").rglob("staging/quant_model_description.json"))
+    description = next((quantized_store / "runs").rglob("staging/**/quant_model_description.json"))
     value = json.loads(description.read_text())
     key = "model.layers.1.mlp.experts.3.down_proj.weight"
     del value[key]

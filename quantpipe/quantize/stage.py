@@ -192,6 +192,8 @@ def _prepare_staging(context: Context, *, keep: bool) -> None:
     finished = context.run.load("quantize") is not None
     if not keep or finished or not (staging / STATE).is_dir():
         shutil.rmtree(staging, ignore_errors=True)
+    # In this order: killed in between, the receipt describes files that are gone, and so stands for nothing.
+    context.run.receipt_path("quantize").unlink(missing_ok=True)
     (staging / CHECKPOINT).mkdir(parents=True, exist_ok=True)
 
 
