@@ -93,3 +93,58 @@ def test_runs_that_a_run_continues(tmp_path: Path) -> None:
     wanted = of_runs(RunDirectory(tmp_path / "r3"))
     assert [name for name in ("r1", "r2", "r3", "other") if wanted(name)] == ["r1", "r2", "r3"]
     assert not of_runs(RunDirectory(tmp_path / "none"))("r1")
+
+
+LOAD = """
+import sys, time
+from pathlib import Path
+from quantpipe.console import Console
+from quantpipe.recipe import Probe, Serve, Smoke
+from quantpipe.settings import Settings
+from quantpipe.smoke import launchers, standalone
+from quantpipe.smoke.command import ServerCommand
+script, path, probe = sys.argv[1:]
+def command(launcher, python, checkpoint, serve, port, *, program=None):
+    return ServerCommand((sys.executable, script, str(port), "slow" if probe == "slow" else "no-root"), {})
+launchers.smoke_command = command
+launchers.Process.preflight = lambda self: None
+smoke = Smoke(launcher="cpu", serve=Serve(served_model_name="tiny"), probes=(Probe(prompt=probe),))
+standalone.load(Path(path), standalone.Load(smoke), Settings.resolve({}), Console())
+"""
+
+
+def test_the_next_load_of_a_path_ends_what_a_killed_one_has_left(tmp_path: Path) -> None:
+    """quantpipe and its supervisor are both killed while a probe waits: the server goes on, unwatched."""
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    script = str(Path(__file__).with_name("stand_in_server.py"))
+    mark = secrets.token_hex(8)
+    environment = {**os.environ, "SMOKE_TEST_MARK": mark, "TMPDIR": str(tmp_path)}
+
+    def load(probe: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", LOAD, script, str(checkpoint), probe]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    first = load("slow")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        logs = list(tmp_path.glob("quantpipe-smoke-*/smoke.log"))
+        if logs and "/v1/models" in logs[0].read_text():
+            break
+        time.sleep(0.05)
+    (supervisor,) = (
+        process
+        for process in processes_of(f"SMOKE_TEST_MARK={mark}")
+        if b"supervisor.py" in Path(f"/proc/{process}/cmdline").read_bytes()
+    )
+    os.kill(first.pid, signal.SIGSTOP)  # or it would see its supervisor's end, and clean up
+    os.kill(supervisor, signal.SIGKILL)
+    first.kill()
+    first.communicate()
+    (orphan,) = processes_of(f"SMOKE_TEST_MARK={mark}")
+    second = load("One")
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 0, errors
+    assert f"ended what a killed run had left: process {orphan}" in errors
+    assert processes_of(f"SMOKE_TEST_MARK={mark}") == []
