@@ -7,18 +7,20 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from quantpipe import durable, manifest
 from quantpipe.canonical import digest_of
 from quantpipe.child import GRACE_SECONDS
-from quantpipe.console import human_bytes
+from quantpipe.console import human_bytes, human_seconds
 from quantpipe.datasets import dataset_digest, write_msmodelslim_dataset
 from quantpipe.errors import PreflightError
 from quantpipe.host import memory_limit, require_interpreter, require_npu
 from quantpipe.manifest import FileEntry, Manifest
 from quantpipe.quantize import worker_process
+from quantpipe.quantize.estimate import BASE_MEMORY, HELD_LAYERS, Estimate, estimate
 from quantpipe.quantize.finish import finish
 from quantpipe.quantize.spec import adapter_for, build_spec
 from quantpipe.quantize.worker.protocol import Job
@@ -38,6 +40,9 @@ _LAYER_SECONDS = 1800.0
 _OUTPUT_SHARE = 0.52
 """Bytes of the checkpoint per byte of BF16: 237 GB of 470 GB for Qwen3-235B; a little more when small."""
 
+_UNKNOWN_LAYERS_SHARE = HELD_LAYERS / 24
+"""Of the model's bytes, where config.json cannot be seen yet: fewer layers than 24 are rare."""
+
 _STOCK_MEMORY_SHARE = 1.1
 _STOCK_MEMORY_BASE = 2 << 30
 
@@ -53,19 +58,27 @@ class QuantizeStage:
         return digest_of([self.name, OUTPUT_FORMAT, inputs, context.output("fetch", "manifest")])
 
     def plan(self, context: Context) -> StagePlan:
-        """Disk for the checkpoint; for engine `stock` the whole model in memory."""
+        """Disk for the checkpoint; memory for the whole model (`stock`) or for a few layers (`streaming`)."""
         source_bytes = int(context.plans["fetch"].figures["bytes"])
         quantize = context.recipe.quantize
         output = math.ceil(source_bytes * _OUTPUT_SHARE) + (1 << 20)
         memory = math.ceil(source_bytes * _STOCK_MEMORY_SHARE) + _STOCK_MEMORY_BASE
+        figures: dict[str, Any] = {"bytes": output}
+        time = ""
+        if quantize.engine == "streaming" and (found := _estimate(context)) is not None:
+            memory = min(memory, found.memory_bytes)
+            figures["estimate"] = asdict(found)
+            time = f", very roughly {human_seconds(found.seconds)}"
+        elif quantize.engine == "streaming":
+            memory = BASE_MEMORY + math.ceil(source_bytes * _UNKNOWN_LAYERS_SHARE)
         return StagePlan(
             self.name,
             "run",
             f"{quantize.scheme} with engine {quantize.engine} on {quantize.device}, "
-            f"{len(context.recipe.calibration_prompts())} prompts, about {human_bytes(output)}",
+            f"{len(context.recipe.calibration_prompts())} prompts, about {human_bytes(output)}{time}",
             disk_bytes=output,
             memory_bytes=memory,
-            figures={"bytes": output, "adapter_memory_bytes": memory},
+            figures={**figures, "adapter_memory_bytes": memory},
             notes=self._notes(context),
         )
 
@@ -86,9 +99,11 @@ class QuantizeStage:
         needed, there = context.plans[self.name].memory_bytes, memory_limit()
         if needed > there:
             raise PreflightError(
-                f"engine `stock` needs about {human_bytes(needed)} of memory, {human_bytes(there)} is there",
+                f"engine `{context.recipe.quantize.engine}` needs about {human_bytes(needed)} of memory, "
+                f"{human_bytes(there)} is there",
                 where="quantize.engine",
-                hint="use a host with more memory, or raise the limit of this container",
+                hint="use a host with more memory, or raise the limit of this container"
+                + (", or set `engine: streaming`" if context.recipe.quantize.engine == "stock" else ""),
             )
 
     def run(self, context: Context) -> Result:
@@ -181,6 +196,24 @@ def _require_plain_path(store: Path) -> None:
             where=str(store.resolve()),
             hint="name another store with --store or QUANTPIPE_STORE",
         )
+
+
+def _estimate(context: Context) -> Estimate | None:
+    """From config.json, if the fetch plan could see it."""
+    quantize, recipe = context.recipe.quantize, context.recipe
+    config = context.plans["fetch"].figures.get("config")
+    if not isinstance(config, dict):
+        return None
+    smooth = quantize.anti_outlier is not None and quantize.anti_outlier.method != "none"
+    another = smooth and recipe.anti_outlier_prompts() != recipe.calibration_prompts()
+    return estimate(
+        config,
+        prompts=len(recipe.calibration_prompts()),
+        datasets=2 if another else 1,
+        rotate=quantize.rotate,
+        smooth=smooth,
+        npu=quantize.device != "cpu",
+    )
 
 
 def _prepare_staging(context: Context, *, keep: bool) -> None:

@@ -116,17 +116,22 @@ def _chains(job: Job, adapter: Any) -> dict[str, Chain]:
 
 
 def _calm_logging() -> None:
-    """msmodelslim wraps a logger anew each time it is looked up: logging would get ever slower."""
-    from msmodelslim.utils import logging
+    """msmodelslim wraps a logger's methods anew each time it is looked up: logging gets ever slower."""
+    import logging
 
-    wrap, wrapped = logging.filter_logger, set()
+    from msmodelslim.utils import logging as theirs
 
-    def once(logger: Any) -> None:
+    wrap, wrapped = theirs.filter_logger, set()
+
+    def once(logger: logging.Logger) -> None:
         if id(logger) not in wrapped:
             wrapped.add(id(logger))
             wrap(logger)
 
-    logging.filter_logger = once
+    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+        for method in ("critical", "debug", "error", "info", "warning"):
+            vars(logger).pop(method, None)  # the layers of wrapping that imports have left
+    theirs.filter_logger = once
 
 
 class _Stopping:

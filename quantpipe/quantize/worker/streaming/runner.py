@@ -24,7 +24,7 @@ from quantpipe.quantize.worker.streaming import batched, moe
 from quantpipe.quantize.worker.streaming import model as models
 from quantpipe.quantize.worker.streaming.linear import LeanLinearQuantProcessor
 from quantpipe.quantize.worker.streaming.model import EMBEDDING, HEAD, NORM, Inputs, layer_name
-from quantpipe.quantize.worker.streaming.quick import QuickFlexSmoothProcessor, QuickQuaRotProcessor
+from quantpipe.quantize.worker.streaming.quick import QuickFlexSmoothProcessor
 from quantpipe.quantize.worker.streaming.saver import UnitSaver
 from quantpipe.quantize.worker.streaming.smooth import LeanFlexSmoothProcessor, TypedIterSmoothProcessor
 from quantpipe.quantize.worker.streaming.state import State
@@ -96,7 +96,6 @@ class Runner:
             return group
         flex = LeanFlexSmoothProcessor if self.exact else QuickFlexSmoothProcessor
         lean = {
-            QuaRotProcessorConfig: QuaRotProcessor if self.exact else QuickQuaRotProcessor,
             LinearProcessorConfig: LeanLinearQuantProcessor,
             FlexSmoothQuantProcessorConfig: flex,
             IterSmoothProcessorConfig: TypedIterSmoothProcessor,

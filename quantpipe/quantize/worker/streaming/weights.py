@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -120,8 +121,9 @@ class Weights:
         place = self._locations.get(name)
         if place is None:
             raise SnapshotError(f"the snapshot has no tensor {name}")
-        buffer = torch.empty(max(place.size, 1), dtype=torch.uint8)
-        view = memoryview(buffer.numpy())[: place.size]
+        # Memory of its own, and not of the C library's heap: it is gone from the process once it is dropped.
+        memory = mmap.mmap(-1, max(place.size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        view = memoryview(memory)[: place.size]
         descriptor = os.open(place.file, os.O_RDONLY)
         try:
             done = 0
@@ -132,7 +134,8 @@ class Weights:
                 done += count
         finally:
             os.close(descriptor)
-        return buffer[: place.size].view(place.dtype).view(place.shape)
+        values = torch.frombuffer(memory, dtype=torch.uint8)[: place.size]
+        return values.view(place.dtype).view(place.shape)
 
     def read_prefix(self, prefix: str) -> dict[str, torch.Tensor]:
         """All tensors below `prefix`, by their names without it."""

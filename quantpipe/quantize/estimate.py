@@ -1,0 +1,91 @@
+"""What quantizing a model takes, from its config.json: memory, products, bytes, and a guess at the time.
+
+The counts follow from the shapes. The rates are assumptions, named here and in docs/performance.md; on a CPU
+they were measured with benchmarks/bench_quantize.py, on an NPU they are conservative guesses, since none was
+at hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CPU_OPERATIONS = 150e9
+"""A second, one core-pair's mixture of float32 and bf16 products. Hosts with many cores are quicker."""
+
+NPU_OPERATIONS = 30e12
+"""A second: a tenth of an Atlas A2's bf16 peak, since the rotation is in float32."""
+
+READ, WRITE, HASH = 2e9, 1e9, 1.5e9
+"""Bytes a second: shared storage, and SHA-256 on one core. Reading goes on in the background."""
+
+SECONDS_PER_LINEAR = 0.003
+"""The host's own work at one linear: small kernels' launches, Python, tensors to be written."""
+
+SEARCH_PAIRS = 42
+TOKENS_PER_PROMPT = 250
+"""The prompts of calib_data have about 900 characters, 3.6 characters a token."""
+
+BASE_MEMORY = 1 << 30
+HELD_LAYERS = 4
+"""Layers' bytes at the peak: the one in work in two forms, the next one, and what is written."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What engine `streaming` needs.
+
+    Attributes:
+        layer_bytes: bf16 bytes of the largest decoder layer.
+        memory_bytes: host memory at the peak.
+        operations: floating point operations in matrix products.
+        read_bytes, written_bytes: of tensors.
+        linears: how many linears are quantized.
+        seconds: wall time, under the assumptions of this module.
+    """
+
+    layer_bytes: int
+    memory_bytes: int
+    operations: float
+    read_bytes: int
+    written_bytes: int
+    linears: int
+    seconds: float
+
+
+def estimate(
+    config: Mapping[str, Any], *, prompts: int, datasets: int, rotate: bool, smooth: bool, npu: bool
+) -> Estimate | None:
+    """Count for a Qwen3 or Qwen3-MoE model; None where config.json lacks a size.
+
+    Args:
+        prompts: of the calibration set.
+        datasets: 2 where smoothing has a set of its own, which goes through the layers too; otherwise 1.
+    """
+    try:
+        hidden, layers, vocab = (
+            int(config[key]) for key in ("hidden_size", "num_hidden_layers", "vocab_size")
+        )
+        heads, kv_heads = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
+        head = int(config.get("head_dim") or hidden // heads)
+        experts, active = int(config.get("num_experts") or 0), int(config.get("num_experts_per_tok") or 1)
+        middle = int(config["moe_intermediate_size" if experts else "intermediate_size"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    behind_norm = hidden * head * (heads + 2 * kv_heads)
+    attention = behind_norm + hidden * head * heads
+    mlp = 3 * hidden * middle
+    layer = attention + mlp * max(experts, 1) + hidden * experts
+    tokens = prompts * TOKENS_PER_PROMPT
+    operations = layers * 2.0 * tokens * datasets * (attention + mlp * (active if experts else 1))
+    operations += layers * 2.0 * layer * hidden if rotate else 0
+    operations += layers * 2.0 * SEARCH_PAIRS * tokens * behind_norm if smooth else 0
+    read, written = 2 * (layers * layer + 2 * vocab * hidden), layers * layer + 4 * vocab * hidden
+    linears = layers * (4 + 3 * max(experts, 1))
+    computing = operations / (NPU_OPERATIONS if npu else CPU_OPERATIONS) + linears * SECONDS_PER_LINEAR
+    seconds = max(computing, read / READ) + written / min(WRITE, HASH)
+    largest = max(2 * layer, 2 * 2 * vocab * hidden)  # the embedding is rotated in float32
+    memory = BASE_MEMORY + HELD_LAYERS * largest
+    return Estimate(2 * layer, memory, operations, read, written, linears, float(math.ceil(seconds)))
