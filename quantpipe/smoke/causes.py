@@ -42,8 +42,8 @@ CONTAINER = (
     ),
     _cause(
         "container-image",
-        r"Unable to find image|pull access denied|manifest unknown|manifest for .* not found|"
-        r"initializing source docker://|no such host",
+        r"pull access denied|manifest unknown|manifest for .* not found|initializing source docker://|"
+        r"Error response from daemon: (Get|Head) |dial tcp: lookup",
         "the image is not here and cannot be pulled",
         "pull it beforehand on a host with network, or name another with smoke.container.image",
         host=True,

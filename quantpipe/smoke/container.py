@@ -77,6 +77,7 @@ class Containers:
                 hint="install it, or use launcher native in an environment with vllm-ascend",
             )
         self._ask("version")
+        self._require_image()
         host.require_npu("smoke.launcher")
         devices = [host.NPU_DEVICES / name for name in self._devices()]
         paths = [*devices, *map(Path, _DRIVER)]
@@ -87,6 +88,18 @@ class Containers:
                 hint="check smoke.hardware and smoke.container.devices; `npu-smi info` has to work here",
             )
         choose_port(self.settings.port)
+
+    def _require_image(self) -> None:
+        """Not pulled at the start of a load: hours may lie between, and the image has many gigabytes."""
+        try:
+            self._ask("image", "inspect", "--format", "{{.Id}}", self.image)
+        except PreflightError as error:
+            raise PreflightError(
+                f"the image {self.image} is not here",
+                where="smoke.container.image",
+                hint=f"`{self.engine} pull {self.image}`, on a host with network, or load it from a file",
+                details=[error.what],
+            ) from error
 
     def command(self, checkpoint: Path, port: int, run_id: str) -> ServerCommand:
         """`docker run` in the foreground: its output is the log, its end the server's end."""
@@ -134,7 +147,9 @@ class Containers:
         script = f'{_SET_UP}"$@" >&2 && cat {_RESULT}'
         inside = ("bash", "-c", script, "vllm", "vllm", *arguments, *saved)
         outside = ("bash", "-c", 'result=$1; shift; exec "$@" >"$result"', "bench", str(result))
-        return ServerCommand((*outside, self.engine, "exec", _name(run_id), *inside), {})
+        return ServerCommand(
+            (*outside, self.engine, "exec", "-e", "OPENAI_API_KEY", _name(run_id), *inside), {}
+        )
 
     def reap(self, wanted: Callable[[str], bool]) -> list[str]:
         """Containers by their label, then processes."""

@@ -61,6 +61,9 @@ def execute() -> int:
 if os.environ.get("STAND_IN_BROKEN"):
     print("Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", file=sys.stderr)
     sys.exit(1)
+if ARGUMENTS[0] == "image" and os.environ.get("STAND_IN_NO_IMAGE"):
+    print(f"Error: No such image: {ARGUMENTS[-1]}", file=sys.stderr)
+    sys.exit(1)
 if ARGUMENTS[0] == "ps":
     print("\n".join(path.name for path in BOXES.iterdir()))
     sys.exit(0)

@@ -231,6 +231,10 @@ def test_preflight_names_what_is_missing(
     (devices / "davinci9").unlink()
     with pytest.raises(PreflightError, match=r"does not show .*davinci9"):
         launcher.preflight()
+    monkeypatch.setenv("STAND_IN_NO_IMAGE", "1")
+    with pytest.raises(PreflightError, match=r"v0\.21\.0rc1-a3 is not here") as caught:
+        launcher.preflight()
+    assert "docker pull quay.io/ascend/vllm-ascend:v0.21.0rc1-a3" in (caught.value.hint or "")
     monkeypatch.setenv("STAND_IN_BROKEN", "1")
     with pytest.raises(PreflightError, match="Cannot connect to the Docker daemon"):
         launcher.preflight()
@@ -258,7 +262,7 @@ def test_bench_runs_inside_and_its_result_comes_out(
     )
     assert figures["output_throughput"] == 12.5
     (asked,) = engine.asked()
-    assert asked[:2] == ["exec", "quantpipe-r"]
+    assert asked[:4] == ["exec", "-e", "OPENAI_API_KEY", "quantpipe-r"]
     assert asked[asked.index("vllm") + 1 :][:3] == ["vllm", "bench", "serve"]
 
 

@@ -102,7 +102,7 @@ SAID = [
         SmokeError,
     ),
     ("docker: Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", "engine", PreflightError),
-    ("Unable to find image 'quay.io/ascend/vllm-ascend:v0.21.0rc1' locally", "image", PreflightError),
+    ("docker: Error response from daemon: manifest for quay.io/x:1 not found", "image", PreflightError),
     (
         'docker: error gathering device information while adding custom device "/dev/davinci9"',
         "device",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from support import ROOT, quantpipe
+from support import ROOT, quantpipe, write_recipe
 
 from quantpipe.recipe import Bench, Container, Smoke
 from quantpipe.smoke.causes import CAUSES
@@ -82,6 +82,14 @@ def test_print_command_of_a_profile_that_breaks_a_rule(tmp_path: Path) -> None:
     done = quantpipe("smoke", tmp_path, "--recipe", RECIPE, "--print-command", "--launcher", "native")
     assert done.status == 2
     assert "6 attention heads do not divide over 8 ranks" in done.stderr
+
+
+def test_a_run_s_plan_tells_of_a_rule_that_the_profile_breaks(tmp_path: Path) -> None:
+    """Before anything is fetched or quantized, from the config.json at the source."""
+    recipe = write_recipe(tmp_path, smoke={"serve": {"served_model_name": "tiny", "tensor_parallel_size": 3}})
+    done = quantpipe("plan", recipe, "--store", tmp_path / "store")
+    assert done.status == 2
+    assert "4 attention heads do not divide over 3 ranks" in done.stdout + done.stderr
 
 
 def test_launcher_attach_needs_a_url(tmp_path: Path) -> None:
