@@ -127,16 +127,16 @@ class Runner:
     # -- units -----------------------------------------------------------------------------------
 
     def _load_embedding(self) -> None:
-        tensors = models.read_embedding(self.weights)
+        tensors = device.move(models.read_embedding(self.weights), self.place)
         models.fill(self.model.get_submodule(EMBEDDING), tensors, EMBEDDING, self.model.dtype)
-        self.model.get_submodule(EMBEDDING).to(self.place)
 
     def _embedding(self) -> None:
         embedding = self.model.get_submodule(EMBEDDING)
         for chain in self.chains.values():
             for ids, mask in chain.prompts:
-                hidden = embedding(ids.to(self.place))
-                chain.inputs.append(self.adapter.capture(self.model, hidden, mask.to(self.place)))
+                there = device.move({"ids": ids, "mask": mask}, self.place)
+                hidden = embedding(there["ids"])
+                chain.inputs.append(self.adapter.capture(self.model, hidden, there["mask"]))
         self.saver.save_module(EMBEDDING, embedding)
         self._commit()
         embedding.to("meta")
@@ -148,8 +148,8 @@ class Runner:
             for number, (_, mask) in enumerate(chain.prompts):
                 states = hidden.get(_key(role, number))
                 if states is not None:  # behind the last layer there are none
-                    mask = mask.to(self.place)
-                    chain.inputs.append(self.adapter.capture(self.model, states.to(self.place), mask))
+                    there = device.move({"states": states, "mask": mask}, self.place)
+                    chain.inputs.append(self.adapter.capture(self.model, there["states"], there["mask"]))
 
     def _layers(self) -> bool:
         first = len(self.state.units) - 1
@@ -176,9 +176,10 @@ class Runner:
 
     def _head(self) -> bool:
         norm, head = self.model.get_submodule(NORM), self.model.get_submodule(HEAD)
-        models.fill(norm, self.weights.read_prefix(f"{NORM}."), NORM, self.model.dtype)
-        models.fill(head, models.read_head(self.weights, self.tied), HEAD, self.model.dtype)
-        norm.to(self.place), head.to(self.place)
+        of_norm = device.move(self.weights.read_prefix(f"{NORM}."), self.place)
+        of_head = device.move(models.read_head(self.weights, self.tied), self.place)
+        models.fill(norm, of_norm, NORM, self.model.dtype)
+        models.fill(head, of_head, HEAD, self.model.dtype)
         for processor in self.processors:
             processor.post_run()
         self.saver.save_module(NORM, norm)

@@ -1,0 +1,101 @@
+"""Engine streaming through the command: stopped, killed and taken over, it ends with the same checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import QUANTPIPE, environment, made_once, quantpipe, write_recipe
+
+
+@pytest.fixture(scope="session")
+def recipe(session_folder: Path) -> Path:
+    folder = session_folder / "streaming-recipe"
+    path = folder / "recipe.yaml"
+    return path if path.exists() else write_recipe(folder, quantize={"engine": "streaming"})
+
+
+@pytest.fixture(scope="session")
+def whole(session_folder: Path, recipe: Path, quantize_python: Path) -> dict[str, Any]:
+    """The receipt of an undisturbed run."""
+    del quantize_python
+    return receipt(made_once(session_folder, "streaming", ["run", recipe, "--until", "quantize"]))
+
+
+def receipt(store: Path) -> dict[str, Any]:
+    """The quantize receipt of the newest run."""
+    newest = sorted(store.glob("runs/*/*/receipts/quantize.json"))[-1]
+    value: dict[str, Any] = json.loads(newest.read_text())
+    return value
+
+
+def worker_events(store: Path) -> list[dict[str, Any]]:
+    found = []
+    for path in store.glob("runs/*/*/events.jsonl"):
+        for line in path.read_text().splitlines():
+            if line.endswith("}") and '"worker"' in line:
+                found.append(json.loads(line)["worker"])
+    return found
+
+
+def interrupt(recipe: Path, store: Path, number: signal.Signals) -> int:
+    """Start a run, send the signal to quantpipe when the first layer is in work, wait for its end."""
+    command = [str(QUANTPIPE), "run", str(recipe), "--store", str(store), "--until", "quantize", "-q"]
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not any(isinstance(e, dict) and e.get("event") == "layer" for e in worker_events(store)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, number)
+    return process.wait(300)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_is_continued_to_the_same_bytes(
+    recipe: Path, whole: dict[str, Any], tmp_path: Path, number: signal.Signals
+) -> None:
+    store = tmp_path / "store"
+    status = interrupt(recipe, store, number)
+    assert status in ((75, 0) if number == signal.SIGTERM else (-9,))
+    if status == 75:
+        state = next(store.glob("runs/*/*/staging/state"))
+        assert len(list(state.glob("unit-*.json"))) >= 2
+        assert len(list(state.glob("boundary-*"))) <= 1
+    # After SIGKILL the worker may still be at its layer: it loses its directory and can do no harm.
+    done = quantpipe("run", recipe, "--store", store, "--until", "quantize")
+    assert done.status == 0, done.stderr
+    ours = receipt(store)
+    assert ours["outputs"]["manifest"] == whole["outputs"]["manifest"]
+    if status == 75:
+        assert ours["figures"]["resumed_units"] >= 2
+
+
+def test_force_starts_over(recipe: Path, whole: dict[str, Any], tmp_path: Path) -> None:
+    """A receipt says that the work was finished once: what it left is not taken up."""
+    store = tmp_path / "store"
+    assert quantpipe("run", recipe, "--store", store, "--until", "quantize").status == 0
+    first = receipt(store)
+    done = quantpipe("run", recipe, "--store", store, "--until", "quantize", "--force", "quantize")
+    assert done.status == 0, done.stderr
+    again = receipt(store)
+    assert again["figures"]["resumed_units"] == 0
+    assert first["outputs"]["manifest"] == again["outputs"]["manifest"] == whole["outputs"]["manifest"]
+
+
+def test_a_changed_recipe_is_named_and_not_mixed(recipe: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    if interrupt(recipe, store, signal.SIGTERM) != 75:
+        pytest.skip("the run got to its end before the signal")
+    other = write_recipe(tmp_path / "other", quantize={"engine": "streaming", "rotate": False})
+    done = quantpipe("run", other, "--store", store, "--until", "quantize")
+    assert done.status == 0, done.stderr
+    assert "quantizing starts over" in done.stderr
+    assert "spec:" in done.stderr
+    assert receipt(store)["figures"]["resumed_units"] == 0
