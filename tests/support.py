@@ -56,15 +56,17 @@ def quantpipe(*arguments: str | Path, timeout: float = 600, **changes: str) -> F
 
 
 def write_recipe(folder: Path, **sections: Any) -> Path:
-    """The tiny recipe, cut down to two prompts and three probes, with changed sections.
+    """The tiny recipe, cut down to two prompts of each set and three probes, with changed sections.
 
     A section is merged into the recipe's own; a plain value replaces it.
     """
     value = yaml.safe_load(TINY_RECIPE.read_text("utf-8"))
     value["source"]["repo"] = str(ROOT / "quantpipe/assets/tiny-qwen3-moe")
+    folder.mkdir(parents=True, exist_ok=True)
     for role in ("anti_outlier", "calibration"):
-        value["quantize"][role]["dataset"] = str(ROOT / f"calib_data/{role}.json")
-    value["quantize"]["calibration"]["limit"] = 2
+        prompts = json.loads((ROOT / f"calib_data/{role}.json").read_text("utf-8"))
+        (folder / f"{role}.json").write_text(json.dumps(prompts[:2]), "utf-8")
+        value["quantize"][role]["dataset"] = f"{role}.json"
     probes = json.loads((ROOT / "quantpipe/assets/tiny-qwen3-moe.probes.json").read_text("utf-8"))
     value["smoke"].update(probes=[probe for probe in probes if not probe["chat"]][:3], probes_file=None)
     for name, section in sections.items():
@@ -72,7 +74,6 @@ def write_recipe(folder: Path, **sections: Any) -> Path:
             value[name].update(section)
         else:
             value[name] = section
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), "utf-8")
     return path

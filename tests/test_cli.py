@@ -81,8 +81,14 @@ def test_plan_writes_nothing_and_tells_of_every_stage(tmp_path: Path) -> None:
     assert [stage["stage"] for stage in plan["stages"]] == ["fetch", "quantize", "verify", "smoke", "publish"]
     assert plan["disk_bytes"] > 0
     assert plan["memory_bytes"] > 0
-    assert any("one dataset" in note for stage in plan["stages"] for note in stage["notes"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_says_that_engine_stock_takes_one_dataset(tmp_path: Path) -> None:
+    for engine, said in (("streaming", False), ("stock", True)):
+        recipe = write_recipe(tmp_path, quantize={"engine": engine})
+        plan = quantpipe("plan", recipe, "--store", tmp_path / "store", "--json").json()
+        assert any("one dataset" in note for stage in plan["stages"] for note in stage["notes"]) is said
 
 
 def test_plan_of_an_npu_recipe_fails_on_a_host_without_npu(tmp_path: Path) -> None:

@@ -179,6 +179,16 @@ def test_the_lines_that_name_an_exception(line: str, error: str) -> None:
     assert first_error(["Traceback (most recent call last):", line, "RuntimeError: later"]) == error
 
 
+@pytest.mark.parametrize(
+    "prefix", ["", "(EngineCore pid=9) ", "(EngineCore pid=9) ERROR 07-28 10:00:00 [core.py:7] "]
+)
+def test_the_tensors_that_an_error_names_are_part_of_it(prefix: str) -> None:
+    lines = ["CheckpointLoadError: 2 are missing", "  a.weight: missing", "  b.weight: missing", "raise it"]
+    found = first_error([prefix + line for line in lines])
+    assert found == "CheckpointLoadError: 2 are missing; a.weight: missing; b.weight: missing"
+    assert first_error(["KeyError: 'x'", '  File "a.py", line 3']) == "KeyError: 'x'"
+
+
 @pytest.mark.parametrize("line", ["no errors: fine", "Error: lower", "ValueError without a colon", ""])
 def test_the_lines_that_do_not(line: str) -> None:
     assert first_error([line]) is None
