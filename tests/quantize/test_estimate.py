@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quantpipe.quantize.estimate import estimate
+
+QWEN3_235B: dict[str, Any] = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 94,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "moe_intermediate_size": 1536,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+}
+HOW: dict[str, Any] = {"prompts": 50, "datasets": 2, "rotate": True, "smooth": True, "npu": True}
+
+
+def test_the_bytes_of_qwen3_235b_are_those_of_its_files() -> None:
+    """470 GB of bf16 in, 237 GB out: the sizes on the hubs."""
+    found = estimate(QWEN3_235B, **HOW)
+    assert found is not None
+    assert found.read_bytes == pytest.approx(470e9, rel=0.005)
+    assert found.written_bytes == pytest.approx(237e9, rel=0.01)
+    assert found.linears == 94 * (4 + 3 * 128)
+    assert 4 * found.layer_bytes < found.memory_bytes < 25e9
+
+
+@pytest.mark.parametrize(
+    "less",
+    [{"rotate": False}, {"smooth": False}, {"datasets": 1}, {"prompts": 10}],
+    ids=lambda less: str(less),
+)
+def test_less_to_do_is_fewer_operations(less: dict[str, Any]) -> None:
+    all_of_it, part = estimate(QWEN3_235B, **HOW), estimate(QWEN3_235B, **{**HOW, **less})
+    assert all_of_it is not None
+    assert part is not None
+    assert part.operations < all_of_it.operations
+    assert part.seconds < all_of_it.seconds
+
+
+def test_a_config_without_sizes_gives_no_estimate() -> None:
+    assert estimate({"hidden_size": 64}, **HOW) is None
+    assert estimate({**QWEN3_235B, "vocab_size": "many"}, **HOW) is None
+
+
+def test_a_dense_model_has_three_linears_beside_attention() -> None:
+    dense = {**QWEN3_235B, "num_experts": 0, "intermediate_size": 25600, "num_hidden_layers": 64}
+    found = estimate(dense, **HOW)
+    assert found is not None
+    assert found.linears == 64 * 7
