@@ -142,7 +142,7 @@ CHECKPOINT = (
     _cause(
         "description",
         r"ModelSlim Quantization Config Not Found|quant_model_description\.json.*(not found|does not exist|"
-        r"No such file|missing)|no such file.*quant_model_description\.json",
+        r"No such file|missing|it is not there)|no such file.*quant_model_description\.json",
         "the description is missing",
         "the checkpoint is incomplete: `quantpipe verify` on it says what else is",
     ),

@@ -18,6 +18,9 @@ _ERROR = re.compile(
     r"^\S*?(?:\(.*?\)\s*)?(?:ERROR.*?\]\s*)?((?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception)): (.+)$"
 )
 
+_CONTINUED = re.compile(r"^(?:\(.*?\) ?)?(?:ERROR.*?\] ?)? {2,}(?!File |[\^~ ])(\S.*)$")
+_MOST_CONTINUED = 3
+
 
 def diagnose(log: Path, start: int, what: str, *, out_of_memory: bool = False) -> QuantpipeError:
     """The error to raise for a server that failed.
@@ -52,11 +55,19 @@ def _first_cause(lines: list[str]) -> Cause | None:
 
 
 def first_error(lines: list[str]) -> str | None:
-    """The first line that names an exception: later ones are mostly its consequences."""
-    for line in lines:
-        found = _ERROR.match(line)
-        if found:
-            return f"{found[1].rpartition('.')[2]}: {found[2]}"
+    """The first line that names an exception: later ones are mostly its consequences.
+
+    With the indented lines behind it, as far as there are few: the strict load names the tensors there.
+    """
+    for number, line in enumerate(lines):
+        if found := _ERROR.match(line):
+            text = [f"{found[1].rpartition('.')[2]}: {found[2]}"]
+            for following in lines[number + 1 : number + 1 + _MOST_CONTINUED]:
+                more = _CONTINUED.match(following)
+                if more is None:
+                    break
+                text.append(more[1])
+            return "; ".join(text)
     return None
 
 

@@ -21,6 +21,11 @@ SAID = [
     ("libascend_hal.so: cannot open shared object file: No such file", "driver is missing", PreflightError),
     ("drvErr=87, device is not there", "driver is missing", PreflightError),
     ("ValueError: ModelSlim Quantization Config Not Found", "description is missing", SmokeError),
+    (
+        "x.CheckpointLoadError: --quantization ascend needs quant_model_description.json, and it is not there",
+        "description is missing",
+        SmokeError,
+    ),
     ("ValueError: Unknown quantization method: ascend. Must be one of", "does not know", PreflightError),
     ("error: argument --quantization: invalid choice: 'ascend'", "does not know", PreflightError),
     ("RuntimeError: Cannot find any model weights with `/x`", "no weights", SmokeError),
