@@ -155,6 +155,7 @@ def caused(outer: Exception, inner: Exception) -> Exception:
         (MemoryError(), "memory"),
         (RuntimeError("NPU out of memory. Tried to allocate 20.00 GiB"), "memory"),
         (ModuleNotFoundError("No module named 'msmodelslim'"), "environment"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), "memory"),
         (device.DeviceError("npu:9 was asked for, 8 visible"), "device"),
         (ValueError("something else"), "error"),
         (OSError(errno.EACCES, "Permission denied"), "error"),

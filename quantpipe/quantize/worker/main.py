@@ -85,7 +85,9 @@ def describe(error: BaseException) -> dict[str, str]:
 def _fault(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk"
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    # torch's own words on a CPU and on a device; there is no type for them.
+    said = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
         return "memory"
     if isinstance(error, ImportError):
         return "environment"
