@@ -181,7 +181,7 @@ CHECKPOINT = (
     ),
     _cause(
         "strict-load",
-        r"CheckpointLoadError",
+        r"CheckpointLoadError: ",  # and not the traceback's line that raises it
         "the checkpoint is not what `--quantization ascend` has to be given",
         _VERIFY,
     ),

@@ -22,7 +22,7 @@ SAID = [
     ("drvErr=87, device is not there", "driver is missing", PreflightError),
     ("ValueError: ModelSlim Quantization Config Not Found", "description is missing", SmokeError),
     (
-        "x.CheckpointLoadError: --quantization ascend needs quant_model_description.json, and it is not there",
+        "CheckpointLoadError: --quantization ascend needs quant_model_description.json, and it is not there",
         "description is missing",
         SmokeError,
     ),
@@ -192,6 +192,14 @@ def test_the_tensors_that_an_error_names_are_part_of_it(prefix: str) -> None:
     found = first_error([prefix + line for line in lines])
     assert found == "CheckpointLoadError: 2 are missing; a.weight: missing; b.weight: missing"
     assert first_error(["KeyError: 'x'", '  File "a.py", line 3']) == "KeyError: 'x'"
+
+
+def test_a_traceback_s_own_line_is_no_cause(tmp_path: Path) -> None:
+    said = (
+        "CheckpointLoadError: --quantization ascend needs quant_model_description.json, and it is not there"
+    )
+    log = log_of(tmp_path, "Traceback (most recent call last):", "    raise CheckpointLoadError(", said)
+    assert "the description is missing" in diagnose(log, 0, "it ended").what
 
 
 @pytest.mark.parametrize("line", ["no errors: fine", "Error: lower", "ValueError without a colon", ""])
