@@ -35,6 +35,12 @@ PROBES = (
 SMOKE = Smoke(launcher="cpu", serve=Serve(served_model_name="tiny"), probes=PROBES, min_matches=0.5)
 
 
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logs of loads that fail are kept: not beyond the test."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings.resolve({}, store=tmp_path / "store", serve_python=Path(sys.executable))
