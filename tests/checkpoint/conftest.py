@@ -30,6 +30,7 @@ def made(pytestconfig: pytest.Config) -> Path:
         if not (folder / "done").exists():
             shutil.rmtree(folder, ignore_errors=True)
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+            folder.mkdir(parents=True, exist_ok=True)
             run = subprocess.run(
                 [str(PYTHON), str(SCRIPT), str(folder), *KINDS],
                 env=environment,
