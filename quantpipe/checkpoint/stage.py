@@ -15,9 +15,6 @@ from quantpipe.manifest import Manifest, check
 from quantpipe.stage import Context, Receipt, Result, StagePlan, digest_of
 from quantpipe.store import PROVENANCE
 
-_NPU_MEMORY = 64 * GIB
-"""The device that recipes are for (Atlas A2 and A3, 64 GB); `quantpipe verify` can be told another."""
-
 
 class VerifyStage:
     """Checks the staging directory and turns it into a generation."""
@@ -113,7 +110,9 @@ class VerifyStage:
 
 def _layout(context: Context) -> Layout:
     smoke = context.recipe.smoke
-    return layout_of_serve(smoke.serve, device_memory=_NPU_MEMORY if smoke.launcher == "native" else None)
+    on_npus = smoke.launcher in ("native", "docker", "podman")
+    memory = int(smoke.device_memory * GIB) if on_npus else None
+    return layout_of_serve(smoke.serve, device_memory=memory)
 
 
 def _failure(report: Report) -> VerificationError:
