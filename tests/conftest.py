@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -13,6 +14,10 @@ from support import ROOT, copy_store, made_once, write_recipe
 # No deadlines: two busy cores make any of them a lie. The same examples in every CI run; new ones by hand.
 hypothesis.settings.register_profile("quantpipe", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("quantpipe")
+
+# A job that a shell starts in the background ignores Ctrl-C, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def interpreter(variable: str, folder: str) -> Path:
