@@ -6,7 +6,6 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from quantpipe.console import human_bytes
@@ -233,8 +232,3 @@ class FetchStage:
         except ValueError:
             return None
         return value if isinstance(value, dict) else None
-
-
-def snapshot_path(context: Context) -> Path:
-    """Where the snapshot of a finished fetch lies."""
-    return context.store.absolute(str(context.output("fetch", "snapshot")))

@@ -78,7 +78,7 @@ class QuantizeStage:
             f"{len(context.recipe.calibration_prompts())} prompts, about {human_bytes(output)}{time}",
             disk_bytes=output,
             memory_bytes=memory,
-            figures={**figures, "adapter_memory_bytes": memory},
+            figures=figures,
             notes=self._notes(context),
         )
 

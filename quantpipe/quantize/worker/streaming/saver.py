@@ -19,6 +19,7 @@ from msmodelslim.core.quant_service.modelslim_v1.save.ascendv1 import (
 )
 from torch import nn
 
+from quantpipe import durable
 from quantpipe.quantize.worker.streaming import shards
 from quantpipe.quantize.worker.streaming.shards import Shard
 from quantpipe.quantize.worker.streaming.state import Unit, final_names
@@ -73,7 +74,7 @@ class UnitSaver(AscendV1Saver):  # type: ignore[misc]
         path = Path(self.config.save_directory) / ROTATION
         path.parent.mkdir(exist_ok=True)
         shards.write_shard(path, {"global_rotation": module.rotation_info.global_rotation})
-        shards.fsync_directory(path.parent.parent)
+        durable.fsync_directory(path.parent.parent)
         self.json_optional_infos["quarot"] = QuaRotOptionalScopeInfo(
             rotation_map={"global_rotation": ROTATION}
         )
@@ -136,7 +137,7 @@ def _name_shards(folder: Path, units: list[Unit]) -> dict[str, str]:
     for old, new in names.items():
         if (folder / old).exists():
             os.replace(folder / old, folder / new)  # noqa: PTH105  (over what a killed run left)
-    shards.fsync_directory(folder)
+    durable.fsync_directory(folder)
     return names
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from quantpipe import durable
 from quantpipe.quantize.worker.streaming.weights import DTYPES
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -81,7 +82,7 @@ def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> Shard:
             hashing.result()
         os.fsync(file.fileno())
     temporary.replace(path)
-    fsync_directory(path.parent)
+    durable.fsync_directory(path.parent)
     sizes = {name: tensors[name].numel() * tensors[name].element_size() for name in order}
     return Shard(path.name, size, digest.hexdigest(), sizes)
 
@@ -142,13 +143,4 @@ def write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    fsync_directory(path.parent)
-
-
-def fsync_directory(directory: Path) -> None:
-    """Make renames inside `directory` survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    durable.fsync_directory(path.parent)
