@@ -14,7 +14,7 @@ from types import TracebackType
 from quantpipe import supervisor
 
 GRACE_SECONDS = 10.0
-"""How long a child may take to end after SIGTERM before SIGKILL."""
+"""How long a child may take to end after SIGTERM before SIGKILL; its workers get less, see supervisor.py."""
 
 
 class Child:
@@ -27,6 +27,7 @@ class Child:
         grace: seconds between SIGTERM and SIGKILL.
         pass_fds: descriptors that the child inherits.
         folder: its working directory; None is quantpipe's own.
+        scratch: a folder that is removed after its end, also where quantpipe was killed meanwhile.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class Child:
         grace: float = GRACE_SECONDS,
         pass_fds: Sequence[int] = (),
         folder: Path | None = None,
+        scratch: Path | None = None,
     ) -> None:
+        remove = "" if scratch is None else str(scratch)
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", supervisor.__file__, str(grace), *command],
+                [sys.executable, "-I", "-S", supervisor.__file__, str(grace), remove, *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
