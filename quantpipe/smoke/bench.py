@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quantpipe.child import Child, tail
+from quantpipe.child import tail
 from quantpipe.console import Console
 from quantpipe.errors import SmokeError
 from quantpipe.recipe import Bench
 from quantpipe.smoke.command import ServerCommand
 from quantpipe.smoke.launchers import Launcher
+from quantpipe.smoke.scratch import Scratch, for_sockets
 
 _KEPT = (
     "duration",
@@ -59,7 +60,7 @@ def measure(
     """Run the benchmark and hold its throughput against the baseline.
 
     Args:
-        log: receives what the benchmark prints.
+        log: receives what the benchmark prints; its result, whole, comes beside it as `.json`.
 
     Returns:
         vLLM's figures (seconds, tokens per second, milliseconds), and the baseline where there is one.
@@ -67,20 +68,22 @@ def measure(
     Raises:
         SmokeError: it failed, took too long, lost requests, or was too slow.
     """
-    with tempfile.TemporaryDirectory(prefix="quantpipe-bench-") as folder:
-        result = Path(folder, "result.json")
-        command = launcher.bench_command(bench_arguments(bench, url, model, checkpoint), result, run_id)
-        with console.progress("bench", None):
-            _run(command, bench.timeout, log, run_id, api_key)
-        figures = _figures(result, log)
-    return _gated(bench, figures, log)
+    result = log.with_suffix(".json")
+    result.unlink(missing_ok=True)
+    command = launcher.bench_command(bench_arguments(bench, url, model, checkpoint), result, run_id)
+    with for_sockets(run_id) as own, console.progress("bench", None):
+        _run(_with_key(command, api_key), bench.timeout, log, run_id, own)
+    return _gated(bench, _figures(result, log), log)
 
 
-def _run(command: ServerCommand, timeout: float, log: Path, run_id: str, api_key: str | None) -> None:
-    environment = command.full_environment(run_id)
-    if api_key:
-        environment["OPENAI_API_KEY"] = api_key  # the name that the benchmark reads
-    with Child(command.arguments, environment=environment, log=log, folder=log.parent) as process:
+def _with_key(command: ServerCommand, api_key: str | None) -> ServerCommand:
+    """With the key under the name that the benchmark reads."""
+    key = {"OPENAI_API_KEY": api_key} if api_key else {}
+    return replace(command, environment={**command.environment, **key})
+
+
+def _run(command: ServerCommand, timeout: float, log: Path, run_id: str, own: Scratch) -> None:
+    with own.child(command, run_id, log=log, folder=log.parent) as process:
         try:
             status = process.wait(timeout)
         except subprocess.TimeoutExpired as error:

@@ -7,12 +7,13 @@ supervisor is an orphan: the supervisor itself was killed.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from quantpipe import supervisor
 
 VARIABLE = "QUANTPIPE_RUN_ID"
 _MARK = b"\0" + VARIABLE.encode() + b"="
@@ -50,24 +51,33 @@ def orphans(wanted: Callable[[str], bool]) -> list[int]:
 def reap(wanted: Callable[[str], bool], *, grace: float = 5.0, patience: float = 10.0) -> list[int]:
     """End every orphan: SIGTERM, `grace` seconds, then SIGKILL until none is left.
 
+    As the supervisor does, it leaves resource trackers to end by themselves, and unlinks what the others
+    had mapped of /dev/shm and nobody removed.
+
     Returns:
         The processes that were ended; those that do not end (in an uninterruptible wait of a driver, say)
         are found by `orphans` again.
     """
     ended: set[int] = set()
-    began = time.monotonic()
     asked: set[int] = set()
+    segments: set[tuple[str, int]] = set()
+    began = served = time.monotonic()
     while found := orphans(wanted):
-        waited = time.monotonic() - began
-        if waited > grace + patience:
+        now = time.monotonic()
+        if now - began > grace + supervisor.TRACKER_SECONDS + patience:
             break
-        for process in found:
-            hard = waited > grace
-            if hard or process not in asked:
-                _signal(process, signal.SIGKILL if hard else signal.SIGTERM)
-        asked.update(found)
+        segments |= supervisor.shared_memory_of(found)
+        if workers := [process for process in found if not supervisor.is_tracker(process)]:
+            served = now
+            hard = now - began > grace
+            send = workers if hard else set(workers) - asked
+            supervisor.send(signal.SIGKILL if hard else signal.SIGTERM, send)
+            asked.update(workers)
+        elif now - served > supervisor.TRACKER_SECONDS:
+            supervisor.send(signal.SIGKILL, found)
         ended.update(found)
         time.sleep(_POLL_SECONDS)
+    supervisor.remove_shared_memory(segments)
     return sorted(ended)
 
 
@@ -97,8 +107,3 @@ def _is_supervisor(process: int) -> bool:
         return _SUPERVISOR in Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:
         return False
-
-
-def _signal(process: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(process, number)

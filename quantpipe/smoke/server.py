@@ -16,7 +16,7 @@ from quantpipe.child import Child, out_of_memory_kills
 from quantpipe.console import Console, Progress
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
 from quantpipe.recipe import Timeouts
-from quantpipe.smoke import orphans
+from quantpipe.smoke import orphans, scratch
 from quantpipe.smoke.command import ServerCommand
 from quantpipe.smoke.devices import device_processes
 from quantpipe.smoke.diagnose import diagnose
@@ -97,11 +97,13 @@ def running(
     console.detail(f"server log: {log}")
     start = log.stat().st_size if log.exists() else 0
     kills, strangers = out_of_memory_kills(), device_processes()
-    # `python -m` imports from its working directory first: let there be nothing but logs.
-    environment = command.full_environment(run_id)
     url = f"http://127.0.0.1:{port}"
     try:
-        with Child(command.arguments, environment=environment, log=log, folder=log.parent) as process:
+        with (
+            scratch.for_sockets(run_id) as own,
+            # `python -m` imports from its working directory first: let there be nothing but logs.
+            own.child(command, run_id, log=log, folder=log.parent) as process,
+        ):
             life = _Life(process, log, start, kills)
             with console.progress("smoke", None) as bar:
                 life.wait_until_ready(url, timeouts, bar)

@@ -12,6 +12,7 @@ from quantpipe.smoke.load import smoke_load
 from quantpipe.smoke.model import ModelFigures, read_model
 from quantpipe.smoke.reference import FILENAME, load_reference
 from quantpipe.smoke.rules import require_rules
+from quantpipe.smoke.scratch import sweep
 from quantpipe.stage import Context, Receipt, Result, RunDirectory, StagePlan
 
 
@@ -96,9 +97,11 @@ def of_runs(run: RunDirectory) -> Callable[[str], bool]:
 
 
 def reap(launcher: Launcher, wanted: Callable[[str], bool], console: Console) -> None:
-    """End what earlier attempts have left, and say so."""
+    """End and remove what earlier attempts have left, and say so."""
     if left := launcher.reap(wanted):
         console.warning(f"ended what a killed run had left: {', '.join(left)}")
+    if folders := sweep(wanted):
+        console.warning(f"removed what a killed run had left: {', '.join(map(str, folders))}")
 
 
 def _summary(figures: dict[str, Any]) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from quantpipe.errors import PreflightError, RecipeError, SmokeError, UsageError
 from quantpipe.host import npus
 from quantpipe.recipe import Recipe, Serve, Smoke
 from quantpipe.settings import Settings
+from quantpipe.smoke import scratch
 from quantpipe.smoke.command import ServerCommand, reduced
 from quantpipe.smoke.launchers import launcher_for
 from quantpipe.smoke.load import smoke_load
@@ -121,24 +120,21 @@ def load(path: Path, load: Load, settings: Settings, console: Console) -> dict[s
     launcher.preflight()
     if not load.strict:
         console.line("a rehearsal of a recipe for NPUs: its answers are shown and do not count")
-    folder = Path(tempfile.mkdtemp(prefix="quantpipe-smoke-"))
-    try:
-        figures = smoke_load(
-            checkpoint,
-            load.smoke,
-            launcher,
-            log=folder / "smoke.log",
-            run_id=f"{prefix}-{secrets.token_hex(4)}",
-            console=console,
-            strict=load.strict,
-        )
-    except (SmokeError, PreflightError):
-        raise  # with the log's name in it: the log stays
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-    return figures
+    run_id = f"{prefix}-{secrets.token_hex(4)}"
+    with scratch.for_logs(run_id, prefix) as folder:
+        try:
+            return smoke_load(
+                checkpoint,
+                load.smoke,
+                launcher,
+                log=folder.path / "smoke.log",
+                run_id=run_id,
+                console=console,
+                strict=load.strict,
+            )
+        except (SmokeError, PreflightError):
+            folder.keep()  # the log is named in the error
+            raise
 
 
 def _require_profile(smoke: Smoke, checkpoint: Path) -> None:

@@ -1,0 +1,121 @@
+"""Folders in the temporary folder that go with their run, and that the next one removes where it was killed.
+
+A file `lock` in each holds the id of its run, and is locked (flock(2)) as long as quantpipe or anything
+that it started there is alive. A folder without that file is kept: the log of a failure is in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantpipe.child import Child
+from quantpipe.smoke.command import ServerCommand
+
+_LOCK = "lock"
+_PREFIX = "quantpipe-"
+_SHORT = Path("/tmp")
+
+_LONGEST_SOCKET = 107  # bytes of a path, unix(7)
+_SOCKET_NAME = len("/") + len("00000000-0000-0000-0000-000000000000")  # vLLM's get_open_zmq_ipc_path
+_FOLDER_NAME = len(f"/{_PREFIX}") + 8  # tempfile.mkdtemp
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A folder that is removed at the end of its block.
+
+    Attributes:
+        path: where it is.
+        descriptor: of its lock; who inherits it holds the folder.
+    """
+
+    path: Path
+    descriptor: int
+
+    def keep(self) -> None:
+        """Do not remove it, now or later."""
+        (self.path / _LOCK).unlink(missing_ok=True)
+
+    def child(self, command: ServerCommand, run_id: str, *, log: Path, folder: Path) -> Child:
+        """Start a command whose temporary files and sockets lie here, and are gone with it.
+
+        Args:
+            command: what its own environment says of temporary files counts more.
+            log, folder: as `Child`.
+        """
+        here = {"TMPDIR": str(self.path), "VLLM_RPC_BASE_PATH": str(self.path)}
+        return Child(
+            command.arguments,
+            environment={**command.full_environment(run_id), **here, **command.environment},
+            log=log,
+            pass_fds=(self.descriptor,),
+            folder=folder,
+            scratch=self.path,
+        )
+
+
+def for_sockets(run_id: str) -> contextlib.AbstractContextManager[Scratch]:
+    """A folder in which vLLM's sockets have paths that are short enough, whatever TMPDIR is."""
+    base = Path(tempfile.gettempdir())
+    length = len(os.fsencode(base)) + _FOLDER_NAME + _SOCKET_NAME
+    if length > _LONGEST_SOCKET and os.access(_SHORT, os.W_OK | os.X_OK):
+        base = _SHORT
+    return _scratch(run_id, _PREFIX, base)
+
+
+def for_logs(run_id: str, name: str) -> contextlib.AbstractContextManager[Scratch]:
+    """A folder whose name begins with `quantpipe-NAME-`."""
+    return _scratch(run_id, f"{_PREFIX}{name}-", Path(tempfile.gettempdir()))
+
+
+@contextlib.contextmanager
+def _scratch(run_id: str, prefix: str, base: Path) -> Iterator[Scratch]:
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.write(descriptor, run_id.encode())  # only now: an empty one is nobody's, and no sweep takes it
+        yield Scratch(path, descriptor)
+    finally:
+        if (path / _LOCK).exists():
+            shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+def sweep(wanted: Callable[[str], bool]) -> list[Path]:
+    """Remove the folders of runs that were killed.
+
+    Args:
+        wanted: whether a run, by its id, is meant.
+
+    Returns:
+        Those that are gone. One that is kept, locked, or another user's stays.
+    """
+    bases = {Path(tempfile.gettempdir()), _SHORT}
+    locks = sorted(lock for base in bases for lock in base.glob(f"{_PREFIX}*/{_LOCK}"))
+    return [lock.parent for lock in locks if _swept(lock, wanted)]
+
+
+def _swept(lock: Path, wanted: Callable[[str], bool]) -> bool:
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        run_id = os.read(descriptor, 256).decode("utf-8", "replace")
+        if not run_id or not wanted(run_id) or os.fstat(descriptor).st_uid != os.geteuid():
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(lock.parent, ignore_errors=True)
+        return not lock.parent.exists()
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
