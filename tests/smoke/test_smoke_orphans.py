@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support import processes_of
+from test_child import eventually
+from test_supervisor import OWNER, STUBBORN, VLLM, WAIT
 
 from quantpipe.child import Child
 from quantpipe.receipt import RunDirectory
@@ -103,9 +107,10 @@ from quantpipe.recipe import Probe, Serve, Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke import launchers, standalone
 from quantpipe.smoke.command import ServerCommand
-script, path, probe = sys.argv[1:]
+script, path, probe, mode = sys.argv[1:]
+mode = mode or ("slow" if probe == "slow" else "no-root")
 def command(launcher, python, checkpoint, serve, port, *, program=None):
-    return ServerCommand((sys.executable, script, str(port), "slow" if probe == "slow" else "no-root"), {})
+    return ServerCommand((sys.executable, script, str(port), mode), {})
 launchers.smoke_command = command
 launchers.Process.preflight = lambda self: None
 smoke = Smoke(launcher="cpu", serve=Serve(served_model_name="tiny"), probes=(Probe(prompt=probe),))
@@ -113,26 +118,41 @@ standalone.load(Path(path), standalone.Load(smoke), Settings.resolve({}), Consol
 """
 
 
-def test_the_next_load_of_a_path_ends_what_a_killed_one_has_left(tmp_path: Path) -> None:
-    """quantpipe and its supervisor are both killed while a probe waits: the server goes on, unwatched."""
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A temporary folder with a short path: sockets would lie in it."""
+    with tempfile.TemporaryDirectory(prefix="qp-") as name:
+        yield Path(name)
+
+
+def loader(tmp_path: Path, folder: Path, mark: str) -> Callable[..., subprocess.Popen[str]]:
+    """Starts loads of one checkpoint by the stand-in, with the one probe given."""
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text("{}")
     script = str(Path(__file__).with_name("stand_in_server.py"))
-    mark = secrets.token_hex(8)
-    environment = {**os.environ, "SMOKE_TEST_MARK": mark, "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, "SMOKE_TEST_MARK": mark, "TMPDIR": str(folder)}
 
-    def load(probe: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", LOAD, script, str(checkpoint), probe]
+    def load(probe: str, mode: str = "") -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", LOAD, script, str(checkpoint), probe, mode]
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
+    return load
+
+
+def until_asked(folder: Path) -> None:
+    """Until a load has come as far as its questions."""
+    assert eventually(
+        lambda: any("/v1/models" in log.read_text() for log in folder.glob("quantpipe-smoke-*/smoke.log")), 30
+    )
+
+
+def test_the_next_load_of_a_path_ends_what_a_killed_one_has_left(tmp_path: Path, folder: Path) -> None:
+    """quantpipe and its supervisor are both killed while a probe waits: the server goes on, unwatched."""
+    mark = secrets.token_hex(8)
+    load = loader(tmp_path, folder, mark)
     first = load("slow")
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        logs = list(tmp_path.glob("quantpipe-smoke-*/smoke.log"))
-        if logs and "/v1/models" in logs[0].read_text():
-            break
-        time.sleep(0.05)
+    until_asked(folder)
     (supervisor,) = (
         process
         for process in processes_of(f"SMOKE_TEST_MARK={mark}")
@@ -148,3 +168,49 @@ def test_the_next_load_of_a_path_ends_what_a_killed_one_has_left(tmp_path: Path)
     assert second.returncode == 0, errors
     assert f"ended what a killed run had left: process {orphan}" in errors
     assert processes_of(f"SMOKE_TEST_MARK={mark}") == []
+    assert errors.count("quantpipe-smoke-") == 1  # the log's folder, which it removed
+    assert list(folder.glob("quantpipe-*")) == []
+
+
+def test_the_next_load_of_a_path_removes_what_sigkill_left_and_no_failure_s_log(
+    tmp_path: Path, folder: Path
+) -> None:
+    """The supervisor ends the server and removes its temporary files; the log stays until then."""
+    mark = secrets.token_hex(8)
+    load = loader(tmp_path, folder, mark)
+    failed = load("slow", "exits")
+    _, errors = failed.communicate(timeout=60)
+    assert failed.returncode == 1, errors
+    (kept,) = folder.glob("quantpipe-smoke-*")
+    killed = load("slow")
+    until_asked(folder)
+    killed.kill()
+    killed.communicate()
+    deadline = time.monotonic() + 30
+    while processes_of(f"SMOKE_TEST_MARK={mark}") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(list(folder.glob("quantpipe-*"))) == 2
+    last = load("One")
+    _, errors = last.communicate(timeout=60)
+    assert last.returncode == 0, errors
+    assert "removed what a killed run had left: " in errors
+    assert [path.name for path in folder.iterdir()] == [kept.name]
+    assert [path.name for path in kept.iterdir()] == ["smoke.log"]
+
+
+def test_orphans_leave_nothing_in_dev_shm(tmp_path: Path, run_id: str) -> None:
+    """Not even those that only SIGKILL ends: their resource tracker is left to clean up."""
+    code = OWNER + VLLM + STUBBORN + WAIT
+    said = tmp_path / "said"
+    environment = {**os.environ, "QUANTPIPE_RUN_ID": run_id}
+    command = [sys.executable, "-c", code, str(said)]
+    process = Child(command, environment=environment, log=tmp_path / "log", grace=0.2)
+    assert eventually(said.exists, 30)
+    names = json.loads(said.read_text())["names"]
+    os.kill(process.pid, signal.SIGKILL)
+    process.stop()
+    assert all((Path("/dev/shm") / name).exists() for name in names)
+    began = time.monotonic()
+    assert len(orphans.reap(lambda found: found == run_id, grace=0.3)) == 2
+    assert time.monotonic() - began < 4
+    assert [name for name in names if (Path("/dev/shm") / name).exists()] == []
