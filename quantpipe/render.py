@@ -146,14 +146,33 @@ def statuses(recipes: Sequence[RecipeStatus]) -> Rendered:
 
 
 def smoke(figures: dict[str, Any]) -> Rendered:
-    """The probes and their answers."""
+    """The probes with their answers, the checks that held, and the speed."""
     lines = [f"ready after {figures['ready_seconds']:.1f} s"]
+    if effective := figures.get("effective_quantization"):
+        lines.append(f"  quantization: {_fitting(effective)}")
     for probe in figures["probes"]:
         mark = {True: "as known", False: "not as known", None: "answered"}[probe["matches"]]
         lines.append(
             f"  {mark:<12} {probe['seconds']:6.2f} s  {probe['prompt']!r} -> {probe['text'].strip()!r}"
         )
+    for check in figures.get("checks", ()):
+        if check["skipped"]:
+            lines.append(f"  {'skipped':<12}           {check['name']}: {check['skipped']}")
+        else:
+            lines.append(f"  {'held':<12} {check['seconds']:6.2f} s  {check['name']}")
+    if bench := figures.get("bench"):
+        lines.append(f"  {_speed(bench)}")
     return figures, lines
+
+
+def _speed(bench: dict[str, Any]) -> str:
+    """Output tokens per second, and of the rest what vLLM's benchmark said."""
+    text = f"speed        {bench['output_throughput']:.1f} output tokens per second"
+    if "baseline" in bench:
+        text += f", {bench['factor'] * bench['baseline']:.1f} are required"
+    times = {"mean_ttft_ms": "to the first token", "mean_tpot_ms": "per further token"}
+    said = [f"{bench[key]:.0f} ms {what}" for key, what in times.items() if bench.get(key) is not None]
+    return "; ".join([text, *said])
 
 
 def pruned(candidates: Sequence[Candidate], *, removed: bool) -> Rendered:

@@ -1,10 +1,16 @@
-"""Which quantization a server computes with: by its own word, since a silent fallback answers too."""
+"""Which quantization a server computes with: by its own word, since a silent fallback answers too.
+
+The word is a line of its log. Of a server whose log is elsewhere (launcher attach) the configuration has to
+do: vLLM tells it under /server_info, where it was started with VLLM_SERVER_DEV_MODE=1.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from quantpipe.errors import SmokeError
+from quantpipe.smoke.client import Client
 from quantpipe.smoke.server import Server
 
 _EVIDENCE = re.compile(
@@ -15,14 +21,21 @@ _EVIDENCE = re.compile(
 _READ_LIMIT = 64 << 20
 
 
-def effective_quantization(server: Server) -> str | None:
-    """The log line that says that `ascend` is in effect; None where the log cannot be seen.
+_SERVER_INFO = "/server_info?config_format=json"
+_CONFIGURED = re.compile(r"\bquantization=(\w+)")
+
+
+def effective_quantization(server: Server, client: Client) -> str | None:
+    """The log line that says that `ascend` is in effect, or else what the server's configuration says.
+
+    Returns:
+        None where there is neither.
 
     Raises:
-        SmokeError: the server is up and its log does not say so.
+        SmokeError: the server is up and says otherwise.
     """
     if server.log is None:
-        return None
+        return _configured(client)
     with server.log.open("rb") as file:
         file.seek(server.start)
         text = file.read(_READ_LIMIT).decode("utf-8", "replace")
@@ -35,3 +48,31 @@ def effective_quantization(server: Server) -> str | None:
             "description, the plugin's log line, and VLLM_LOGGING_LEVEL (INFO is needed) tell why",
         )
     return line.strip()
+
+
+def _configured(client: Client) -> str | None:
+    try:
+        config = client.json(_SERVER_INFO).get("vllm_config")
+    except SmokeError:  # HTTP 404 as a rule: the server does not tell
+        return None
+    found = _quantization_of(config)
+    if found is None:
+        return None
+    if found != "ascend":
+        raise SmokeError(
+            f"the server runs with quantization {found} and not `ascend`",
+            where=client.url + _SERVER_INFO,
+            hint="start it with `--quantization ascend`",
+        )
+    return f"{_SERVER_INFO.partition('?')[0]}: quantization=ascend"
+
+
+def _quantization_of(config: Any) -> str | None:
+    """From vLLM's configuration, as an object or, of older versions, as text; None where it does not say."""
+    if isinstance(config, str):
+        match = _CONFIGURED.search(config)
+        return match[1] if match else None
+    model = config.get("model_config") if isinstance(config, dict) else None
+    if not isinstance(model, dict) or "quantization" not in model:
+        return None
+    return str(model["quantization"])

@@ -53,9 +53,12 @@ def smoke_load(
         client = Client(server.url, smoke.timeouts.probe, api_key)
         name = smoke.serve.served_model_name
         model = require_model(client, name, checkpoint, ours=launcher.ours)
-        effective = effective_quantization(server)
+        effective = effective_quantization(server, client)
         if effective is None:
-            console.warning("which quantization is in effect cannot be seen: the server's log is not here")
+            console.warning(
+                "which quantization is in effect cannot be seen: the server's log is not here; "
+                "started with VLLM_SERVER_DEV_MODE=1 it would tell"
+            )
         if not strict and not checks.has_chat_template(checkpoint):
             smoke = smoke.model_copy(update={"probes": tuple(p for p in smoke.probes if not p.chat)})
         answers = _probes(client, smoke, console, strict=strict)

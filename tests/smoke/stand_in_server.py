@@ -29,6 +29,13 @@ TEXTS = {
     "again": " the" * 20,
     "script": " все люди рождаются свободными",
 }
+INFO = {
+    "told": {"model_config": {"quantization": "ascend"}},
+    "told-none": {"model_config": {"quantization": None}},
+    "told-as-text": "model='/x', tensor_parallel_size=1, quantization=ascend, enforce_eager=True",
+    "told-none-as-text": "model='/x', quantization=None, quantization_config=None",
+    "told-nothing": {},
+}
 ASKED = [0]
 EFFECTIVE = "INFO 01-01 00:00:00 [quantize.py:1] Using the vLLM Ascend modelslim Quantization now!"
 
@@ -49,6 +56,11 @@ class Handler(BaseHTTPRequestHandler):
             self.answer({}, 503 if MODE == "unhealthy" else 200)
         elif MODE == "locked" and self.headers["Authorization"] != "Bearer geheim":
             self.answer({"error": "Unauthorized"}, 401)
+        elif self.path.startswith("/server_info"):
+            told = MODE in INFO
+            self.answer(
+                {"vllm_config": INFO[MODE]} if told else {"detail": "Not Found"}, 200 if told else 404
+            )
         elif MODE == "odd-models":
             self.answer({"data": "none"})
         else:

@@ -200,10 +200,28 @@ def test_the_server_s_own_word_counts(tmp_path: Path, line: str) -> None:
     log = tmp_path / "log"
     log.write_text(f"Using the vLLM Ascend modelslim Quantization now!\n{line}\n")
     start = log.read_text().index("\n") + 1
-    assert effective_quantization(Server("u", log, start)) == line
-    assert effective_quantization(Server("u")) is None
+    nobody = Client("http://127.0.0.1:9", 1)
+    assert effective_quantization(Server("u", log, start), nobody) == line
     with pytest.raises(SmokeError, match="without `--quantization ascend` in effect"):
-        effective_quantization(Server("u", log, start + len(line)))
+        effective_quantization(Server("u", log, start + len(line)), nobody)
+
+
+@pytest.mark.parametrize("mode", ["told", "told-as-text"])
+def test_a_server_whose_log_is_elsewhere_may_tell_its_configuration(
+    server: Callable[[str], Client], mode: str
+) -> None:
+    assert effective_quantization(Server("u"), server(mode)) == "/server_info: quantization=ascend"
+
+
+@pytest.mark.parametrize("mode", ["ready", "told-nothing"])
+def test_or_it_may_not(server: Callable[[str], Client], mode: str) -> None:
+    assert effective_quantization(Server("u"), server(mode)) is None
+
+
+@pytest.mark.parametrize("mode", ["told-none", "told-none-as-text"])
+def test_a_configuration_without_quantization_fails(server: Callable[[str], Client], mode: str) -> None:
+    with pytest.raises(SmokeError, match="runs with quantization None and not `ascend`"):
+        effective_quantization(Server("u"), server(mode))
 
 
 # -- reference answers --------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from quantpipe import host, recipe_file
+from quantpipe import host, recipe_file, render
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, SmokeError, UsageError
 from quantpipe.recipe import Probe, Recipe, Serve, Smoke
@@ -90,6 +90,15 @@ def test_figures_tell_of_every_probe(tmp_path: Path, settings: Settings, modes: 
     assert len(checks["batch"]["answer"]) == len(checks["batch"]["request"]) == SMOKE.concurrency
     assert checks["logprobs"]["answer"]["token_logprobs"] == [-0.25] * 3
     assert json.loads(json.dumps(figures)) == figures
+    _, lines = render.smoke(figures)
+    assert [line[:14].strip() for line in lines[1:]] == [
+        *("quantization:", "as known", "answered", "not as known"),
+        *("held", "skipped", "held", "held"),
+    ]
+    speed = {"output_throughput": 51.23, "mean_ttft_ms": 80.4, "factor": 0.5, "baseline": 100.0}
+    assert render.smoke({**figures, "bench": speed})[1][-1] == (
+        "  speed        51.2 output tokens per second, 50.0 are required; 80 ms to the first token"
+    )
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events].count("probe") == 3
     assert [event["event"] for event in events].count("check") == 4
