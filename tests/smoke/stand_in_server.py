@@ -57,10 +57,7 @@ class Handler(BaseHTTPRequestHandler):
         elif MODE == "locked" and self.headers["Authorization"] != "Bearer geheim":
             self.answer({"error": "Unauthorized"}, 401)
         elif self.path.startswith("/server_info"):
-            told = MODE in INFO
-            self.answer(
-                {"vllm_config": INFO[MODE]} if told else {"detail": "Not Found"}, 200 if told else 404
-            )
+            self.answer({"vllm_config": INFO.get(MODE)}, 200 if MODE in INFO else 404)
         elif MODE == "odd-models":
             self.answer({"data": "none"})
         else:

@@ -92,7 +92,7 @@ def test_figures_tell_of_every_probe(tmp_path: Path, settings: Settings, modes: 
     assert json.loads(json.dumps(figures)) == figures
     _, lines = render.smoke(figures)
     assert [line[:14].strip() for line in lines[1:]] == [
-        *("quantization:", "as known", "answered", "not as known"),
+        *("quantization", "as known", "answered", "not as known"),
         *("held", "skipped", "held", "held"),
     ]
     speed = {"output_throughput": 51.23, "mean_ttft_ms": 80.4, "factor": 0.5, "baseline": 100.0}
