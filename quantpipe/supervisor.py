@@ -186,6 +186,7 @@ def _end_tree(child: subprocess.Popen[bytes], grace: float, look: Callable[[], N
     send(signal.SIGTERM, _workers())
     if not _until_gone(_workers, min(grace, WORKER_SECONDS), look):
         _kill(_workers)
+    send(signal.SIGCONT, _reap())  # a stopped one cleans up too
     if not _until_gone(_reap, TRACKER_SECONDS, look):
         _kill(_reap)
 

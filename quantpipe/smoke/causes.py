@@ -83,7 +83,8 @@ HOST = (
     _cause(
         "memory",
         r"out of memory|Cannot allocate memory|\bMemoryError|No available memory for the cache blocks|"
-        r"larger than the available KV cache memory|oom-kill|EL0004|ERR99999.*alloc|207001",
+        r"larger than the available KV cache memory|less than requested memory for kv|oom-kill|EL0004|"
+        r"ERR99999.*alloc|207001",
         "out of memory",
         "lower max_model_len, max_num_seqs or gpu_memory_utilization, or use more devices",
         host=True,
@@ -156,7 +157,8 @@ CHECKPOINT = (
     ),
     _cause(
         "partial-group",
-        r"Detected some but not all shards of|Not all shards of .* are quantized with",
+        r"Detected some but not all shards of|Not all shards of .* are quantized with|"
+        r"the parts that vLLM fuses have different types",
         "fused projections (q, k, v or gate, up) are not quantized alike",
         f"quantize them alike: all or none; {_VERIFY}",
     ),
@@ -175,25 +177,20 @@ CHECKPOINT = (
     _cause(
         "description-key",
         r"KeyError: '[\w.]*(lm_head|embed_tokens|mtp|eh_proj|shared_head|mlp\.gate|experts|norm|_proj)"
-        r"[\w.]*\.?weight'|KeyError: 'lm_head",
+        r"[\w.]*\.?weight'|KeyError: 'lm_head|\d+ of \d+ keys are missing",
         "the description lacks a tensor that the model has",
         _VERIFY,
     ),
     _cause(
-        "strict-load",
-        r"CheckpointLoadError: ",  # and not the traceback's line that raises it
-        "the checkpoint is not what `--quantization ascend` has to be given",
-        _VERIFY,
-    ),
-    _cause(
         "no-weights",
-        r"Cannot find any model weights",
+        r"Cannot find any model weights|no \*\.safetensors to load",
         "no weights were found",
         "an index of another model may lie in the directory: `quantpipe verify` names it",
     ),
     _cause(
         "broken-shard",
-        r"Error while deserializing header|SafetensorError|InvalidHeader|MetadataIncompleteBuffer",
+        r"Error while deserializing header|SafetensorError|InvalidHeader|MetadataIncompleteBuffer|"
+        r"not a (whole )?safetensors file",
         "a shard is truncated or no safetensors file",
         f"copy or make it again; {_VERIFY}",
     ),
@@ -201,6 +198,12 @@ CHECKPOINT = (
         "shapes",
         r"size mismatch|shape mismatch|Attempted to load weight \(|param_data\.shape == loaded_weight\.shape",
         "a tensor has another shape than config.json says",
+        _VERIFY,
+    ),
+    _cause(
+        "strict-load",
+        r"CheckpointLoadError: ",  # and not the traceback's line that raises it; last: others say more
+        "the checkpoint is not what `--quantization ascend` has to be given",
         _VERIFY,
     ),
 )

@@ -86,6 +86,15 @@ SAID = [
         SmokeError,
     ),
     (
+        "quantpipe.vllm_ascend_cpu.errors.CheckpointLoadError: no *.safetensors to load",
+        "no weights",
+        SmokeError,
+    ),
+    ("x.errors.CheckpointLoadError: not a safetensors file: header", "shard is truncated", SmokeError),
+    ("x.errors.CheckpointLoadError: not a whole safetensors file: 3 bytes", "shard is truncated", SmokeError),
+    ("x.CheckpointLoadError: q_proj: 1 of 3 keys are missing", "description lacks a tensor", SmokeError),
+    ("x.CheckpointLoadError: qkv: the parts that vLLM fuses have different types", "alike", SmokeError),
+    (
         "AssertionError: Attempted to load weight (torch.Size([8])) into parameter",
         "another shape",
         SmokeError,
@@ -105,6 +114,12 @@ SAID = [
         "api_server.py: error: unrecognized arguments: --async-schedulling",
         "does not know an option",
         SmokeError,
+    ),
+    (
+        "ValueError: Available memory on node 0 (2.3/3.5 GiB) on kv cache allocation is less than requested "
+        "memory for kv (4.0 GiB). Decrease --kv-cache-memory-bytes",
+        "out of memory",
+        PreflightError,
     ),
     ("docker: Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", "engine", PreflightError),
     ("docker: Error response from daemon: manifest for quay.io/x:1 not found", "image", PreflightError),
