@@ -76,6 +76,7 @@ def fails(
     at = choose_port(0) if port is None else port
     helper = threading.Thread(target=meanwhile, args=(run_id,))
     helper.start()
+    began = time.monotonic()
     with (
         pytest.raises(QuantpipeError) as caught,
         running(
@@ -89,6 +90,7 @@ def fails(
     ):
         pytest.fail("it counts as ready")
     helper.join()
+    assert time.monotonic() - began < 90
     assert processes_of(f"QUANTPIPE_RUN_ID={run_id}") == []
     if port is None:
         assert choose_port(at) == at
