@@ -30,6 +30,7 @@ def check(folder: str) -> None:
         ["half", "integers", "turned", "empty"],
         ["large"],
     ], groups
+    values |= {f"small {number}": torch.randn(number % 3) for number in range(1500)}
     shard = write_shard(Path(folder) / "a.safetensors", values)
     data = (Path(folder) / "a.safetensors").read_bytes()
     assert shard.sha256 == hashlib.sha256(data).hexdigest()

@@ -63,3 +63,18 @@ def test_two_datasets_and_a_resumed_run(quantizer: Quantizer, tmp_path: Path) ->
         found = values(tmp_path / "parts" / "checkpoint")[name]
         assert found[0] == kind
         assert np.array_equal(found[1], wanted), name
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "check_rotation",
+        "check_rotation_needs_its_dense_part",
+        "check_a_library_of_other_bits",
+        "check_search",
+        "check_memory",
+    ],
+)
+def test_parts(quantizer: Quantizer, function: str) -> None:
+    done = quantizer.ask(do="import", module="streaming_quick_parts", function=function, arguments={})
+    assert done["status"] == 0, done["events"]

@@ -130,24 +130,14 @@ def _experts(block: Any, x: torch.Tensor, prompts: Groups) -> torch.Tensor:
     """One product per expert and linear, over the tokens of all prompts."""
     _, weights, experts = moe.route(block, x)
     k, number = block.top_k, block.num_experts
-    pair = experts * prompts.count + prompts.number.unsqueeze(1)  # [tokens, k]: an expert and a prompt
-    order = torch.argsort(pair.reshape(-1), stable=True)
-    given = x[order // k]
-    groups = pair.reshape(-1)[order]
+    pair = (experts * prompts.count + prompts.number.unsqueeze(1)).reshape(-1)  # an expert and a prompt
+    order = torch.argsort(pair, stable=True)
+    rows, groups, weights = order // k, pair[order] % prompts.count, weights.reshape(-1)[order].unsqueeze(-1)
     counts = torch.bincount(experts.reshape(-1), minlength=number).tolist()
-    results = torch.empty_like(given)
-    begin = 0
-    for expert, count in enumerate(counts):
-        if count:
-            end = begin + count
-            own = Groups(groups[begin:end] - expert * prompts.count, prompts.count)
-            results[begin:end] = _mlp(block.experts[expert], given[begin:end], own)
-            begin = end
-    results.mul_(weights.reshape(-1)[order].unsqueeze(-1))
-    place = torch.empty_like(order)
-    place[order] = torch.arange(order.numel(), device=order.device)
-    by_expert = place.view(-1, k).sort(dim=1).values
     total = torch.zeros_like(x)
-    for rank in range(k):
-        total += results[by_expert[:, rank]]
+    parts = zip(rows.split(counts), groups.split(counts), weights.split(counts), strict=True)
+    for expert, (mine, group, weight) in zip(block.experts, parts, strict=True):
+        if mine.numel():
+            result = _mlp(expert, x.index_select(0, mine), Groups(group, prompts.count)).mul_(weight)
+            total.index_copy_(0, mine, result.add_(total.index_select(0, mine)))
     return total

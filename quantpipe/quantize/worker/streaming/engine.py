@@ -40,6 +40,7 @@ def quantize(job: Job, reporter: Reporter) -> None:
     """
     stopping = _Stopping()
     _calm_logging()
+    device.keep_freed_memory()
     state = State(Path(job.state), Path(job.output))
     differences, given_up = state.open(identity(job))
     if given_up:

@@ -33,21 +33,21 @@ def quantized(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return x.div(scale).round_().clamp_(-128, 127)
 
 
-def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Per output channel, symmetric, min-max.
+def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per output channel, symmetric, min-max. The weight itself becomes what its int8 values stand for.
 
     Args:
         weight: [..., out, in].
 
     Returns:
-        int8 values [..., out, in], scales [..., out] in the weight's type, and the dequantized weight.
+        int8 values [..., out, in] and scales [..., out] in the weight's type.
     """
     low, high = weight.amin(dim=-1), weight.amax(dim=-1)  # by rows five times as fast as aminmax
     scale = symmetric_scale(low, high)
-    values = quantized(weight, scale.unsqueeze(-1))
-    integers = values.to(torch.int8)
-    # int8 has no negative zero, so that multiplying `values` itself could give -0.0 instead of 0.0.
-    return integers, scale, integers.to(weight.dtype).mul_(scale.unsqueeze(-1))
+    integers = weight.div_(scale.unsqueeze(-1)).round_().clamp_(-128, 127).to(torch.int8)
+    # int8 has no negative zero: without the way through it -0.0 would come instead of 0.0.
+    weight.copy_(integers).mul_(scale.unsqueeze(-1))
+    return integers, scale
 
 
 class Input:
@@ -72,7 +72,8 @@ class CalibratedLinear(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.config, self.shared = config, shared
         self.bias = linear.bias
-        self.integers, self.scale, self.rounded = quantize_weight(linear.weight.detach())
+        self.rounded = linear.weight.detach()  # the linear is not used again
+        self.integers, self.scale = quantize_weight(self.rounded)
         self.static = config.act.scope == QScope.PER_TENSOR
         self.seen: tuple[torch.Tensor, torch.Tensor] | None = None
         self.parameters_of_input: QParam | None = None

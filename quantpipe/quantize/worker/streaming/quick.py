@@ -1,9 +1,8 @@
 """A quicker search for alpha and beta, for `exact: false`.
 
-A rotation by factors (a fast Hadamard transform) is not among the quicker arithmetic, though it would take a
-sixth of the time: it changes one bf16 value in 100,000, and that is enough to send a few tokens to other
-experts, to move the channels' maxima, and so to change a fifth of q, k and v from the second layer on
-(docs/streaming.md). Products over the tokens of all prompts (batched.py) and this search change none of it.
+It finds what the whole search finds: pairs are ruled out by part of the tokens only where five standard
+errors lie between. Other arithmetic would not do: on rotated weights the best pairs lie within 1 % of each
+other, and another pair changes a fifth of the int8 weights of q, k and v (docs/streaming.md).
 """
 
 from __future__ import annotations
@@ -15,28 +14,86 @@ import torch
 
 from quantpipe.quantize.worker.streaming.smooth import LeanFlexSmoothProcessor, Search, rounded
 
+Pair = tuple[float, float]
+
 
 class QuickSearch(Search):
-    """Evaluates in full only the pairs that are among the best on a part of the tokens."""
+    """Multiplies all tokens only for pairs whose rounded error a part of the tokens leaves open.
 
-    SHARE, MARGIN, FEWEST = 8, 1.015, 256
+    Errors are rounded to the model's type, bf16: steps of half a percent, and pairs within one step are
+    equal. A part tells each pair's mean square beside that of one pair of which it is known, and how far off
+    the ratio may be. Where the whole interval rounds to one error, that is the error; where it cannot win,
+    the pair is out.
+    """
+
+    SHARES, FEWEST = (16, 4), 128
+    """Every so many tokens are a part; parts of fewer tokens settle nothing."""
+    DEVIATIONS = 5.0
+    """Half the interval, in standard errors of the ratio."""
+
+    def __init__(self, act: torch.Tensor, weights: torch.Tensor) -> None:
+        super().__init__(act, weights)
+        self._reference: tuple[Pair, torch.Tensor] | None = None
 
     def screen(self, pairs: Sequence[tuple[Any, Any]]) -> None:
-        """Give pairs that are clearly worse an infinite error."""
-        tokens = self.act.shape[0]
-        if tokens < self.SHARE * self.FEWEST:
-            return
-        part = slice(None, None, self.SHARE)
-        act, product = self.act[part].contiguous(), self.product[part]
-        seen = {}
-        for alpha, beta in pairs:
-            scale = self.act_max**alpha * self.weight_max ** (-beta)
-            found = self.multiply(rounded(act / scale), rounded(self.weights * scale))
-            seen[float(alpha), float(beta)] = float(torch.linalg.vector_norm(found.sub_(product)))
-        limit = self.MARGIN * min(seen.values())
-        for pair, error in seen.items():
-            if error > limit:
-                self.known.setdefault(pair, float("inf"))
+        """Find the errors of all pairs that could be the best; the others' are infinite from now on."""
+        keys = [(float(alpha), float(beta)) for alpha, beta in pairs]
+        least = {pair: 0.0 for pair in keys if pair not in self.known}
+        for share in self.SHARES:
+            if self.act.shape[0] < share * self.FEWEST:
+                continue
+            least = self._by_part(list(least), share)
+        for pair in reversed(least):  # of equal errors the last one wins
+            lowest = min(self.known.values(), default=float("inf"))
+            later = keys[keys.index(pair) + 1 :]
+            equal = any(self.known.get(other) == lowest for other in later)
+            if least[pair] > lowest or (least[pair] == lowest and equal):
+                self.known[pair] = float("inf")
+            else:
+                self.error(*pair)
+
+    def _by_part(self, pairs: Sequence[Pair], share: int) -> dict[Pair, float]:
+        """Settle what a part can settle; the least possible errors of the other pairs."""
+        act, product = self.act[::share].contiguous(), self.product[::share]
+        seen = {pair: self._squares(act, product, pair) for pair in pairs}
+        if self._reference is None and seen:
+            first = min(seen, key=lambda pair: float(seen[pair].sum()))
+            self._reference = first, self.mean_square(*first)
+            self.known[first] = self.relative(self._reference[1])
+        least: dict[Pair, float] = {}
+        if self._reference is None:
+            return least
+        reference, mean_square = self._reference
+        beside = seen[reference] if reference in seen else self._squares(act, product, reference)
+        for pair in seen.keys() - {reference}:
+            low, high = self._interval(seen[pair], beside, mean_square)
+            if low == high:
+                self.known[pair] = low
+            else:
+                least[pair] = low
+        lowest = min(self.known.values())
+        self.known |= {pair: float("inf") for pair, low in least.items() if low > lowest}
+        return {pair: least[pair] for pair in pairs if least.get(pair, float("inf")) <= lowest}
+
+    def _interval(
+        self, squares: torch.Tensor, beside: torch.Tensor, mean_square: torch.Tensor
+    ) -> tuple[float, float]:
+        """The least and the largest error that a pair may have.
+
+        Args:
+            squares, beside: the squared error of each token of the part, of this pair and of the
+                reference, [tokens].
+            mean_square: of the reference, over all tokens.
+        """
+        ratio = squares.sum() / beside.sum()
+        # Of a ratio of two sums over one sample: Cochran, Sampling Techniques, section 6.3.
+        off = torch.linalg.vector_norm(squares - ratio * beside) / beside.sum() * self.DEVIATIONS
+        return self.relative(mean_square * (ratio - off)), self.relative(mean_square * (ratio + off))
+
+    def _squares(self, act: torch.Tensor, product: torch.Tensor, pair: Pair) -> torch.Tensor:
+        scale = self.act_max ** pair[0] * self.weight_max ** (-pair[1])
+        found = self.multiply(rounded(act / scale), rounded(self.weights * scale)).sub_(product)
+        return torch.linalg.vector_norm(found, dim=1, dtype=torch.float32).square_()
 
     def multiply(self, act: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """In float32 where the processor has no bf16 products: there they are ten times as slow."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,10 +26,11 @@ from quantpipe.quantize.worker.streaming import model as models
 from quantpipe.quantize.worker.streaming.linear import LeanLinearQuantProcessor
 from quantpipe.quantize.worker.streaming.model import EMBEDDING, HEAD, NORM, Inputs, layer_name
 from quantpipe.quantize.worker.streaming.quick import QuickFlexSmoothProcessor
+from quantpipe.quantize.worker.streaming.rotate import LeanQuaRotProcessor, QuickQuaRotProcessor
 from quantpipe.quantize.worker.streaming.saver import UnitSaver
 from quantpipe.quantize.worker.streaming.smooth import LeanFlexSmoothProcessor, TypedIterSmoothProcessor
 from quantpipe.quantize.worker.streaming.state import State
-from quantpipe.quantize.worker.streaming.weights import Prefetch, Weights
+from quantpipe.quantize.worker.streaming.weights import Memory, Prefetch, Weights
 
 SMOOTHING, CALIBRATION = "smoothing", "calibration"
 
@@ -95,7 +97,9 @@ class Runner:
             group.processor_names = [type(part).__name__ for part in group.processors]
             return group
         flex = LeanFlexSmoothProcessor if self.exact else QuickFlexSmoothProcessor
+        rotation = LeanQuaRotProcessor if self.exact else QuickQuaRotProcessor
         lean = {
+            QuaRotProcessorConfig: rotation,
             LinearProcessorConfig: LeanLinearQuantProcessor,
             FlexSmoothQuantProcessorConfig: flex,
             IterSmoothProcessorConfig: TypedIterSmoothProcessor,
@@ -114,6 +118,17 @@ class Runner:
         # What the libraries hold lives for ever: collections that need not look at it take no time.
         gc.collect()
         gc.freeze()
+        first = max(len(self.state.units) - 1, 0)
+        names = [f"{layer_name(index)}." for index in range(first, self.layers)]
+        read = functools.partial(self.weights.read_prefix, allocate=Memory().take)
+        with Prefetch(read, names) as ahead:
+            self._begin()
+            if not self._layers(ahead):
+                return False
+        return self._head()
+
+    def _begin(self) -> None:
+        """All that comes before the first layer that is to be done."""
         if not self.state.units:
             self._load_embedding()
         for processor in self.processors:
@@ -122,7 +137,6 @@ class Runner:
             self._embedding()
         else:
             self._resume()
-        return self._layers() and self._head()
 
     # -- units -----------------------------------------------------------------------------------
 
@@ -151,15 +165,12 @@ class Runner:
                     there = device.move({"states": states, "mask": mask}, self.place)
                     chain.inputs.append(self.adapter.capture(self.model, there["states"], there["mask"]))
 
-    def _layers(self) -> bool:
-        first = len(self.state.units) - 1
-        names = [f"{layer_name(index)}." for index in range(first, self.layers)]
-        with Prefetch(self.weights.read_prefix, names) as ahead:
-            for index in range(first, self.layers):
-                if self.stop():
-                    return False
-                self.on_layer(index + 1)
-                self._layer(index, ahead.take())
+    def _layers(self, ahead: Prefetch) -> bool:
+        for index in range(len(self.state.units) - 1, self.layers):
+            if self.stop():
+                return False
+            self.on_layer(index + 1)
+            self._layer(index, ahead.take())
         return not self.stop()
 
     def _layer(self, index: int, tensors: dict[str, torch.Tensor]) -> None:

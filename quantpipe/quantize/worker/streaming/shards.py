@@ -21,6 +21,8 @@ TEMPORARY_PREFIX = ".tmp-"
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PIECE = 4 << 20
+_MOST_VIEWS = 512
+"""In one system call: IOV_MAX is 1,024."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,15 @@ def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> Shard:
     header, order = header_of(tensors)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     digest, size = hashlib.sha256(), 0
+
+    def take_in(views: list[memoryview]) -> None:
+        for view in views:
+            digest.update(view)  # releases the GIL, as the write does
+
     with ThreadPoolExecutor(1) as hasher, temporary.open("wb", buffering=0) as file:
-        for piece in _pieces(header, (tensors[name] for name in order)):
-            hashing = hasher.submit(digest.update, piece)  # releases the GIL, as the write does
-            _write(file.fileno(), piece)
-            size += len(piece)
+        for views in _pieces(header, (tensors[name] for name in order)):
+            hashing = hasher.submit(take_in, views)
+            size += _write(file.fileno(), views)
             hashing.result()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -87,28 +93,34 @@ def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> Shard:
     return Shard(path.name, size, digest.hexdigest(), sizes)
 
 
-def _pieces(header: bytes, tensors: Iterator[torch.Tensor]) -> Iterator[memoryview]:
-    """The file's bytes in pieces of some size: the thousands of small scales are joined."""
-    joined = bytearray(header)
+def _pieces(header: bytes, tensors: Iterator[torch.Tensor]) -> Iterator[list[memoryview]]:
+    """The file's bytes in pieces of some size, of many tensors each: there are thousands of small scales."""
+    views, size = [memoryview(header)], len(header)
     for tensor in tensors:
         data = memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        if len(joined) + len(data) <= _PIECE:
-            joined += data
-            continue
-        if joined:
-            yield memoryview(bytes(joined))
-            joined = bytearray()
-        if len(data) > _PIECE:
-            yield data
-        else:
-            joined += data
-    if joined:
-        yield memoryview(bytes(joined))
+        if data:
+            views.append(data)
+            size += len(data)
+        if size >= _PIECE or len(views) == _MOST_VIEWS:
+            yield views
+            views, size = [], 0
+    if views:
+        yield views
 
 
-def _write(descriptor: int, piece: memoryview) -> None:
-    while piece:
-        piece = piece[os.write(descriptor, piece) :]
+def _write(descriptor: int, views: list[memoryview]) -> int:
+    """Write all of it; returns how many bytes that were."""
+    size, done = sum(len(view) for view in views), 0
+    left = list(views)
+    while left:
+        count = os.writev(descriptor, left)
+        done += count
+        while left and count >= len(left[0]):
+            count -= len(left.pop(0))
+        if count:
+            left[0] = left[0][count:]
+    assert done == size
+    return size
 
 
 def hash_file(path: Path) -> str:

@@ -31,7 +31,8 @@ class Search:
     def __init__(self, act: torch.Tensor, weights: torch.Tensor) -> None:
         self.act, self.weights = act, weights
         self.product = self.multiply(act, weights)
-        self.norm = torch.mean(self.product**2) ** 0.5
+        self._wide = torch.empty(0)
+        self.norm = self.mean(self.product**2).to(act.dtype) ** 0.5
         self.act_max = act.abs().amax(dim=0, keepdim=True)
         self.weight_max = weights.abs().amax(dim=0, keepdim=True)
         self.known: dict[tuple[float, float], float] = {}
@@ -44,10 +45,26 @@ class Search:
         return self.known[pair]
 
     def _error(self, alpha: Any, beta: Any) -> float:
+        return self.relative(self.mean_square(alpha, beta))
+
+    def mean_square(self, alpha: Any, beta: Any) -> torch.Tensor:
+        """The mean square of what quantizing changes in the product; on a CPU in float32."""
         scale = self.act_max**alpha * self.weight_max ** (-beta)
         difference = self.multiply(rounded(self.act / scale), rounded(self.weights * scale))
         difference.sub_(self.product)
-        return float(((torch.mean(difference.mul_(difference)) ** 0.5) / self.norm).item())
+        return self.mean(difference.mul_(difference))
+
+    def relative(self, mean_square: torch.Tensor) -> float:
+        """The root of a mean square beside the product's own, each step rounded to the model's type."""
+        return float(((mean_square.to(self.act.dtype) ** 0.5) / self.norm).item())
+
+    def mean(self, x: torch.Tensor) -> torch.Tensor:
+        """torch.mean, which on a CPU takes new memory for all values in float32 each time."""
+        if x.device.type != "cpu" or x.element_size() > 2:
+            return torch.mean(x)
+        if self._wide.shape != x.shape:
+            self._wide = torch.empty(x.shape)
+        return torch.mean(self._wide.copy_(x))
 
     def multiply(self, act: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """act @ weights.T."""

@@ -6,17 +6,23 @@ to the end of the JSON), then the data. Source: https://github.com/huggingface/s
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import math
 import mmap
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import torch
+
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 DTYPES = {
     "BF16": torch.bfloat16,
@@ -112,34 +118,66 @@ class Weights:
         """Bytes of all tensors whose names begin with `prefix`."""
         return sum(place.size for name, place in self._locations.items() if name.startswith(prefix))
 
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor, in memory of its own.
+    def read_prefix(
+        self, prefix: str, allocate: Callable[[int], np.ndarray] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """All tensors below `prefix`, by their names without it, in memory that they share.
+
+        Args:
+            allocate: gives writable memory of at least so many bytes; new memory each time where left out.
 
         Raises:
-            SnapshotError: there is no such tensor, or its file got shorter.
+            SnapshotError: a file got shorter.
         """
-        place = self._locations.get(name)
-        if place is None:
-            raise SnapshotError(f"the snapshot has no tensor {name}")
-        # Memory of its own, and not of the C library's heap: it is gone from the process once it is dropped.
-        memory = mmap.mmap(-1, max(place.size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        view = memoryview(memory)[: place.size]
-        descriptor = os.open(place.file, os.O_RDONLY)
-        try:
-            done = 0
-            while done < place.size:
-                count = os.preadv(descriptor, [view[done:]], place.offset + done)
-                if not count:
-                    raise SnapshotError(f"{place.file.name} ends within {name}")
-                done += count
-        finally:
-            os.close(descriptor)
-        values = torch.frombuffer(memory, dtype=torch.uint8)[: place.size]
-        return values.view(place.dtype).view(place.shape)
+        places = [(name, self._locations[name]) for name in self.names(prefix)]
+        begins = [0, *itertools.accumulate(_aligned(place.size) for _, place in places)]
+        memory = (allocate or Memory().take)(begins[-1])
+        values, found = torch.from_numpy(memory), {}
+        for (name, place), begin in zip(places, begins, strict=False):
+            piece = slice(begin, begin + place.size)
+            _read(name, place, memory[piece].data)
+            found[name.removeprefix(prefix)] = values[piece].view(place.dtype).view(place.shape)
+        return found
 
-    def read_prefix(self, prefix: str) -> dict[str, torch.Tensor]:
-        """All tensors below `prefix`, by their names without it."""
-        return {name.removeprefix(prefix): self.read(name) for name in self.names(prefix)}
+
+class Memory:
+    """Memory for groups of tensors, used again as soon as no tensor lies in it any more.
+
+    Not of the C library's heap, which would be in pieces after a few layers. The system clears new pages
+    before it gives them out, and that takes longer than reading a layer into pages that are there.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[tuple[mmap.mmap, weakref.ref[np.ndarray]]] = []
+
+    def take(self, size: int) -> np.ndarray:
+        """At least `size` bytes. Tensors that torch.from_numpy makes of them keep them to themselves."""
+        free = [block for block, user in self._blocks if user() is None]
+        self._blocks = [(block, user) for block, user in self._blocks if user() is not None]
+        fitting = [block for block in free if len(block) >= size]
+        block = fitting[0] if fitting else mmap.mmap(-1, max(size, 1), flags=_PRIVATE)
+        with contextlib.suppress(OSError):  # pages of 2 MiB where the system has them
+            block.madvise(mmap.MADV_HUGEPAGE)
+        values = np.frombuffer(block, dtype=np.uint8)
+        self._blocks += [(block, weakref.ref(values))]
+        return values
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 64) * 64
+
+
+def _read(name: str, place: Location, into: memoryview) -> None:
+    descriptor = os.open(place.file, os.O_RDONLY)
+    try:
+        done = 0
+        while done < place.size:
+            count = os.preadv(descriptor, [into[done:]], place.offset + done)
+            if not count:
+                raise SnapshotError(f"{place.file.name} ends within {name}")
+            done += count
+    finally:
+        os.close(descriptor)
 
 
 def _files(snapshot: Path) -> list[Path]:

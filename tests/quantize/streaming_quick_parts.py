@@ -1,0 +1,136 @@
+"""In the worker's interpreter: the parts of `exact: false` against what they stand for; memory used again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SIZES = {256: 96, 1024: 64}
+"""Hidden sizes, and rows of the matrices that are turned."""
+
+
+def check_rotation() -> None:
+    """Every bit of the dense product, from both sides, for matrices of all sorts and stacks of any size."""
+    import torch
+    from msmodelslim.processor.quarot.common.quarot_utils import QuaRotMode, create_rot
+
+    from quantpipe.quantize.worker.streaming.factored import Factored
+
+    for size, count in SIZES.items():
+        rot = create_rot(QuaRotMode.HADAMARD, size)
+        torch.manual_seed(size)
+        factored = Factored.of(rot)
+        assert factored is not None
+        factored.STACK = 3 * count * size  # several stacks, the last one not full
+        for left in (False, True):
+            weights = [_matrix(kind, count, size) for kind in range(8)]
+            weights = [weight.T.contiguous() if left else weight for weight in weights]
+            dense = [(rot.T @ w.float() if left else w.float() @ rot).bfloat16() for w in weights]
+            factored.turn(weights, left=left)
+            assert list(factored.held.values()) == [True] * (1 + left), factored.held
+            for number, (weight, wanted) in enumerate(zip(weights, dense, strict=True)):
+                assert torch.equal(weight, wanted), (size, left, number)
+    for size in (96, 128, 512, 2048):
+        assert Factored.of(create_rot(QuaRotMode.HADAMARD, size)) is None, size
+    assert Factored.of(torch.eye(256)) is None
+
+
+def check_rotation_needs_its_dense_part() -> None:
+    """Without it a few values differ: what is near a middle is what differs, and nothing else."""
+    import torch
+    from msmodelslim.processor.quarot.common.quarot_utils import QuaRotMode, create_rot
+
+    from quantpipe.quantize.worker.streaming.factored import Factored
+
+    rot = create_rot(QuaRotMode.HADAMARD, 1024)
+    torch.manual_seed(0)
+    weights = torch.cat([_matrix(2, 512, 1024) for _ in range(4)])
+    factored = Factored.of(rot)
+    assert factored is not None
+    factored.NEAR = 0.0
+    alone = factored._product([weights])[0]
+    differing = int((alone != (weights.float() @ rot).bfloat16()).sum())
+    assert 0 < differing < weights.numel() / 10_000, differing
+
+
+def check_a_library_of_other_bits() -> None:
+    """Where a few rows and columns have other bits than the whole product, the whole product it is."""
+    import torch
+    from msmodelslim.processor.quarot.common.quarot_utils import QuaRotMode, create_rot
+
+    from quantpipe.quantize.worker.streaming.factored import Factored
+
+    rot = create_rot(QuaRotMode.HADAMARD, 1024)
+    torch.manual_seed(0)
+    weights = [_matrix(0, 64, 1024) for _ in range(3)]
+    dense = [(weight.float() @ rot).bfloat16() for weight in weights]
+    factored = Factored.of(rot)
+    assert factored is not None
+    factored.panels = factored.panels * (1 + 2.0**-20)
+    factored.turn(weights, left=False)
+    assert list(factored.held.values()) == [False]
+    assert all(torch.equal(one, other) for one, other in zip(weights, dense, strict=True))
+
+
+def check_search() -> None:
+    """The same pair as the whole search finds, with a fraction of the products over all tokens."""
+    import torch
+
+    from quantpipe.quantize.worker.streaming.quick import QuickSearch
+    from quantpipe.quantize.worker.streaming.smooth import Search
+
+    full = 0
+
+    class Counted(QuickSearch):
+        def mean_square(self, alpha: Any, beta: Any) -> torch.Tensor:
+            nonlocal full
+            full += 1
+            return super().mean_square(alpha, beta)
+
+    found = set()
+    rounds = 12
+    for seed in range(rounds):
+        torch.manual_seed(seed)
+        channels = torch.exp(torch.randn(64) * (0.2 + 0.2 * seed))
+        act = (torch.randn(3000, 64) * channels * torch.exp(torch.randn(3000, 1) * 0.3)).bfloat16()
+        weights = (torch.randn(96, 64) * torch.exp(torch.randn(64) * 0.5)).bfloat16()
+        wanted = Search(act, weights).best()
+        assert tuple(map(float, Counted(act, weights).best())) == tuple(map(float, wanted)), seed
+        found.add(wanted)
+    assert len(found) > 3, found  # not one and the same answer to all
+    assert full < 42 * rounds / 2, full
+
+
+def check_memory() -> None:
+    """Memory is used again once no tensor lies in it, and not before."""
+    import torch
+
+    from quantpipe.quantize.worker.streaming.weights import Memory
+
+    memory = Memory()
+    first = torch.from_numpy(memory.take(1000))
+    first.fill_(1)
+    view, place = first[100:200], first.data_ptr()
+    del first
+    second = torch.from_numpy(memory.take(1000)).fill_(2)
+    assert second.data_ptr() != place
+    assert int(view.sum()) == 100
+    del view
+    third = torch.from_numpy(memory.take(500))
+    assert third.data_ptr() == place
+    assert torch.from_numpy(memory.take(5000)).numel() >= 5000
+
+
+def _matrix(kind: int, rows: int, size: int) -> Any:
+    """bf16 [rows, size]: even, with outliers, of many magnitudes, sparse, or all zero."""
+    import torch
+
+    values = torch.randn(rows, size) * 0.02
+    if kind % 5 == 1:
+        values[:, ::97] *= 50
+    elif kind % 5 == 2:
+        values *= torch.exp(torch.randn(rows, size))
+    elif kind % 5 == 3:
+        values *= torch.rand(rows, size) < 0.1
+    elif kind % 5 == 4:
+        values *= 0
+    return values.bfloat16()
