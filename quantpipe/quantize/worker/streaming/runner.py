@@ -115,9 +115,11 @@ class Runner:
             self.saver.restore(self.state.units[-1].saver)
         if len(self.state.units) == self.layers + 2:
             return True
-        # What the libraries hold lives for ever: collections that need not look at it take no time.
+        # What the libraries hold lives for ever: collections that need not look at it take no time. Those
+        # behind each unit are enough.
         gc.collect()
         gc.freeze()
+        gc.disable()
         first = max(len(self.state.units) - 1, 0)
         names = [f"{layer_name(index)}." for index in range(first, self.layers)]
         read = functools.partial(self.weights.read_prefix, allocate=Memory().take)
@@ -249,6 +251,8 @@ class Runner:
             for target in targets:
                 below = layer.get_submodule(target.removeprefix(f"{name}."))
                 handles.append(below.register_forward_hook(reached(target)))
+        if len(handles) == 1:  # its input is all that is looked at: no need for the product
+            below.forward = lambda given: given
         try:
             for hidden, keywords in self.chains[CALIBRATION].inputs if targets else ():
                 left.update(targets)
@@ -259,6 +263,8 @@ class Runner:
         finally:
             for handle in handles:
                 handle.remove()
+            if len(handles) == 1:
+                del below.forward
 
     def _forward(self, chain: Chain, layer: nn.Module) -> None:
         if not self.exact and not _is_watched(layer):
