@@ -5,9 +5,11 @@
 
 Both engines work at the same synthetic Qwen3-MoE (seeded, made on the spot: hidden 1024, 64 experts of 512,
 rotation and flex smoothing, 8 prompts), one after the other, --pairs times. Told for each: wall and CPU
-seconds without imports, peak RSS, how many tensors differ from stock's, and, from one run more of each with
-products counted, their floating point operations and the seconds inside and outside of them. The floor is
-those operations at the speed of a plain product on this machine. --quick adds `exact: false`.
+seconds without imports, peak RSS, how many tensors differ from stock's, how far the weights are from the BF16
+model's, and, from one run more of each with products counted, their floating point operations and the seconds
+inside and outside of them. Floors are those operations at the speed of a plain product on this machine, and
+the bytes read and written at that of a plain copy with SHA-256; told is each one's share of the seconds. --quick
+adds `exact: false`; --uncounted leaves the runs with counted products out.
 
 --memory takes one prompt and no smoothing: peak RSS at 4 and at --layers layers, then the deeper model with
 less memory than its weights (RLIMIT_DATA), by either engine. Prints one JSON object.
@@ -242,6 +244,35 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
+def copy_seconds(snapshot: Path, checkpoint: Path, folder: Path) -> float:
+    """Seconds to read all of the model, and to write, hash and flush as many bytes as the checkpoint has."""
+    began = time.perf_counter()
+    for file in snapshot.glob("*.safetensors"):
+        with file.open("rb", buffering=0) as stream:
+            while stream.read(1 << 22):
+                pass
+    reading = time.perf_counter() - began
+    for number, file in enumerate(checkpoint.glob("*.safetensors")):
+        data = file.read_bytes()
+        began = time.perf_counter()
+        with (folder / f"copy-{number}").open("wb", buffering=0) as stream:
+            hashlib.sha256(data)
+            stream.write(data)
+            os.fsync(stream.fileno())
+        reading += time.perf_counter() - began
+        (folder / f"copy-{number}").unlink()
+    return reading
+
+
+def error_of(checkpoint: Path, snapshot: Path) -> float:
+    """The mean over all modules of the relative error against the BF16 model, rotation and smoothing undone."""
+    from quantpipe.checkpoint.against import compare as compare_with
+    from quantpipe.checkpoint.checkpoint import open_checkpoint
+
+    found = compare_with(open_checkpoint(checkpoint, target="0.23.0"), snapshot, jobs=2)
+    return sum(item.error for item in found.errors) / len(found.errors)
+
+
 def compare(python: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Pairs of runs, then one of each with products counted."""
     snapshot = folder / "model"
@@ -254,38 +285,61 @@ def compare(python: Path, folder: Path, options: argparse.Namespace) -> dict[str
         for name, mode in modes.items():
             runs[name].append(run(python, folder, snapshot, options=options, **mode))
             print(f"{name}: {json.dumps(runs[name][-1])}", file=sys.stderr)
-    counted = {
-        name: run(python, folder, snapshot, options=options, products=True, **mode)
-        for name, mode in modes.items()
-    }
     plain = json.loads(in_worker(python, options.threads, "--speed", str(options.threads)))
-    stock = tensors(Path(counted["stock"]["out"]) / "checkpoint")
+    out = {name: Path(runs[name][-1]["out"]) / "checkpoint" for name in modes}
+    stock = tensors(out["stock"])
+    copying = copy_seconds(snapshot, out["exact"], folder)
     report: dict[str, Any] = {
         "model_bytes": size_of(snapshot),
-        "output_bytes": size_of(Path(counted["exact"]["out"]) / "checkpoint"),
+        "output_bytes": size_of(out["exact"]),
+        "floor_seconds_of_bytes": copying,
         "plain_products_per_second": plain,
     }
     for name in modes:
-        products = counted[name]["products"]
-        ours = tensors(Path(counted[name]["out"]) / "checkpoint")
+        ours = tensors(out[name])
+        seconds = [each["seconds"] for each in runs[name]]
         report[name] = {
-            "seconds": median(each["seconds"] for each in runs[name]),
+            "seconds": median(seconds),
+            "seconds_of_each": [round(each, 2) for each in seconds],
             "cpu": median(each["cpu"] for each in runs[name]),
             "peak_rss": max(each["peak_rss"] for each in runs[name]),
-            "operations": products["operations"],
-            "seconds_in_products": products["seconds"],
-            "seconds_outside": counted[name]["seconds"] - products["seconds"],
             "tensors_that_differ": sum(stock[key] != ours.get(key) for key in stock),
+            "error_against_bf16": error_of(out[name], snapshot),
+            "share_of_floor_of_bytes": round(copying / median(seconds), 3),
         }
     for name in modes.keys() - {"stock"}:
-        for what in ("seconds", "cpu", "seconds_outside"):
+        for what in ("seconds", "cpu"):
             pairs = zip(runs["stock"], runs[name], strict=True)
-            ratios = [a[what] / b[what] for a, b in pairs] if what != "seconds_outside" else []
-            one = report["stock"][what] / report[name][what]
-            report[name][f"stock_over_it_{what}"] = round(median(ratios) if ratios else one, 2)
-        fastest = max(plain.values())
-        report[name]["floor_seconds_of_operations"] = report[name]["operations"] / fastest
+            ratios = sorted(a[what] / b[what] for a, b in pairs)
+            report[name][f"stock_over_it_{what}"] = [round(each, 2) for each in ratios]
+    if not options.uncounted:
+        count(python, folder, snapshot, options, modes, report)
     return report
+
+
+def count(
+    python: Path,
+    folder: Path,
+    snapshot: Path,
+    options: argparse.Namespace,
+    modes: dict[str, dict[str, Any]],
+    report: dict[str, Any],
+) -> None:
+    """One run more of each with products counted, into the report."""
+    fastest = max(report["plain_products_per_second"].values())
+    for name, mode in modes.items():
+        done = run(python, folder, snapshot, options=options, products=True, **mode)
+        products = done["products"]
+        floor = products["operations"] / fastest
+        report[name] |= {
+            "operations": products["operations"],
+            "seconds_in_products": products["seconds"],
+            "seconds_outside": done["seconds"] - products["seconds"],
+            "floor_seconds_of_operations": floor,
+            "share_of_floor_of_operations": round(floor / report[name]["seconds"], 3),
+        }
+        outside = report["stock"]["seconds_outside"] / report[name]["seconds_outside"]
+        report[name]["stock_over_it_seconds_outside"] = round(outside, 2)
 
 
 def memory(python: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -342,6 +396,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--uncounted", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
