@@ -8,8 +8,8 @@ rotation and flex smoothing, 8 prompts), one after the other, --pairs times. Tol
 seconds without imports, peak RSS, how many tensors differ from stock's, how far the weights are from the BF16
 model's, and, from one run more of each with products counted, their floating point operations and the seconds
 inside and outside of them. Floors are those operations at the speed of a plain product on this machine, and
-the bytes read and written at that of a plain copy with SHA-256; told is each one's share of the seconds. --quick
-adds `exact: false`; --uncounted leaves the runs with counted products out.
+the bytes read and written at that of a plain copy with SHA-256; told is each one's share of the seconds.
+--quick adds `exact: false`; --uncounted leaves the runs with counted products out.
 
 --memory takes one prompt and no smoothing: peak RSS at 4 and at --layers layers, then the deeper model with
 less memory than its weights (RLIMIT_DATA), by either engine. Prints one JSON object.
@@ -265,7 +265,7 @@ def copy_seconds(snapshot: Path, checkpoint: Path, folder: Path) -> float:
 
 
 def error_of(checkpoint: Path, snapshot: Path) -> float:
-    """The mean over all modules of the relative error against the BF16 model, rotation and smoothing undone."""
+    """The mean relative error of all modules against the BF16 model, rotation and smoothing undone."""
     from quantpipe.checkpoint.against import compare as compare_with
     from quantpipe.checkpoint.checkpoint import open_checkpoint
 
