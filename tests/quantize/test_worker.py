@@ -15,6 +15,7 @@ import pytest
 
 from quantpipe.quantize.worker import device, main
 from quantpipe.quantize.worker.protocol import FAULTS, Job, Reporter
+from quantpipe.quantize.worker.versions import versions
 
 JOB = Job("/snap", "/out", "Qwen3-32B", {"process": [], "ü": None}, "npu", [0, 3], True)
 
@@ -179,7 +180,7 @@ def test_an_error_without_text_still_says_something() -> None:
 
 
 def test_versions_leave_out_what_is_not_installed() -> None:
-    found = main.versions()
+    found = versions()
     assert found["python"].count(".") == 2
     assert "numpy" in found and "torch_npu" not in found
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import os
-import platform
 import sys
 import time
 import traceback
@@ -14,8 +12,7 @@ from pathlib import Path
 
 from quantpipe.quantize.worker import device
 from quantpipe.quantize.worker.protocol import EXIT_STOPPED, Job, Reporter, StoppedError
-
-PACKAGES = ("msmodelslim", "torch", "torch_npu", "transformers", "safetensors", "numpy")
+from quantpipe.quantize.worker.versions import versions
 
 
 def main(job_file: Path, descriptor: int) -> int:
@@ -52,17 +49,6 @@ def _engine(name: str) -> Callable[[Job, Reporter], None]:
     from quantpipe.quantize.worker import stock
 
     return stock.quantize
-
-
-def versions() -> dict[str, str]:
-    """The versions that decide the bits of the output."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def describe(error: BaseException) -> dict[str, str]:

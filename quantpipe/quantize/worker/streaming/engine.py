@@ -15,14 +15,15 @@ from msmodelslim.infra.file_dataset_loader import FileDatasetLoader
 from msmodelslim.utils.seed import seed_all
 from torch import nn
 
+from quantpipe import durable
 from quantpipe.quantize.worker import device
-from quantpipe.quantize.worker.main import versions
 from quantpipe.quantize.worker.protocol import Job, Reporter, StoppedError
-from quantpipe.quantize.worker.streaming import model, shards
+from quantpipe.quantize.worker.streaming import model
 from quantpipe.quantize.worker.streaming.runner import CALIBRATION, SMOOTHING, Chain, Runner
 from quantpipe.quantize.worker.streaming.saver import UnitSaver
 from quantpipe.quantize.worker.streaming.state import State
 from quantpipe.quantize.worker.streaming.weights import Weights
+from quantpipe.quantize.worker.versions import versions
 
 FORMAT = 1
 """Raised when the same job would be quantized into other bytes: unfinished work then lapses."""
@@ -53,7 +54,7 @@ def quantize(job: Job, reporter: Reporter) -> None:
     if not runner.run():
         raise StoppedError(f"stopped by SIGTERM behind {len(state.units)} of {runner.layers + 2} units")
     written = runner.saver.conclude(state.units, untied=runner.tied)
-    shards.write_json(Path(job.state) / SHARDS, written)
+    durable.write_json(Path(job.state) / SHARDS, written)
     for boundary in Path(job.state).glob("boundary-*"):
         boundary.unlink()
 

@@ -124,11 +124,11 @@ class UnitSaver(AscendV1Saver):  # type: ignore[misc]
         remove_quantization_config(str(folder))
         if untied:
             _set_untied(folder / "config.json")
-        shards.write_json(folder / ASCENDV1_DESC_JSON_NAME, description)
+        durable.write_json(folder / ASCENDV1_DESC_JSON_NAME, description)
         found = [(names[shard.name], shard) for unit in units for shard in unit.shards]
         weight_map = {tensor: name for name, shard in found for tensor in shard.tensors}
         total = sum(sum(shard.tensors.values()) for _, shard in found)
-        shards.write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        durable.write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
         return {name: {"size": shard.size, "sha256": shard.sha256} for name, shard in found}
 
 
@@ -143,4 +143,4 @@ def _name_shards(folder: Path, units: list[Unit]) -> dict[str, str]:
 
 def _set_untied(path: Path) -> None:
     config = json.loads(path.read_text("utf-8"))
-    shards.write_json(path, {**config, "tie_word_embeddings": False})
+    durable.write_json(path, {**config, "tie_word_embeddings": False})

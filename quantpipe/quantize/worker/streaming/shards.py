@@ -16,9 +16,6 @@ import torch
 from quantpipe import durable
 from quantpipe.quantize.worker.streaming.weights import DTYPES
 
-TEMPORARY_PREFIX = ".tmp-"
-"""As quantpipe.durable's: names that begin so belong to a write in flight."""
-
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PIECE = 4 << 20
 _MOST_VIEWS = 512
@@ -74,7 +71,7 @@ def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> Shard:
         OSError: the disk is full, or the directory is gone.
     """
     header, order = header_of(tensors)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{durable.TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     digest, size = hashlib.sha256(), 0
 
     def take_in(views: list[memoryview]) -> None:
@@ -144,15 +141,3 @@ def parts(tensors: Mapping[str, torch.Tensor], limit: int) -> list[dict[str, tor
         found[-1][name] = tensor
         room -= size
     return found
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file, durably and atomically."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    durable.fsync_directory(path.parent)

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from quantpipe import durable
 from quantpipe.quantize.worker.streaming import shards
 from quantpipe.quantize.worker.streaming.shards import Shard
 from quantpipe.quantize.worker.streaming.weights import Weights, read_header
@@ -100,10 +101,10 @@ class State:
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in (self._folder, self._output):
             folder.mkdir(parents=True, exist_ok=True)
-            for stray in folder.rglob(f"{shards.TEMPORARY_PREFIX}*"):
+            for stray in folder.rglob(f"{durable.TEMPORARY_PREFIX}*"):
                 stray.unlink()
         if found is None or differences:
-            shards.write_json(self._folder / IDENTITY, dict(identity))
+            durable.write_json(self._folder / IDENTITY, dict(identity))
         self.units = self._read_units()
         return differences, given_up
 
@@ -161,7 +162,7 @@ class State:
         if hidden is not None:
             boundary = shards.write_shard(self._folder / f"boundary-{index:05d}.safetensors", hidden)
         unit = Unit(index, tuple(written), description, saver, boundary)
-        shards.write_json(self._unit_path(index), asdict(unit))
+        durable.write_json(self._unit_path(index), asdict(unit))
         before = self.units[-1].boundary if self.units else None
         if before is not None:
             (self._folder / before.name).unlink(missing_ok=True)
