@@ -75,13 +75,17 @@ def release(place: Any) -> None:
         torch.npu.empty_cache()
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep what is freed for the next allocation, up to 1 GiB at the end of its heap.
+def tune_memory(environment: Any = os.environ) -> None:
+    """Before the first product on a CPU: what the libraries keep of memory, and what they give back.
 
-    It gives large blocks back to the system at once, and matrices are large: the system then clears their
-    pages anew for each result in between, which took an eighth of all CPU time. Only the GNU C library has
-    these settings (mallopt(3)); others are left as they are.
+    oneDNN compiles each product for its shape and keeps the last 1,024 of them, about 1 MB each; experts
+    see another number of tokens each time, so that memory grew with every layer. 64 are as quick.
+
+    The C library gives large blocks back to the system at once, and matrices are large: the system then
+    clears their pages anew for each result in between, which took an eighth of all CPU time. It may keep up
+    to 1 GiB at the end of its heap. Only the GNU C library has these settings (mallopt(3)).
     """
+    environment.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
         library.mallopt(_M_MMAP_MAX, 0)

@@ -19,6 +19,9 @@ from quantpipe.quantize.worker.streaming import moe
 from quantpipe.quantize.worker.streaming.linear import CalibratedLinear, quantized, symmetric_scale
 from quantpipe.quantize.worker.streaming.model import Inputs
 
+ROWS = 32
+"""An expert's rows in a product are a multiple of it."""
+
 
 class Groups:
     """Rows of a matrix that msmodelslim sees as one tensor.
@@ -137,7 +140,18 @@ def _experts(block: Any, x: torch.Tensor, prompts: Groups) -> torch.Tensor:
     total = torch.zeros_like(x)
     parts = zip(rows.split(counts), groups.split(counts), weights.split(counts), strict=True)
     for expert, (mine, group, weight) in zip(block.experts, parts, strict=True):
-        if mine.numel():
-            result = _mlp(expert, x.index_select(0, mine), Groups(group, prompts.count)).mul_(weight)
-            total.index_copy_(0, mine, result.add_(total.index_select(0, mine)))
+        count = mine.numel()
+        if count:
+            filled, group = _filled(mine), _filled(group)
+            result = _mlp(expert, x.index_select(0, filled), Groups(group, prompts.count))[:count]
+            total.index_copy_(0, mine, result.mul_(weight).add_(total.index_select(0, mine)))
     return total
+
+
+def _filled(numbers: torch.Tensor) -> torch.Tensor:
+    """Up to a multiple of ROWS with copies of the first: a row twice changes no range and no other row.
+
+    For each new number of rows the library compiles a new product, and keeps it.
+    """
+    lacking = -numbers.numel() % ROWS
+    return torch.cat([numbers, numbers[:1].expand(lacking)]) if lacking else numbers

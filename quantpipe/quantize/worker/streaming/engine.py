@@ -41,7 +41,7 @@ def quantize(job: Job, reporter: Reporter) -> None:
     """
     stopping = _Stopping()
     _calm_logging()
-    device.keep_freed_memory()
+    device.tune_memory()
     state = State(Path(job.state), Path(job.output))
     differences, given_up = state.open(identity(job))
     if given_up:
