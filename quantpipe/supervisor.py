@@ -39,6 +39,9 @@ WORKER_SECONDS = 5.0
 TRACKER_SECONDS = 5.0
 """So long may a resource tracker take to clean up, once nobody else is left."""
 
+KILL_SECONDS = 10.0
+"""So long is SIGKILL given to take effect."""
+
 _TRACKER = b"resource_tracker import main"  # multiprocessing's, and joblib's
 
 SHARED_MEMORY = "/dev/shm"
@@ -170,8 +173,12 @@ def _until_gone(left: Callable[[], object], seconds: float, look: Callable[[], N
 
 
 def _kill(left: Callable[[], list[int]]) -> None:
-    """SIGKILL, again and again: what is left may have started more meanwhile."""
-    while processes := left():
+    """SIGKILL, again and again: what is left may have started more meanwhile.
+
+    Not for ever: a process that waits in a driver cannot be ended, and whoever waits for this one says so.
+    """
+    deadline = time.monotonic() + KILL_SECONDS
+    while (processes := left()) and time.monotonic() < deadline:
         send(signal.SIGKILL, processes)
         time.sleep(_POLL_SECONDS)
 
@@ -182,7 +189,8 @@ def _end_tree(child: subprocess.Popen[bytes], grace: float, look: Callable[[], N
         child.terminate()
         if not _until_gone(lambda: child.poll() is None, grace, look):
             child.kill()
-            child.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(KILL_SECONDS)
     send(signal.SIGTERM, _workers())
     if not _until_gone(_workers, min(grace, WORKER_SECONDS), look):
         _kill(_workers)
@@ -220,15 +228,21 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     shared_memory = _SharedMemory()
     code = 127
+
+    def look() -> None:
+        with contextlib.suppress(OSError, MemoryError):  # whatever fails here, the tree is ended
+            shared_memory.look()
+
     if (child := _started(command)) is not None:
         while child.poll() is None:
             ready, _, _ = select.select([sys.stdin.fileno()], [], [], _POLL_SECONDS)
             if ready and not os.read(sys.stdin.fileno(), 1):
                 break
-            shared_memory.look()
-        shared_memory.note()
-        _end_tree(child, grace, shared_memory.look)
-        code = child.returncode
+            look()
+        with contextlib.suppress(OSError, MemoryError):
+            shared_memory.note()
+        _end_tree(child, grace, look)
+        code = -signal.SIGKILL if child.returncode is None else child.returncode
     shared_memory.remove()
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -59,10 +59,12 @@ class ServerCommand:
     Attributes:
         arguments: program and arguments.
         environment: variables beyond those of the caller.
+        contained: it is the client of a container engine; the server's files lie in the container.
     """
 
     arguments: tuple[str, ...]
     environment: dict[str, str]
+    contained: bool = False
 
     def full_environment(self, run_id: str, base: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The caller's environment with this command's on top, and without what leads Python astray."""

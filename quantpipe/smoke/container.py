@@ -117,7 +117,7 @@ class Containers:
             # A secret goes by the client's environment: command lines are for all to see, and in receipts.
             arguments += ["-e", name if name in secrets else f"{name}={value}"]
         arguments += [self.image, "bash", "-c", _SET_UP + 'exec "$@"', "vllm", *inner.arguments]
-        return ServerCommand(tuple(arguments), secrets)
+        return ServerCommand(tuple(arguments), secrets, contained=True)
 
     @property
     def image(self) -> str:
@@ -148,7 +148,9 @@ class Containers:
         inside = ("bash", "-c", script, "vllm", "vllm", *arguments, *saved)
         outside = ("bash", "-c", 'result=$1; shift; exec "$@" >"$result"', "bench", str(result))
         return ServerCommand(
-            (*outside, self.engine, "exec", "-e", "OPENAI_API_KEY", _name(run_id), *inside), {}
+            (*outside, self.engine, "exec", "-e", "OPENAI_API_KEY", _name(run_id), *inside),
+            {},
+            contained=True,
         )
 
     def reap(self, wanted: Callable[[str], bool]) -> list[str]:

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ class Scratch:
             log, folder: as `Child`.
         """
         here = {"TMPDIR": str(self.path), "VLLM_RPC_BASE_PATH": str(self.path)}
+        if command.contained:  # podman's client keeps the state of its containers below TMPDIR
+            here = {}
         return Child(
             command.arguments,
             environment={**command.full_environment(run_id), **here, **command.environment},
@@ -105,10 +108,12 @@ def sweep(wanted: Callable[[str], bool]) -> list[Path]:
 
 def _swept(lock: Path, wanted: Callable[[str], bool]) -> bool:
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
+        descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # somebody's pipe, which would be waited for
+            return False
         run_id = os.read(descriptor, 256).decode("utf-8", "replace")
         if not run_id or not wanted(run_id) or os.fstat(descriptor).st_uid != os.geteuid():
             return False

@@ -73,6 +73,8 @@ def _fault(error: BaseException) -> str:
         return "disk"
     # torch's own words on a CPU and on a device; there is no type for them.
     said = str(error).lower()
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return "memory"
     if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
         return "memory"
     if isinstance(error, ImportError):

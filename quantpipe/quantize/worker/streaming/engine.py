@@ -25,7 +25,7 @@ from quantpipe.quantize.worker.streaming.state import State
 from quantpipe.quantize.worker.streaming.weights import Weights
 from quantpipe.quantize.worker.versions import versions
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same job would be quantized into other bytes: unfinished work then lapses."""
 
 SHARDS = "shards.json"

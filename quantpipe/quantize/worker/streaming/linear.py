@@ -118,7 +118,7 @@ class CalibratedLinear(nn.Module):  # type: ignore[misc]
         """What msmodelslim's saver knows how to write.
 
         Raises:
-            SpecError: the input's scale is static and no prompt has reached this linear.
+            RuntimeError: the input's scale is static and no prompt has reached this linear.
         """
         act, weight = self.config.act, self.config.weight
         given = self.parameters_of_input

@@ -47,6 +47,11 @@ class LeanQuaRotProcessor(QuaRotProcessor):  # type: ignore[misc]
         super().preprocess(request)
         self.scratch.clear()
 
+    def post_run(self) -> None:
+        """See QuaRotProcessor."""
+        super().post_run()
+        self.scratch.clear()
+
     def _fuse_norm(self, fused_map: Mapping[Any, Any]) -> None:
         for norm_name, linear_names in fused_map.items():
             norm = self._module(norm_name)
@@ -97,7 +102,8 @@ class QuickQuaRotProcessor(LeanQuaRotProcessor):
     def _rotate(self, commands: Sequence[Any]) -> None:
         for kind, alike in itertools.groupby(commands, self._kind):
             group = list(alike)
-            factored = None if kind is None else self._factors(group[0].rot)
+            # One alone, as lm_head is, would be turned densely too, to hold the two beside each other.
+            factored = None if kind is None or len(group) == 1 else self._factors(group[0].rot)
             if factored is None:
                 super()._rotate(group)
                 continue

@@ -120,14 +120,16 @@ class Runner:
         gc.collect()
         gc.freeze()
         gc.disable()
+        return self._all_layers() and self._head()
+
+    def _all_layers(self) -> bool:
+        """All that comes before the head. Memory that layers lie in goes with this call's end."""
         first = max(len(self.state.units) - 1, 0)
         names = [f"{layer_name(index)}." for index in range(first, self.layers)]
         read = functools.partial(self.weights.read_prefix, allocate=Memory().take)
         with Prefetch(read, names) as ahead:
             self._begin()
-            if not self._layers(ahead):
-                return False
-        return self._head()
+            return self._layers(ahead)
 
     def _begin(self) -> None:
         """All that comes before the first layer that is to be done."""

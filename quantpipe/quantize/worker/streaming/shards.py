@@ -78,13 +78,16 @@ def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> Shard:
         for view in views:
             digest.update(view)  # releases the GIL, as the write does
 
-    with ThreadPoolExecutor(1) as hasher, temporary.open("wb", buffering=0) as file:
-        for views in _pieces(header, (tensors[name] for name in order)):
-            hashing = hasher.submit(take_in, views)
-            size += _write(file.fileno(), views)
-            hashing.result()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with ThreadPoolExecutor(1) as hasher, temporary.open("wb", buffering=0) as file:
+            for views in _pieces(header, (tensors[name] for name in order)):
+                hashing = hasher.submit(take_in, views)
+                size += _write(file.fileno(), views)
+                hashing.result()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:  # on a full disk its space must be free again, for the log and the receipt
+        temporary.unlink(missing_ok=True)
     durable.fsync_directory(path.parent)
     sizes = {name: tensors[name].numel() * tensors[name].element_size() for name in order}
     return Shard(path.name, size, digest.hexdigest(), sizes)

@@ -106,17 +106,10 @@ class Weights:
             found.update(read_header(file))
         return cls(found)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._locations
-
     def names(self, prefix: str) -> list[str]:
         """The tensors whose names begin with `prefix`, in the order in which they lie on disk."""
         found = [name for name in self._locations if name.startswith(prefix)]
         return sorted(found, key=lambda n: (self._locations[n].file, self._locations[n].offset))
-
-    def size(self, prefix: str) -> int:
-        """Bytes of all tensors whose names begin with `prefix`."""
-        return sum(place.size for name, place in self._locations.items() if name.startswith(prefix))
 
     def read_prefix(
         self, prefix: str, allocate: Callable[[int], np.ndarray] | None = None
@@ -156,7 +149,7 @@ class Memory:
         self._blocks = [(block, user) for block, user in self._blocks if user() is not None]
         fitting = [block for block in free if len(block) >= size]
         block = fitting[0] if fitting else mmap.mmap(-1, max(size, 1), flags=_PRIVATE)
-        with contextlib.suppress(OSError):  # pages of 2 MiB where the system has them
+        with contextlib.suppress(OSError, AttributeError):  # pages of 2 MiB where the system has them
             block.madvise(mmap.MADV_HUGEPAGE)
         values = np.frombuffer(block, dtype=np.uint8)
         self._blocks += [(block, weakref.ref(values))]
