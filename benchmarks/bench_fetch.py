@@ -37,10 +37,10 @@ from pathlib import Path
 from quantpipe.console import Console
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.stage import FetchStage
-from quantpipe.recipe import Recipe
+from quantpipe.recipe.model import Recipe
 from quantpipe.settings import Settings
 from quantpipe.stage import Context
-from quantpipe.store import Store
+from quantpipe.store.store import Store
 recipe = Recipe.model_validate({"name": "bench", "source": {"hub": "huggingface", "repo": sys.argv[1]},
                                 "quantize": {"calibration": {"dataset": "none"}}})
 object.__setattr__(recipe, "stage_inputs", lambda: {"fetch": {}})
@@ -60,7 +60,7 @@ _VERIFIED = (
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from huggingface_hub import HfApi
-from quantpipe.manifest import hash_file
+from quantpipe.store.manifest import hash_file
 info = HfApi().model_info(sys.argv[1], files_metadata=True)
 def check(sibling):
     if sibling.lfs is not None:

@@ -180,7 +180,7 @@ def write_job(out: Path, snapshot: Path, engine: str, options: argparse.Namespac
     """The job file, from a recipe's quantize section."""
     from quantpipe.quantize.spec import build_spec
     from quantpipe.quantize.worker.protocol import Job
-    from quantpipe.recipe import Quantize
+    from quantpipe.recipe.model import Quantize
 
     dataset = out / "calibration.json"
     prompts = json.loads((ROOT / "calib_data" / "calibration.json").read_text("utf-8"))
@@ -266,8 +266,8 @@ def copy_seconds(snapshot: Path, checkpoint: Path, folder: Path) -> float:
 
 def error_of(checkpoint: Path, snapshot: Path) -> float:
     """The mean relative error of all modules against the BF16 model, rotation and smoothing undone."""
-    from quantpipe.checkpoint.against import compare as compare_with
     from quantpipe.checkpoint.checkpoint import open_checkpoint
+    from quantpipe.verify.fidelity.compare import compare as compare_with
 
     found = compare_with(open_checkpoint(checkpoint, target="0.23.0"), snapshot, jobs=2)
     return sum(item.error for item in found.errors) / len(found.errors)

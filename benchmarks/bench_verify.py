@@ -28,11 +28,11 @@ from typing import Any
 
 import numpy as np
 
-from quantpipe import manifest
-from quantpipe.checkpoint import verify_checkpoint
-from quantpipe.checkpoint.config import Dims, read_dims
-from quantpipe.checkpoint.expected import Module, modules, specs
-from quantpipe.checkpoint.header import DTYPE_BYTES
+from quantpipe.checkpoint.dims import Dims, read_dims
+from quantpipe.checkpoint.modules import Module, modules, specs
+from quantpipe.checkpoint.safetensors import DTYPE_BYTES
+from quantpipe.store import manifest
+from quantpipe.verify.verify import verify_checkpoint
 
 GB = 10**9
 COMMON = {

@@ -14,7 +14,7 @@ from typing import Any
 from quantpipe import durable
 from quantpipe.console import human_bytes
 from quantpipe.errors import QuantpipeError
-from quantpipe.host import memory_limit, npus, require_interpreter
+from quantpipe.host.machine import memory_limit, npus, require_interpreter
 from quantpipe.settings import Settings
 
 

@@ -13,7 +13,7 @@
     `-- InterruptedRunError         130    Ctrl-C
 
 Only 11 and 75 are worth an automatic retry. Errors are raised where the cause is known and
-rendered once, in cli.py. The contract of the codes is docs/exit-codes.md.
+rendered once, in cli/. The contract of the codes is docs/exit-codes.md.
 """
 
 from __future__ import annotations

@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quantpipe import runs
-from quantpipe.checkpoint.stage import VerifyStage
 from quantpipe.console import Console, human_bytes, human_seconds, now
 from quantpipe.errors import PreflightError, QuantpipeError, StorageFullError, UsageError
 from quantpipe.fetch.stage import FetchStage
-from quantpipe.lease import Lease
-from quantpipe.publish import PublishStage, conclude
+from quantpipe.publish.stage import PublishStage, conclude
 from quantpipe.quantize.stage import QuantizeStage
-from quantpipe.recipe import Recipe
+from quantpipe.recipe.model import Recipe
 from quantpipe.settings import Settings
 from quantpipe.smoke.stage import SmokeStage
 from quantpipe.stage import Context, Receipt, RunDirectory, Stage, StagePlan
-from quantpipe.store import SPARE_BYTES, Store
+from quantpipe.store import runs
+from quantpipe.store.lease import Lease
+from quantpipe.store.store import SPARE_BYTES, Store
+from quantpipe.verify.stage import VerifyStage
 
 STAGE_NAMES = ("fetch", "quantize", "verify", "smoke", "publish")
 

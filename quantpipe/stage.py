@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from quantpipe.canonical import digest_of
-from quantpipe.receipt import Receipt, RunDirectory
+from quantpipe.digest import digest_of
+from quantpipe.store.receipt import Receipt, RunDirectory
 
 if TYPE_CHECKING:
     from quantpipe.console import Console
-    from quantpipe.recipe import Recipe
+    from quantpipe.recipe.model import Recipe
     from quantpipe.settings import Settings
-    from quantpipe.store import Store
+    from quantpipe.store.store import Store
 
 
 @dataclass(frozen=True)

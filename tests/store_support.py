@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from quantpipe import manifest
-from quantpipe.receipt import Receipt
-from quantpipe.store import Generation, Store
+from quantpipe.store import manifest
+from quantpipe.store.receipt import Receipt
+from quantpipe.store.store import Generation, Store
 
 RECIPE = "tiny"
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from quantpipe import doctor, host, render
+from quantpipe import doctor
+from quantpipe.cli import render
 from quantpipe.doctor import Finding
+from quantpipe.host import machine as host
 from quantpipe.settings import Settings
 
 

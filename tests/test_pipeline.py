@@ -38,7 +38,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_published_directory_is_complete_readonly_and_named_by_its_manifest(published_store: Path) -> None:
-    from quantpipe.manifest import Manifest, build, check
+    from quantpipe.store.manifest import Manifest, build, check
 
     digest = current(published_store)
     checkpoint = published_store / "models" / NAME / digest

@@ -2,7 +2,7 @@
 
 `TINY_MODEL` is a Hugging Face directory (BF16, sharded); `TINY_PROBES` lists prompts and the greedy
 continuations that the model gives them, before and after a sound W8A8 quantization; `TINY_CORPUS` is all
-the text that it was trained on. `make_tiny_model.py` makes the first two from the third.
+the text that it was trained on. `tests/assets/make_tiny_model.py` makes the first two from the third.
 """
 
 from __future__ import annotations

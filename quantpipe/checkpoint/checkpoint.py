@@ -9,20 +9,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantpipe.checkpoint.config import Dims, read_dims
 from quantpipe.checkpoint.description import DESCRIPTION, FLOAT, Description, read_description
-from quantpipe.checkpoint.expected import KINDS, Module, Spec, governing_type, modules, specs
-from quantpipe.checkpoint.header import Header, Tensor, read_header
+from quantpipe.checkpoint.dims import Dims, read_dims
 from quantpipe.checkpoint.index import INDEX_SUFFIX, Index, read_index
+from quantpipe.checkpoint.modules import KINDS, Module, Spec, governing_type, modules, specs
+from quantpipe.checkpoint.safetensors import Header, Tensor, read_header
 from quantpipe.checkpoint.seen import seen_dims
 from quantpipe.checkpoint.strict_json import read_object
 from quantpipe.checkpoint.support import supported_types
 
 if TYPE_CHECKING:
-    from quantpipe.checkpoint.fidelity import Fidelity
     from quantpipe.checkpoint.layout import Layout
-    from quantpipe.checkpoint.values import Values
-    from quantpipe.manifest import Mismatch
+    from quantpipe.store.manifest import Mismatch
+    from quantpipe.verify.fidelity.result import Fidelity
+    from quantpipe.verify.values import Values
 
 
 @dataclass

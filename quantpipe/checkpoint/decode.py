@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantpipe.checkpoint.header import Tensor
+from quantpipe.checkpoint.safetensors import Tensor
 
 Array = NDArray[Any]
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from quantpipe.checkpoint.config import Dims
-from quantpipe.checkpoint.expected import Module
+from quantpipe.checkpoint.dims import Dims
+from quantpipe.checkpoint.modules import Module
 
 if TYPE_CHECKING:
     from quantpipe.checkpoint.checkpoint import Checkpoint
@@ -184,7 +184,7 @@ def _ceil(amount: int, parts: int) -> int:
 
 
 def layout_of_serve(serve: Any, *, device_memory: int | None) -> Layout:
-    """The layout of a recipe's serve profile (`quantpipe.recipe.Serve`)."""
+    """The layout of a recipe's serve profile (`quantpipe.recipe.model.Serve`)."""
     additional = serve.additional_config
     eplb = additional.get("eplb_config")
     redundant = eplb.get("num_redundant_experts", 0) if isinstance(eplb, dict) else 0

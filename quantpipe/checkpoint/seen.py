@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from quantpipe.checkpoint.config import MAX_EXPERTS_IN_ALL
+from quantpipe.checkpoint.dims import MAX_EXPERTS_IN_ALL
 
 if TYPE_CHECKING:
     from quantpipe.checkpoint.checkpoint import Checkpoint

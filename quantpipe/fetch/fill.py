@@ -11,13 +11,13 @@ from quantpipe.console import human_bytes
 from quantpipe.errors import VerificationError
 from quantpipe.fetch import preflight, reuse
 from quantpipe.fetch.figures import FileFigures
-from quantpipe.fetch.hub import Hub, RemoteFile
-from quantpipe.fetch.local import LocalHub
+from quantpipe.fetch.hubs.base import Hub, RemoteFile
+from quantpipe.fetch.hubs.local import LocalHub
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot
 from quantpipe.fetch.transfer import Transfers
-from quantpipe.lease import Lease
 from quantpipe.stage import Context
+from quantpipe.store.lease import Lease
 
 _LEASE_POLL_SECONDS = 0.5
 

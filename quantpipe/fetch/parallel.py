@@ -7,8 +7,8 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from quantpipe.fetch.hub import Stopped
-from quantpipe.manifest import OnBytes
+from quantpipe.fetch.hubs.base import Stopped
+from quantpipe.store.manifest import OnBytes
 
 T = TypeVar("T")
 R = TypeVar("R")

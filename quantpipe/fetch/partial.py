@@ -18,10 +18,10 @@ from pathlib import Path
 
 from quantpipe.errors import PreflightError, StorageFullError
 from quantpipe.fetch.hashes import Hashes
-from quantpipe.fetch.hub import RemoteFile, Stopped
+from quantpipe.fetch.hubs.base import RemoteFile, Stopped
 from quantpipe.fetch.snapshot import Stamp
-from quantpipe.lease import Owner
-from quantpipe.manifest import OnBytes
+from quantpipe.store.lease import Owner
+from quantpipe.store.manifest import OnBytes
 
 _FICLONE = 0x40049409
 """ioctl of Linux, <linux/fs.h>: share all blocks of another file."""
@@ -31,7 +31,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Partial:
-    """The sink of one transfer; `quantpipe.fetch.hub.Sink`.
+    """The sink of one transfer; `quantpipe.fetch.hubs.base.Sink`.
 
     Args:
         folder: where partial files lie.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from quantpipe.errors import RetryableError, UsageError
-from quantpipe.fetch.hub import PassingFault
+from quantpipe.fetch.hubs.base import PassingFault
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from quantpipe import durable
 from quantpipe.console import human_bytes
 from quantpipe.errors import PreflightError
 from quantpipe.fetch.partial import explained
-from quantpipe.store import SPARE_BYTES
+from quantpipe.store.store import SPARE_BYTES
 
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EXDEV}
 

@@ -21,8 +21,8 @@ from typing import Any
 from quantpipe import durable
 from quantpipe.errors import VerificationError
 from quantpipe.fetch.hashes import Hashes
-from quantpipe.fetch.hub import RemoteFile
-from quantpipe.manifest import FileEntry, Manifest, OnBytes
+from quantpipe.fetch.hubs.base import RemoteFile
+from quantpipe.store.manifest import FileEntry, Manifest, OnBytes
 
 PRIVATE = ".quantpipe"
 """The folder inside a snapshot that is no part of the source."""

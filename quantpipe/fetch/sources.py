@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from quantpipe.errors import RecipeError, VerificationError
-from quantpipe.fetch.hub import RemoteFile
-from quantpipe.recipe import Recipe
+from quantpipe.fetch.hubs.base import RemoteFile
+from quantpipe.recipe.model import Recipe
 from quantpipe.stage import digest_of
 
 Select = Callable[[Iterable[RemoteFile]], tuple[RemoteFile, ...]]

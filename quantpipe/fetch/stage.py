@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 from quantpipe.console import human_bytes
 from quantpipe.errors import VerificationError
-from quantpipe.fetch import offline, preflight, reuse, sanity
+from quantpipe.fetch import preflight, reuse, sanity
 from quantpipe.fetch.fill import Source, fill, finished, held
-from quantpipe.fetch.hub import Hub, RemoteFile
-from quantpipe.fetch.hubs import make_hub
-from quantpipe.fetch.local import LocalHub
+from quantpipe.fetch.hubs import offline
+from quantpipe.fetch.hubs.base import Hub, RemoteFile
+from quantpipe.fetch.hubs.choose import make_hub
+from quantpipe.fetch.hubs.local import LocalHub
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.snapshot import PRIVATE, Snapshot
 from quantpipe.fetch.sources import selector, trusts_remote_code, variant

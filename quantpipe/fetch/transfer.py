@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from quantpipe.errors import RetryableError, VerificationError
 from quantpipe.fetch import sanity
 from quantpipe.fetch.figures import FileFigures
-from quantpipe.fetch.hub import Hub, PassingFault, RemoteFile, Stopped
+from quantpipe.fetch.hubs.base import Hub, PassingFault, RemoteFile, Stopped
 from quantpipe.fetch.partial import Partial, explained
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.snapshot import FileReceipt, Snapshot, Stamp
-from quantpipe.manifest import OnBytes
+from quantpipe.store.manifest import OnBytes
 
 _GONE = {errno.ENOENT, errno.ESTALE}
 _TICK_SECONDS = 0.1

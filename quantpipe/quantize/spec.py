@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe.errors import PreflightError, VerificationError
-from quantpipe.recipe import Quantize
+from quantpipe.recipe.model import Quantize
 
 ADAPTERS = {"Qwen3MoeForCausalLM": "Qwen3-235B", "Qwen3ForCausalLM": "Qwen3-32B"}
 """msmodelslim's adapter by the architecture in config.json. A name stands for its whole family: all

@@ -11,20 +11,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from quantpipe import durable, manifest
-from quantpipe.canonical import digest_of
-from quantpipe.child import GRACE_SECONDS
+from quantpipe import durable
 from quantpipe.console import human_bytes, human_seconds
-from quantpipe.datasets import dataset_digest, write_msmodelslim_dataset
+from quantpipe.digest import digest_of
 from quantpipe.errors import PreflightError
-from quantpipe.host import memory_limit, require_interpreter, require_npu
-from quantpipe.manifest import FileEntry, Manifest
+from quantpipe.host.child import GRACE_SECONDS
+from quantpipe.host.machine import memory_limit, require_interpreter, require_npu
 from quantpipe.quantize import worker_process
 from quantpipe.quantize.estimate import BASE_MEMORY, HELD_LAYERS, Estimate, estimate
 from quantpipe.quantize.finish import finish
 from quantpipe.quantize.spec import adapter_for, build_spec
 from quantpipe.quantize.worker.protocol import Job
+from quantpipe.recipe.datasets import dataset_digest, write_msmodelslim_dataset
 from quantpipe.stage import Context, Receipt, Result, StagePlan
+from quantpipe.store import manifest
+from quantpipe.store.manifest import FileEntry, Manifest
 
 OUTPUT_FORMAT = 1
 """Raised when the same msmodelslim output would be finished into other bytes: receipts then lapse."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantpipe import child, supervisor
 from quantpipe.console import Console, Progress
 from quantpipe.errors import (
     InterruptedRunError,
@@ -24,7 +23,8 @@ from quantpipe.errors import (
     RetryableError,
     StorageFullError,
 )
-from quantpipe.host import for_other_python
+from quantpipe.host import child, supervisor
+from quantpipe.host.machine import for_other_python
 from quantpipe.quantize.worker.protocol import Job
 
 WORKER = Path(__file__).parent / "worker" / "__main__.py"

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quantpipe.child import tail
 from quantpipe.console import Console
 from quantpipe.errors import SmokeError
-from quantpipe.recipe import Bench
-from quantpipe.smoke.command import ServerCommand
+from quantpipe.host.child import tail
+from quantpipe.recipe.model import Bench
 from quantpipe.smoke.launchers import Launcher
 from quantpipe.smoke.scratch import Scratch, for_sockets
+from quantpipe.smoke.server_command import ServerCommand
 
 _KEPT = (
     "duration",

@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantpipe import host
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError
-from quantpipe.recipe import Smoke
+from quantpipe.host import machine as host
+from quantpipe.host import orphans
+from quantpipe.recipe.model import Smoke
 from quantpipe.settings import Settings
-from quantpipe.smoke import orphans
-from quantpipe.smoke.command import ServerCommand, is_secret, smoke_command
 from quantpipe.smoke.rules import DEVICES
 from quantpipe.smoke.server import Server, choose_port, running
+from quantpipe.smoke.server_command import ServerCommand, is_secret, smoke_command
 
 IMAGES = {
     "a2": "quay.io/ascend/vllm-ascend:v0.21.0rc1",

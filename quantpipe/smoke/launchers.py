@@ -12,12 +12,12 @@ from typing import Protocol
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, UsageError
-from quantpipe.host import require_interpreter, require_npu
-from quantpipe.recipe import Smoke
+from quantpipe.host import orphans
+from quantpipe.host.machine import require_interpreter, require_npu
+from quantpipe.recipe.model import Smoke
 from quantpipe.settings import Settings
-from quantpipe.smoke import orphans
-from quantpipe.smoke.command import ServerCommand, smoke_command
 from quantpipe.smoke.server import Server, choose_port, running
+from quantpipe.smoke.server_command import ServerCommand, smoke_command
 
 
 class Launcher(Protocol):

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from quantpipe.console import Console
-from quantpipe.recipe import Smoke
+from quantpipe.recipe.model import Smoke
 from quantpipe.smoke import checks
 from quantpipe.smoke.bench import measure
 from quantpipe.smoke.checks import Check

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe.errors import SmokeError
-from quantpipe.recipe import Probe
+from quantpipe.recipe.model import Probe
 from quantpipe.smoke.client import Client, short
 from quantpipe.smoke.garbage import garbage
 

@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from quantpipe import host
 from quantpipe.console import human_bytes
 from quantpipe.errors import PreflightError, QuantpipeError, RecipeError
-from quantpipe.recipe import Serve, Smoke
+from quantpipe.host import machine as host
+from quantpipe.recipe.model import Serve, Smoke
 from quantpipe.smoke.model import ModelFigures
 
 DEVICES = {"a2": 8, "a3": 16}

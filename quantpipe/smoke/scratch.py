@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantpipe.child import Child
-from quantpipe.smoke.command import ServerCommand
+from quantpipe.host.child import Child
+from quantpipe.smoke.server_command import ServerCommand
 
 _LOCK = "lock"
 _PREFIX = "quantpipe-"

@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantpipe.child import Child, out_of_memory_kills
 from quantpipe.console import Console, Progress
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
-from quantpipe.recipe import Timeouts
-from quantpipe.smoke import orphans, scratch
-from quantpipe.smoke.command import ServerCommand
+from quantpipe.host import orphans
+from quantpipe.host.child import Child, out_of_memory_kills
+from quantpipe.recipe.model import Timeouts
+from quantpipe.smoke import scratch
 from quantpipe.smoke.devices import device_processes
 from quantpipe.smoke.diagnose import diagnose
 from quantpipe.smoke.progress import Watch
+from quantpipe.smoke.server_command import ServerCommand
 
 _POLL_SECONDS = 0.25
 _DYING_SECONDS = 1.0

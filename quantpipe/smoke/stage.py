@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from quantpipe.canonical import digest_of
 from quantpipe.console import Console
+from quantpipe.digest import digest_of
 from quantpipe.smoke.launchers import Launcher, launcher_for
 from quantpipe.smoke.load import smoke_load
 from quantpipe.smoke.model import ModelFigures, read_model

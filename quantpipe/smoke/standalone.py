@@ -12,15 +12,15 @@ from pydantic import ValidationError
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, RecipeError, SmokeError, UsageError
-from quantpipe.host import npus
-from quantpipe.recipe import Recipe, Serve, Smoke
+from quantpipe.host.machine import npus
+from quantpipe.recipe.model import Recipe, Serve, Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke import scratch
-from quantpipe.smoke.command import ServerCommand, reduced
 from quantpipe.smoke.launchers import launcher_for
 from quantpipe.smoke.load import smoke_load
 from quantpipe.smoke.model import read_model
 from quantpipe.smoke.rules import require_rules
+from quantpipe.smoke.server_command import ServerCommand, reduced
 from quantpipe.smoke.stage import reap
 
 _REHEARSAL_PROFILE = Serve(max_model_len=512, max_num_seqs=8)

@@ -13,11 +13,11 @@ from quantpipe.console import Console
 from quantpipe.errors import QuantpipeError, RetryableError
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.stage import FetchStage
-from quantpipe.lease import Lease
-from quantpipe.recipe import Recipe
+from quantpipe.recipe.model import Recipe
 from quantpipe.settings import Settings
 from quantpipe.stage import Context
-from quantpipe.store import Store
+from quantpipe.store.lease import Lease
+from quantpipe.store.store import Store
 
 
 def terminated(*_: Any) -> None:

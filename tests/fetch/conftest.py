@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from quantpipe.console import Console
-from quantpipe.recipe import Recipe
+from quantpipe.recipe.model import Recipe
 from quantpipe.settings import Settings
 from quantpipe.stage import Context
-from quantpipe.store import Store
+from quantpipe.store.store import Store
 
 
 def shard_bytes(names: list[str], size: int, *, fill: int = 1) -> bytes:

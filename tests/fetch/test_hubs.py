@@ -12,13 +12,7 @@ import pytest
 from huggingface_hub import close_session
 
 from quantpipe.console import Console
-from quantpipe.errors import (
-    PreflightError,
-    QuantpipeError,
-    RecipeError,
-    RetryableError,
-    VerificationError,
-)
+from quantpipe.errors import PreflightError, QuantpipeError, RecipeError, RetryableError, VerificationError
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.stage import FetchStage
 from quantpipe.stage import Context, Receipt, Result

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from quantpipe.fetch.http import CHUNK_BYTES
+from quantpipe.fetch.hubs.http import CHUNK_BYTES
 from quantpipe.testing.faults import Fault
 from quantpipe.testing.hubs import HuggingFaceServer, ModelScopeServer
 from quantpipe.testing.repository import Repository

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from quantpipe.errors import RecipeError, VerificationError
-from quantpipe.fetch import local
-from quantpipe.fetch.hub import RemoteFile
-from quantpipe.fetch.local import LocalHub
+from quantpipe.fetch.hubs import local
+from quantpipe.fetch.hubs.base import RemoteFile
+from quantpipe.fetch.hubs.local import LocalHub
 from quantpipe.fetch.sources import select
 
 from .conftest import MakeContext, model_files, write_files

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from quantpipe.fetch.parallel import each
-from quantpipe.manifest import OnBytes
+from quantpipe.store.manifest import OnBytes
 
 
 def test_results_in_order_and_bytes_counted() -> None:

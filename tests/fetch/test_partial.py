@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from quantpipe.fetch.hub import RemoteFile, Stopped
+from quantpipe.fetch.hubs.base import RemoteFile, Stopped
 from quantpipe.fetch.partial import Partial, file_id
-from quantpipe.lease import Owner, _start_of
+from quantpipe.store.lease import Owner, _start_of
 
 DATA = bytes(range(256)) * 40
 FILE = RemoteFile("a/x.bin", len(DATA), hashlib.sha256(DATA).hexdigest())

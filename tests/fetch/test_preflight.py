@@ -12,7 +12,7 @@ from quantpipe.errors import PreflightError, StorageFullError
 from quantpipe.fetch import partial, preflight
 from quantpipe.fetch.preflight import Space, check_semantics, check_space
 from quantpipe.fetch.stage import FetchStage
-from quantpipe.store import SPARE_BYTES
+from quantpipe.store.store import SPARE_BYTES
 
 from .conftest import MakeContext, model_files, read_files, write_files
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from quantpipe.fetch import reuse
-from quantpipe.fetch.hub import RemoteFile
+from quantpipe.fetch.hubs.base import RemoteFile
 from quantpipe.fetch.snapshot import Snapshot
 from quantpipe.fetch.stage import FetchStage
-from quantpipe.lease import Owner, _start_of
+from quantpipe.store.lease import Owner, _start_of
 
 from .conftest import MakeContext, model_files, read_files, write_files
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from quantpipe.errors import RecipeError, VerificationError
-from quantpipe.fetch import local, snapshot
+from quantpipe.fetch import snapshot
+from quantpipe.fetch.hubs import local
 from quantpipe.fetch.stage import FetchStage
-from quantpipe.manifest import build
 from quantpipe.stage import Context, Receipt, Result
+from quantpipe.store.manifest import build
 
 from .conftest import MakeContext, model_files, read_files, shard_bytes, write_files
 

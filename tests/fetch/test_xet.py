@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from quantpipe.fetch import xet
+from quantpipe.fetch.hubs import xet
 from quantpipe.testing.faults import Fault
 from quantpipe.testing.hubs import XET_TOKEN, HuggingFaceServer
 from quantpipe.testing.repository import Repository

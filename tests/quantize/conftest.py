@@ -28,7 +28,7 @@ OTHER = ["Nothing of this is in the other set: 31, 57, 1999.", "x = [i * i for i
 def spec(**changes: Any) -> dict[str, Any]:
     """A recipe's quantize section, as msmodelslim's spec without a dataset."""
     from quantpipe.quantize.spec import build_spec
-    from quantpipe.recipe import Quantize
+    from quantpipe.recipe.model import Quantize
 
     method = changes.pop("method", "flex_smooth_quant")
     section = Quantize.model_validate(

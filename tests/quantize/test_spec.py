@@ -9,7 +9,7 @@ import pytest
 
 from quantpipe.errors import PreflightError, VerificationError
 from quantpipe.quantize.spec import ADAPTERS, adapter_for, build_spec
-from quantpipe.recipe import AntiOutlier, Calibration, Quantize
+from quantpipe.recipe.model import AntiOutlier, Calibration, Quantize
 
 DATASET = Path("/run/calibration.json")
 

@@ -11,8 +11,8 @@ import pytest
 from conftest import OTHER, SHORT, Quantizer, spec
 from test_streaming import DENSE, MOE
 
-from quantpipe.checkpoint.against import compare
 from quantpipe.checkpoint.checkpoint import open_checkpoint
+from quantpipe.verify.fidelity.compare import compare
 
 LONG = [" ".join(str(number * factor) for number in range(150)) for factor in (1, 7, 13)]
 

@@ -11,15 +11,9 @@ from typing import Any
 
 import pytest
 
-from quantpipe import child
 from quantpipe.console import Console
-from quantpipe.errors import (
-    PreflightError,
-    QuantizeError,
-    QuantpipeError,
-    RetryableError,
-    StorageFullError,
-)
+from quantpipe.errors import PreflightError, QuantizeError, QuantpipeError, RetryableError, StorageFullError
+from quantpipe.host import child
 from quantpipe.quantize import worker_process
 from quantpipe.quantize.worker.protocol import FAULTS, Job
 from quantpipe.quantize.worker_process import Outcome

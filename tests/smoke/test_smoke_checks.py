@@ -17,17 +17,17 @@ import pytest
 
 from quantpipe.console import Console
 from quantpipe.errors import SmokeError
-from quantpipe.recipe import Bench, Probe, Smoke
+from quantpipe.recipe.model import Bench, Probe, Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke import checks
 from quantpipe.smoke.bench import bench_arguments, measure
 from quantpipe.smoke.client import Client
-from quantpipe.smoke.command import ServerCommand
 from quantpipe.smoke.effective import effective_quantization
 from quantpipe.smoke.launchers import Process
 from quantpipe.smoke.probes import ask
 from quantpipe.smoke.reference import compare, load_reference
 from quantpipe.smoke.server import Server, choose_port
+from quantpipe.smoke.server_command import ServerCommand
 
 STAND_IN = Path(__file__).with_name("stand_in_server.py")
 ONE = Probe(prompt="One", max_tokens=4)

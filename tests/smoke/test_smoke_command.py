@@ -6,9 +6,9 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from quantpipe import recipe_file
-from quantpipe.recipe import Serve
-from quantpipe.smoke.command import ServerCommand, serve_command, smoke_command
+from quantpipe.recipe import load as recipe_file
+from quantpipe.recipe.model import Serve
+from quantpipe.smoke.server_command import ServerCommand, serve_command, smoke_command
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 

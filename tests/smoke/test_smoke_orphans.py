@@ -18,10 +18,10 @@ from support import processes_of
 from test_child import eventually
 from test_supervisor import OWNER, STUBBORN, VLLM, WAIT
 
-from quantpipe.child import Child
-from quantpipe.receipt import RunDirectory
-from quantpipe.smoke import orphans
+from quantpipe.host import orphans
+from quantpipe.host.child import Child
 from quantpipe.smoke.stage import of_runs
+from quantpipe.store.receipt import RunDirectory
 
 FAMILY = """
 import os, signal, sys, time
@@ -78,7 +78,7 @@ def test_orphans_are_ended_even_those_that_ignore_sigterm(tmp_path: Path, run_id
 
 def test_a_process_that_looks_for_orphans_is_none(run_id: str) -> None:
     """QUANTPIPE_RUN_ID in the caller's own environment: neither it nor its shell is ended."""
-    code = "import sys; from quantpipe.smoke.orphans import reap; print(reap(sys.argv[1].__eq__))"
+    code = "import sys; from quantpipe.host.orphans import reap; print(reap(sys.argv[1].__eq__))"
     done = subprocess.run(
         ["sh", "-c", f'"$0" -c "{code}" "$1"; echo alive', sys.executable, run_id],
         env={**os.environ, "QUANTPIPE_RUN_ID": run_id},
@@ -103,10 +103,10 @@ LOAD = """
 import sys, time
 from pathlib import Path
 from quantpipe.console import Console
-from quantpipe.recipe import Probe, Serve, Smoke
+from quantpipe.recipe.model import Probe, Serve, Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke import launchers, standalone
-from quantpipe.smoke.command import ServerCommand
+from quantpipe.smoke.server_command import ServerCommand
 script, path, probe, mode = sys.argv[1:]
 mode = mode or ("slow" if probe == "slow" else "no-root")
 def command(launcher, python, checkpoint, serve, port, *, program=None):

@@ -18,10 +18,10 @@ from support import processes_of
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
-from quantpipe.recipe import Timeouts
+from quantpipe.recipe.model import Timeouts
 from quantpipe.smoke.causes import CAUSES
-from quantpipe.smoke.command import ServerCommand
 from quantpipe.smoke.server import choose_port, running
+from quantpipe.smoke.server_command import ServerCommand
 
 STAND_IN = Path(__file__).with_name("stand_in_server.py")
 CORE = "(EngineCore_DP0 pid=771)"

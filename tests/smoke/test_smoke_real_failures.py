@@ -27,10 +27,10 @@ from test_child import eventually
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
-from quantpipe.recipe import Serve, Timeouts
+from quantpipe.recipe.model import Serve, Timeouts
 from quantpipe.smoke.causes import CAUSES
-from quantpipe.smoke.command import smoke_command
 from quantpipe.smoke.server import choose_port, running
+from quantpipe.smoke.server_command import smoke_command
 
 pytestmark = [pytest.mark.serve_env, pytest.mark.slow]
 

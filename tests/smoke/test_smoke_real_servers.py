@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from support import TINY_RECIPE, processes_of, quantpipe
 
-from quantpipe import recipe_file
 from quantpipe.console import Console
-from quantpipe.recipe import Timeouts
+from quantpipe.recipe import load as recipe_file
+from quantpipe.recipe.model import Timeouts
 from quantpipe.settings import Settings
-from quantpipe.smoke.command import ServerCommand, smoke_command
 from quantpipe.smoke.launchers import launcher_for
 from quantpipe.smoke.load import smoke_load
 from quantpipe.smoke.server import choose_port, running
+from quantpipe.smoke.server_command import ServerCommand, smoke_command
 
 pytestmark = [pytest.mark.serve_env, pytest.mark.slow]
 

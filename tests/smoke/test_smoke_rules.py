@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from support import ROOT
 
-from quantpipe import host, recipe_file
 from quantpipe.errors import PreflightError, RecipeError
-from quantpipe.recipe import Serve, Smoke
+from quantpipe.host import machine as host
+from quantpipe.recipe import load as recipe_file
+from quantpipe.recipe.model import Serve, Smoke
 from quantpipe.smoke.model import ModelFigures, read_model
 from quantpipe.smoke.rules import device_weight_bytes, problems, require_rules
 

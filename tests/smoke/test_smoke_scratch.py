@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from quantpipe.smoke import scratch
-from quantpipe.smoke.command import ServerCommand
+from quantpipe.smoke.server_command import ServerCommand
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_what_was_started_there_holds_it_and_finds_it(base: Path) -> None:
 import sys, time
 from pathlib import Path
 from quantpipe.smoke import scratch
-from quantpipe.smoke.command import ServerCommand
+from quantpipe.smoke.server_command import ServerCommand
 said = Path({str(base / "said")!r})
 server = "import os, sys, tempfile, time; "
 server += "print(os.getpid(), tempfile.gettempdir(), os.environ['VLLM_RPC_BASE_PATH'], flush=True); "

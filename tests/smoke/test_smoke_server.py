@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from quantpipe import child
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
-from quantpipe.recipe import Probe, Timeouts
+from quantpipe.host import child
+from quantpipe.recipe.model import Probe, Timeouts
 from quantpipe.smoke import server
 from quantpipe.smoke.client import Client
-from quantpipe.smoke.command import ServerCommand
 from quantpipe.smoke.probes import Answer, ask, require_model
 from quantpipe.smoke.server import choose_port, running
+from quantpipe.smoke.server_command import ServerCommand
 
 STAND_IN = Path(__file__).with_name("stand_in_server.py")
 CHECKPOINT = Path("/checkpoint")

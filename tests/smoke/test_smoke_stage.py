@@ -13,16 +13,18 @@ from typing import Any
 
 import pytest
 
-from quantpipe import host, recipe_file, render
+from quantpipe.cli import render
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, SmokeError, UsageError
-from quantpipe.recipe import Probe, Recipe, Serve, Smoke
+from quantpipe.host import machine as host
+from quantpipe.recipe import load as recipe_file
+from quantpipe.recipe.model import Probe, Recipe, Serve, Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke import launchers, standalone
-from quantpipe.smoke.command import ServerCommand
 from quantpipe.smoke.launchers import Process, launcher_for
 from quantpipe.smoke.load import smoke_load
 from quantpipe.smoke.server import choose_port, running
+from quantpipe.smoke.server_command import ServerCommand
 from quantpipe.smoke.standalone import Choice, Load
 
 STAND_IN = Path(__file__).with_name("stand_in_server.py")

@@ -1,0 +1,214 @@
+"""From results to what a command prints: a JSON value and lines for people. Nothing here decides anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantpipe.console import human_bytes
+from quantpipe.errors import QuantpipeError
+
+if TYPE_CHECKING:
+    from quantpipe.doctor import Finding
+    from quantpipe.pipeline import Outcome
+    from quantpipe.publish.prune import Candidate
+    from quantpipe.recipe.model import Recipe
+    from quantpipe.settings import Settings
+    from quantpipe.stage import StagePlan
+    from quantpipe.store.status import RecipeStatus
+
+Rendered = tuple[Any, list[str]]
+
+_MOST_DETAILS = 20
+"""A failure has to fit on one screen; the rest is in the run's log."""
+
+_LONGEST_LINE = 240
+_LONGEST_WHAT = 600
+"""Characters of a detail, and of what happened or of what to do."""
+
+
+def error(failure: QuantpipeError) -> list[str]:
+    """What happened, where, the details, and what to do next."""
+    lines = [f"error: {_fitting(failure.what, _LONGEST_WHAT)}"]
+    if failure.where:
+        lines.append(f"  where: {failure.where}")
+    shown = (
+        failure.details[:_MOST_DETAILS] if failure.exit_code in (2, 3) else failure.details[-_MOST_DETAILS:]
+    )
+    lines += [f"    {_fitting(line)}" for line in shown]
+    if left := len(failure.details) - len(shown):
+        lines.append(f"    ({left} more lines in the log or with --json)")
+    if failure.hint:
+        lines.append(f"  next: {_fitting(failure.hint, _LONGEST_WHAT)}")
+    return lines
+
+
+def _fitting(text: str, longest: int = _LONGEST_LINE) -> str:
+    """One line, cut where it is too long: msmodelslim and vLLM put whole configurations into a message."""
+    line = " ".join(text.split()) if "\n" in text else text
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def outcome(recipe: Recipe, settings: Settings, result: Outcome) -> Rendered:
+    """How a run ended: where the checkpoint is, its size, and the command that serves it."""
+    from quantpipe.smoke.server_command import serve_command
+    from quantpipe.store.store import Store
+
+    store = Store(settings.store)
+    value: dict[str, Any] = {
+        "status": result.status,
+        "recipe": recipe.name,
+        "run": result.run.id if result.run else None,
+        "stages": [receipt.to_json() for receipt in result.receipts.values()],
+    }
+    if result.status == "held":
+        digest = result.receipts["publish"].outputs["digest"]
+        value["digest"] = digest
+        return value, [
+            f"{recipe.name}: {digest[:12]} is there and was rolled back: the pointer stays as it is",
+            "  `--force publish` publishes it again; a changed recipe or source publishes as usual",
+        ]
+    if "publish" not in result.receipts:
+        return value, [f"{recipe.name}: {result.status} after {list(result.receipts)[-1]}"]
+    digest = result.receipts["publish"].outputs["digest"]
+    pointer = store.pointer(recipe.name)
+    script = settings.serve_python.with_name("vllm")
+    program = str(script) if script.is_file() else "vllm"
+    command = serve_command(pointer, recipe.smoke.serve, launcher=recipe.smoke.launcher, program=program)
+    figures = result.receipts["quantize"].figures
+    value |= {
+        "digest": digest,
+        "path": str(store.generation(recipe.name, digest)),
+        "pointer": str(pointer),
+        "bytes": figures["bytes"],
+        "source_bytes": figures["source_bytes"],
+        "serve": {"arguments": list(command.arguments), "environment": command.environment},
+    }
+    share = 100 * figures["bytes"] / figures["source_bytes"]
+    size = f"{human_bytes(figures['bytes'])}, {share:.0f} % of {human_bytes(figures['source_bytes'])} in BF16"
+    lines = [f"{recipe.name}: {result.status}", f"  {pointer} -> {digest[:12]} ({size})"]
+    if result.status != "up to date":
+        lines += ["", "Serve it with", "", *("  " + line for line in command.shell().splitlines())]
+    return value, lines
+
+
+def plans(stages: Sequence[StagePlan], obstacles: Sequence[QuantpipeError]) -> Rendered:
+    """A line per stage, the sums, and what stands in the way."""
+    disk = sum(stage.disk_bytes for stage in stages)
+    memory = max((stage.memory_bytes for stage in stages), default=0)
+    value = {
+        "stages": [
+            {
+                "stage": stage.stage,
+                "action": stage.action,
+                "summary": stage.summary,
+                "disk_bytes": stage.disk_bytes,
+                "memory_bytes": stage.memory_bytes,
+                "notes": list(stage.notes),
+            }
+            for stage in stages
+        ],
+        "disk_bytes": disk,
+        "memory_bytes": memory,
+        "obstacles": [obstacle.to_json() for obstacle in obstacles],
+    }
+    lines = []
+    for stage in stages:
+        lines.append(f"{stage.stage:<9} {'up to date' if stage.action == 'reuse' else stage.summary}")
+        if stage.action == "run":
+            lines += [f"          note: {note}" for note in stage.notes]
+    lines.append(f"adds {human_bytes(disk)} to the store, needs {human_bytes(memory)} of memory")
+    for obstacle in obstacles:
+        lines += ["", *error(obstacle)]
+    return value, lines
+
+
+def statuses(recipes: Sequence[RecipeStatus]) -> Rendered:
+    """Per recipe: what is current, what else is there, and how the last run went."""
+    lines: list[str] = []
+    for recipe in recipes:
+        lines.append(
+            f"{recipe.name}: {'current ' + recipe.current[:12] if recipe.current else 'nothing published'}"
+        )
+        for generation in recipe.generations:
+            lines.append(f"  {generation.digest[:12]}  sealed {generation.sealed}  {generation.state}")
+        if recipe.run is not None:
+            lines.append(f"  last run {recipe.run['id']}: {recipe.run['status']}")
+            if recipe.run.get("error"):
+                fault = recipe.run["error"]
+                lines.append(
+                    f"    {fault.get('what')}" + (f" ({fault['where']})" if fault.get("where") else "")
+                )
+                if fault.get("hint"):
+                    lines.append(f"    next: {fault['hint']}")
+    return [recipe.to_json() for recipe in recipes], lines or ["the store is empty"]
+
+
+def smoke(figures: dict[str, Any]) -> Rendered:
+    """The probes with their answers, the checks that held, and the speed."""
+    lines = [f"ready after {figures['ready_seconds']:.1f} s"]
+    if effective := figures.get("effective_quantization"):
+        lines.append(f"  quantization: {_fitting(effective)}")
+    for probe in figures["probes"]:
+        mark = {True: "as known", False: "not as known", None: "answered"}[probe["matches"]]
+        lines.append(
+            f"  {mark:<12} {probe['seconds']:6.2f} s  {probe['prompt']!r} -> {probe['text'].strip()!r}"
+        )
+    for check in figures.get("checks", ()):
+        if check["skipped"]:
+            lines.append(f"  {'skipped':<12}           {check['name']}: {check['skipped']}")
+        else:
+            lines.append(f"  {'held':<12} {check['seconds']:6.2f} s  {check['name']}")
+    if bench := figures.get("bench"):
+        lines.append(f"  {_speed(bench)}")
+    return figures, lines
+
+
+def _speed(bench: dict[str, Any]) -> str:
+    """Output tokens per second, and of the rest what vLLM's benchmark said."""
+    text = f"speed        {bench['output_throughput']:.1f} output tokens per second"
+    if "baseline" in bench:
+        text += f", {bench['factor'] * bench['baseline']:.1f} are required"
+    times = {"mean_ttft_ms": "to the first token", "mean_tpot_ms": "per further token"}
+    said = [f"{bench[key]:.0f} ms {what}" for key, what in times.items() if bench.get(key) is not None]
+    return "; ".join([text, *said])
+
+
+def pruned(candidates: Sequence[Candidate], *, removed: bool) -> Rendered:
+    """What went, or would go."""
+    total = sum(candidate.bytes for candidate in candidates)
+    lines = [f"{human_bytes(c.bytes):>10}  {c.kind:<10} {c.path}" for c in candidates]
+    verb = "removed" if removed else "would be removed; --yes removes"
+    lines.append(f"{human_bytes(total):>10}  {verb}" if candidates else "nothing to remove")
+    value = {"removed": removed, "bytes": total, "candidates": [c.to_json() for c in candidates]}
+    return value, lines
+
+
+def doctor(findings: Sequence[Finding]) -> Rendered:
+    """A line per finding, with what to do where something is wrong."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{'ok  ' if finding.ok else 'WANT'} {finding.subject:<22} {finding.text}")
+        if not finding.ok and finding.hint:
+            lines.append(f"     {'':<22} next: {finding.hint}")
+    return [finding.to_json() for finding in findings], lines
+
+
+def recipes(paths: Sequence[Path]) -> Rendered:
+    """Each recipe file with what its first comment says."""
+    rows = []
+    for path in paths:
+        comments = [line[1:].strip() for line in path.read_text("utf-8").splitlines() if line.startswith("#")]
+        rows.append((path, comments[1] if len(comments) > 1 else ""))
+    value = [{"path": str(path), "about": about} for path, about in rows]
+    return value, [f"{path}\n    {about}" for path, about in rows]
+
+
+def recipe(loaded: Recipe) -> Rendered:
+    """The recipe with its defaults, as YAML."""
+    import yaml
+
+    value = loaded.model_dump(mode="json")
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+    return value, [f"# digest {loaded.digest()}", *text.splitlines()]

@@ -1,0 +1,1 @@
+"""Where sources come from: the hubs, local directories, and the transports below them."""

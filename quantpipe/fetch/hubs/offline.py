@@ -1,0 +1,94 @@
+"""Without a network: the store remembers what a revision was, and a complete snapshot is enough."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from quantpipe import durable
+from quantpipe.errors import PreflightError
+from quantpipe.fetch.hubs.base import RemoteFile, Sink
+from quantpipe.fetch.snapshot import Snapshot
+
+_REFS = "refs.json"
+_DEFAULT = "(default)"
+
+
+class OfflineHub:
+    """Answers for a hub from the store; `quantpipe.fetch.hubs.base.Hub`.
+
+    Args:
+        name: the hub's name.
+        folder: `<store>/sources/<hub>/<owner>--<name>`.
+    """
+
+    parallel = 1
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self._folder = folder
+
+    def describe(self, repo: str) -> str:
+        """The repository, and that it is not asked."""
+        return f"{repo} on {self.name} (offline)"
+
+    def folder(self, repo: str) -> str:
+        """The repository's name as it is."""
+        return repo
+
+    def resolve(self, repo: str, revision: str | None) -> str:
+        """What the revision was when it was last fetched."""
+        commit = read_refs(self._folder).get(revision or _DEFAULT)
+        if commit is None and revision and self._snapshots(revision):
+            commit = revision
+        if commit is None:
+            raise self._refusal(f"{repo} was never fetched into this store at {revision or 'its default'}")
+        return commit
+
+    def list(self, repo: str, commit: str) -> tuple[RemoteFile, ...]:
+        """The files of the stored source manifest."""
+        for snapshot in self._snapshots(commit):
+            return snapshot.files()
+        raise self._refusal(f"the store has no snapshot of {repo} at {commit}")
+
+    def read(self, repo: str, commit: str, path: str) -> bytes:
+        """The content of a file that was fetched."""
+        for snapshot in self._snapshots(commit):
+            if (snapshot.path / path).is_file():
+                return (snapshot.path / path).read_bytes()
+        raise self._refusal(f"{path} was not fetched")
+
+    def fetch(self, repo: str, commit: str, file: RemoteFile, sink: Sink) -> None:
+        """Nothing can be fetched."""
+        raise self._refusal(f"{file.path} is missing from the snapshot")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _snapshots(self, commit: str) -> tuple[Snapshot, ...]:
+        found = (Snapshot(path) for path in sorted(self._folder.glob(f"{commit}*")))
+        return tuple(snapshot for snapshot in found if snapshot.manifest_path.is_file())
+
+    def _refusal(self, what: str) -> PreflightError:
+        return PreflightError(
+            f"offline mode is on, and {what}",
+            where=str(self._folder),
+            hint="unset HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) for one run, so that it is fetched",
+        )
+
+
+def read_refs(folder: Path) -> dict[str, str]:
+    """Revision to commit, as last resolved; empty where nothing was."""
+    try:
+        value = json.loads((folder / _REFS).read_text("utf-8"))
+        return {str(revision): str(commit) for revision, commit in value.items()}
+    except (FileNotFoundError, ValueError, AttributeError):
+        return {}
+
+
+def remember(folder: Path, revision: str | None, commit: str) -> None:
+    """Keep what a revision was resolved to."""
+    refs = read_refs(folder)
+    if refs.get(revision or _DEFAULT) != commit:
+        folder.mkdir(parents=True, exist_ok=True)
+        durable.write_json(folder / _REFS, {**refs, revision or _DEFAULT: commit})

@@ -1,0 +1,1 @@
+"""What to build: the recipe, its file, and the datasets that it names."""

@@ -1,0 +1,201 @@
+"""Manifests: the path, size and SHA-256 of every file of a snapshot or a checkpoint.
+
+A manifest is what a directory is named by and checked against, so its laws are strict: entries are
+sorted by path, paths are relative and POSIX, and the digest depends on nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from quantpipe.digest import digest_of
+from quantpipe.durable import TEMPORARY_PREFIX
+from quantpipe.errors import VerificationError
+
+OnBytes = Callable[[int], object]
+"""Told, from any thread, how many more bytes were read."""
+
+_CHUNK = 4 << 20
+
+
+@dataclass(frozen=True, order=True)
+class FileEntry:
+    """One file: its path relative to the root (POSIX), its size in bytes, its SHA-256 in hex."""
+
+    path: str
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        pure = PurePosixPath(self.path)
+        if pure.is_absolute() or ".." in pure.parts or str(pure) != self.path or self.path == ".":
+            raise VerificationError(
+                f"manifest path {self.path!r} is not a plain relative path",
+                hint="the manifest was made by something else or tampered with: do not trust the directory",
+            )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files of a directory, sorted by path, each path once."""
+
+    entries: tuple[FileEntry, ...]
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.entries))
+        if len({entry.path for entry in ordered}) != len(ordered):
+            raise VerificationError("the manifest names a path twice")
+        object.__setattr__(self, "entries", ordered)
+
+    @property
+    def total_bytes(self) -> int:
+        """The sum of the sizes, in bytes."""
+        return sum(entry.size for entry in self.entries)
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of the canonical JSON of the entries.
+
+        Equal directories have equal digests, on every host and in every order of creation.
+        """
+        return digest_of(self.to_json()["files"])
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object: `{"algorithm": "sha256", "files": [{"path", "size", "sha256"}, ...]}`."""
+        files = [{"path": e.path, "size": e.size, "sha256": e.sha256} for e in self.entries]
+        return {"algorithm": "sha256", "files": files}
+
+    @classmethod
+    def from_json(cls, value: Any, *, where: str) -> Manifest:
+        """Read what `to_json` made.
+
+        Args:
+            where: the file it came from, for the error.
+
+        Raises:
+            VerificationError: it is not a manifest.
+        """
+        try:
+            if value["algorithm"] != "sha256":
+                raise ValueError(f"unknown algorithm {value['algorithm']!r}")
+            return cls(tuple(FileEntry(f["path"], int(f["size"]), str(f["sha256"])) for f in value["files"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise VerificationError(
+                f"not a manifest: {error!r}", where=where, hint="restore the file, or run the stage again"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """One way in which a directory differs from its manifest."""
+
+    path: str
+    problem: str
+
+
+def hash_file(path: Path, on_bytes: OnBytes | None = None) -> str:
+    """The SHA-256 of a file, in hex, read in one pass with bounded memory.
+
+    hashlib releases the GIL, so that threads hash in parallel.
+    """
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            if on_bytes is not None:
+                on_bytes(count)
+    return digest.hexdigest()
+
+
+def list_files(root: Path, *, exclude: Iterable[str] = ()) -> list[str]:
+    """The regular files below `root`, as sorted relative POSIX paths.
+
+    Temporary files of a write in flight are left out, and so are the paths in `exclude` (files, or
+    directories with all that they hold).
+
+    Raises:
+        VerificationError: there is something that is neither a file nor a directory, such as a link.
+        OSError: a directory is not there or cannot be read.
+    """
+    skipped = set(exclude)
+    found = []
+    for directory, folders, files in os.walk(root, onerror=_raise):
+        base = Path(directory).relative_to(root)
+        folders[:] = sorted(f for f in folders if (base / f).as_posix() not in skipped)
+        for name in files:
+            relative = (base / name).as_posix()
+            if relative in skipped or name.startswith(TEMPORARY_PREFIX):
+                continue
+            found.append(relative)
+        for name in [*files, *folders]:
+            entry = Path(directory, name)
+            if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+                raise VerificationError(
+                    "neither a plain file nor a directory",
+                    where=str(entry),
+                    hint="a checkpoint holds plain files only: replace links by what they point to",
+                )
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    """Of itself os.walk() passes over what it cannot list, and a manifest would lack it without a word."""
+    raise error
+
+
+def build(root: Path, *, jobs: int, exclude: Iterable[str] = (), on_bytes: OnBytes | None = None) -> Manifest:
+    """Hash every file below `root`, `jobs` at a time.
+
+    Raises:
+        VerificationError: `root` holds something other than files and directories.
+        OSError: a file cannot be read.
+    """
+    paths = list_files(root, exclude=exclude)
+
+    def entry(path: str) -> FileEntry:
+        file = root / path
+        return FileEntry(path, file.stat().st_size, hash_file(file, on_bytes))
+
+    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+        return Manifest(tuple(pool.map(entry, paths)))
+
+
+def check(
+    root: Path,
+    manifest: Manifest,
+    *,
+    jobs: int,
+    exclude: Iterable[str] = (),
+    on_bytes: OnBytes | None = None,
+    hashed: Mapping[str, str] | None = None,
+) -> list[Mismatch]:
+    """Compare a directory with its manifest: missing, unexpected, resized and altered files.
+
+    Args:
+        hashed: the SHA-256 of files that somebody has just read for other reasons, by path.
+    """
+    read = hashed or {}
+    present = set(list_files(root, exclude=exclude))
+    expected = {entry.path for entry in manifest.entries}
+    found = [Mismatch(path, "is not in the manifest") for path in sorted(present - expected)]
+
+    def compare(entry: FileEntry) -> Mismatch | None:
+        if entry.path not in present:
+            return Mismatch(entry.path, "is missing")
+        size = (root / entry.path).stat().st_size
+        if size != entry.size:
+            return Mismatch(entry.path, f"has {size:,} bytes instead of {entry.size:,}")
+        actual = read.get(entry.path) or hash_file(root / entry.path, on_bytes)
+        if actual != entry.sha256:
+            return Mismatch(entry.path, f"has sha256 {actual} instead of {entry.sha256}")
+        return None
+
+    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+        found += [mismatch for mismatch in pool.map(compare, manifest.entries) if mismatch is not None]
+    return sorted(found, key=lambda mismatch: mismatch.path)

@@ -1,0 +1,160 @@
+"""Runs: how one begins and takes over what an unfinished one has got, and how its end is recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from quantpipe.console import Console, now
+from quantpipe.errors import (
+    InterruptedRunError,
+    PreflightError,
+    QuantpipeError,
+    RetryableError,
+    StorageFullError,
+)
+from quantpipe.recipe.model import Recipe
+from quantpipe.stage import Receipt, RunDirectory
+from quantpipe.store.store import Store
+
+_ENDED = ("published", "held", "taken over")
+
+
+def unfinished(store: Store, recipe: str) -> RunDirectory | None:
+    """The newest run of a recipe that began, unless it got to its end."""
+    begun = [run for run in store.runs(recipe) if run.state()]
+    if not begun or begun[-1].state().get("status") in _ENDED:
+        return None
+    return begun[-1]
+
+
+def receipts_of(run: RunDirectory | None, stages: Sequence[str]) -> dict[str, Receipt]:
+    """The receipts that a run has left, by stage."""
+    found = {} if run is None else {name: run.load(name) for name in stages}
+    return {name: receipt for name, receipt in found.items() if receipt is not None}
+
+
+def begin(store: Store, recipe: Recipe, stages: Sequence[str]) -> tuple[RunDirectory, dict[str, Receipt]]:
+    """A fresh run directory, which takes over what an unfinished run has got, and that run's receipts.
+
+    The staging directory moves by rename. Should that run be alive after all (the lease is no fence),
+    it loses its directory and stops; it cannot write into what this run verifies.
+
+    Killed at any instant, or stopped by a preflight that fails, the work stays within reach of the next
+    run: the receipts are in the new run before run.json makes that one the newest, and `continues` leads
+    to a staging directory that has not moved yet.
+    """
+    earlier = unfinished(store, recipe.name)
+    run = store.new_run(recipe.name)
+    receipts: dict[str, Receipt] = {}
+    if earlier is not None:
+        new = store.relative(run.path)
+        for name, receipt in receipts_of(earlier, stages).items():
+            receipts[name] = _moved(receipt, store.relative(earlier.path), new)
+            run.save(receipts[name])
+    run.update_state(
+        recipe=recipe.name,
+        digest=recipe.digest(),
+        status="running",
+        started=now(),
+        host=platform.node(),
+        pid=os.getpid(),
+        continues=earlier.id if earlier else None,
+    )
+    if earlier is not None:
+        earlier.update_state(status="taken over", by=run.id)
+        _take_staging(earlier, run)
+    return run, receipts
+
+
+def _take_staging(earlier: RunDirectory, run: RunDirectory) -> None:
+    """Move the staging directory of `earlier`, or the one that `earlier` was about to take."""
+    source: RunDirectory | None = earlier
+    while source is not None and not run.staging.exists():
+        with contextlib.suppress(FileNotFoundError):
+            source.staging.rename(run.staging)
+        before = source.state().get("continues")
+        source = RunDirectory(source.path.parent / before) if before else None
+
+
+def _moved(receipt: Receipt, old: str, new: str) -> Receipt:
+    """The receipt with paths inside the run directory `old` turned into those inside `new`."""
+    outputs = json.loads(json.dumps(receipt.outputs).replace(f'"{old}/', f'"{new}/'))
+    return replace(receipt, outputs=outputs)
+
+
+@contextlib.contextmanager
+def recorded(run: RunDirectory, console: Console) -> Iterator[None]:
+    """Write into run.json and events.jsonl how the run ended, if an error ends it.
+
+    Raises:
+        RetryableError: another run has taken this one's work over.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception) and (by := run.state().get("by")):
+            # Whatever went wrong: that its directory went away is reason enough.
+            raise RetryableError(
+                f"run {by} has taken this run's work over",
+                where=str(run.path),
+                hint="wait for that run, or run again: the lease had lapsed",
+                details=[str(error)],
+            ) from error
+        stopped = isinstance(error, KeyboardInterrupt | InterruptedRunError | RetryableError)
+        described = _described(error)
+        with contextlib.suppress(OSError):  # a full disk must not hide the error itself
+            console.event("failed", **described)
+            run.update_state(status="interrupted" if stopped else "failed", ended=now(), error=described)
+        raise
+
+
+def _described(error: BaseException) -> dict[str, object]:
+    if isinstance(error, KeyboardInterrupt):
+        return InterruptedRunError("interrupted").to_json()
+    if isinstance(error, QuantpipeError):
+        return error.to_json()
+    return {"error": type(error).__name__, "what": str(error)}
+
+
+@contextlib.contextmanager
+def storage_faults(store: Store) -> Iterator[None]:
+    """Say of a full, read-only or vanishing store that it is one, wherever it was met.
+
+    Raises:
+        StorageFullError: no space, or no quota.
+        PreflightError: the store, or something else that the run needs, may not be accessed.
+        RetryableError: the file server went away for a while.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = str(error.filename or store.root)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFullError(
+                os.strerror(error.errno),
+                where=where,
+                hint="free space (`quantpipe prune` lists what may go) and run again: finished work is kept",
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise _no_access(error.errno, where, store) from error
+        if error.errno in (errno.ESTALE, errno.ETIMEDOUT):
+            raise RetryableError(
+                f"the storage went away: {os.strerror(error.errno)}",
+                where=where,
+                hint="run again once the mount answers: finished work is kept",
+            ) from error
+        raise
+
+
+def _no_access(number: int, where: str, store: Store) -> PreflightError:
+    if Path(where).is_relative_to(store.root):
+        hint = "check mount options and owner, or name another store with --store"
+        return PreflightError(f"the store cannot be written: {os.strerror(number)}", where=where, hint=hint)
+    return PreflightError(os.strerror(number), where=where, hint="check the owner and the permissions")

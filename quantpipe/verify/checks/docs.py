@@ -1,0 +1,46 @@
+"""docs/checks.md, made from the registry: `python -m quantpipe.verify.checks.docs > docs/checks.md`."""
+
+from __future__ import annotations
+
+import sys
+
+from quantpipe.verify.checks.registry import NEEDS, all_checks
+
+_INTRODUCTION = """\
+# The checks of `quantpipe verify`
+
+Made from the registry in `quantpipe/verify/checks`; do not edit it here.
+
+A checks find what makes vLLM-Ascend stop while loading. B checks find what it loads without a word and
+then computes wrongly: vLLM does no completeness check on quantized models. C checks look at the whole.
+
+An error ends `quantpipe verify` with exit code 3 and is never published. A warning may be wrong, a note is
+worth knowing. The severity below is that of the check; single findings of it may be milder.
+
+What a check needs:
+
+- *files*: {files} with a description
+- *model*: {model}
+- *deep*: {deep}
+- *source*: {source}
+- *layout*: {layout}
+- *memory*: {memory}
+- *manifest*: {manifest}
+"""
+
+
+def checks_markdown() -> str:
+    """The page."""
+    lines = [
+        _INTRODUCTION.format_map(NEEDS),
+        "| id | severity | needs | what is checked | what goes wrong at serving | what to do |",
+        "|---|---|---|---|---|---|",
+    ]
+    for check in all_checks():
+        cells = (check.id, check.severity.value, check.needs, check.title, check.effect, check.fix)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(checks_markdown())

@@ -1,0 +1,154 @@
+"""Checks of the files as files: A6, A11, A12, B9 and C1."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterator
+
+from quantpipe.checkpoint.checkpoint import Checkpoint
+from quantpipe.checkpoint.index import VLLM_INDEX, Index
+from quantpipe.checkpoint.strict_json import read_object
+from quantpipe.durable import TEMPORARY_PREFIX
+from quantpipe.verify.checks.registry import check
+from quantpipe.verify.finding import Problem, Severity
+
+_LEFTOVER = re.compile(r"-of-0+\.safetensors$|^\.tmp-|\.(incomplete|part|tmp)$")
+_RANK_FOLDER = re.compile(r"^rank_\d+$")
+
+
+@check(
+    "A6",
+    effect="vLLM stops with 'Cannot find any model weights', or loads what a stale index names instead "
+    "of what is here",
+    fix=f"remove a stale {VLLM_INDEX} (msmodelslim's own index has another name and is not read)",
+    needs="files",
+)
+def foreign_index(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """The only index that vLLM reads, model.safetensors.index.json, names files that are here."""
+    present = {header.shard for header in checkpoint.headers}
+    for index in checkpoint.indexes:
+        severity = Severity.ERROR if index.file == VLLM_INDEX else Severity.WARNING
+        for problem in index.problems:
+            yield Problem(index.file, f"the index {problem}", severity=severity)
+        missing = index.shards - present
+        if index.file == VLLM_INDEX and missing:
+            yield Problem(index.file, "the index names shards that are not here", min(missing))
+
+
+@check(
+    "A11",
+    effect="the server does not start, has no chat endpoint, or cannot open the shards under another user id",
+    fix="copy tokenizer and chat template from the source; chmod -R a+rX the directory",
+    needs="files",
+)
+def companions(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """Tokenizer and chat template are there, and another user can read the files."""
+    names = set(checkpoint.names)
+    if not names & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
+        yield Problem("tokenizer.json", "the tokenizer is missing")
+    elif "tokenizer_config.json" not in names:
+        yield Problem("tokenizer_config.json", "the tokenizer's config is missing")
+    elif not _has_chat_template(checkpoint):
+        yield Problem("chat_template.jinja", "there is no chat template", severity=Severity.WARNING)
+    if checkpoint.sealing:
+        return
+    for name in checkpoint.names:
+        path = checkpoint.path / name
+        if path.is_file() and not path.stat().st_mode & stat.S_IROTH:
+            text = "only its owner can read the file: a server under another user id cannot"
+            yield Problem(name, text, severity=Severity.NOTE)
+
+
+def _has_chat_template(checkpoint: Checkpoint) -> bool:
+    if {"chat_template.jinja", "chat_template.json"} & set(checkpoint.names):
+        return True
+    try:
+        return bool(read_object(checkpoint.path / "tokenizer_config.json").get("chat_template"))
+    except ValueError:
+        return False
+
+
+@check(
+    "A12",
+    effect="loading fails in the safetensors reader, or reads bytes that belong to another tensor",
+    fix="copy or quantize again; remove what an interrupted msmodelslim left",
+    needs="files",
+)
+def sound_shards(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """Every shard is a whole, well-formed safetensors file, and nothing half-written lies about."""
+    for header in checkpoint.headers:
+        for problem in header.problems:
+            yield Problem(header.shard, f"the shard {_generic(problem)}", problem)
+    for name in checkpoint.names:
+        if _LEFTOVER.search(name) and not (checkpoint.sealing and name.startswith(TEMPORARY_PREFIX)):
+            yield Problem(name, "a half-written file was left behind")
+        if _RANK_FOLDER.match(name) and (checkpoint.path / name).is_dir():
+            yield Problem(name, "a folder of a multi-device run was left behind: its parts were not merged")
+
+
+def _generic(problem: str) -> str:
+    """The words of a header's problem that do not change from file to file."""
+    for word in ("truncated", "overlap", "belong to no tensor", "claims a header", "cannot be read", "needs"):
+        if word in problem:
+            return {
+                "truncated": "is truncated",
+                "overlap": "has tensors that overlap",
+                "belong to no tensor": "has bytes that belong to no tensor",
+                "claims a header": "claims a header of impossible size",
+                "cannot be read": "cannot be read",
+                "needs": "has a tensor whose range does not fit its dtype and shape",
+            }[word]
+    return "is no well-formed safetensors file"
+
+
+@check(
+    "B9",
+    effect="vLLM loads every *.safetensors in the directory (or those of its index), the last one wins: "
+    "int8 weights become 0 or stale, without an error",
+    fix="remove the shards that do not belong to the quantized model, and their index",
+    needs="files",
+)
+def one_set_of_shards(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """Each tensor lies in one shard, the indexes agree with the headers, and no BF16 shards are left."""
+    for shards in sorted({tuple(shards) for shards in checkpoint.repeated.values()}):
+        yield Problem(" and ".join(shards), "shards hold the same tensors", severity=Severity.ERROR)
+    for header in checkpoint.headers:
+        if header.trailing:
+            yield Problem(
+                header.shard, "the file goes on after its last tensor", f"{header.trailing:,} bytes"
+            )
+    if not checkpoint.repeated:
+        for index in checkpoint.indexes:
+            yield from _index_differences(checkpoint, index)
+
+
+def _index_differences(checkpoint: Checkpoint, index: Index) -> Iterator[Problem]:
+    """Where an index and the headers disagree; a tensor that is nowhere is B1's."""
+    if index.problems or (index.file == VLLM_INDEX and index.shards - {h.shard for h in checkpoint.headers}):
+        return
+    severity = Severity.ERROR if index.file == VLLM_INDEX else Severity.WARNING
+    for name, tensor in checkpoint.tensors.items():
+        shard = index.weight_map.get(name)
+        if shard is None:
+            yield Problem(name, f"a tensor is in a shard but not in {index.file}", severity=severity)
+        elif shard != tensor.shard:
+            yield Problem(name, f"a tensor is in another shard than {index.file} says", severity=severity)
+
+
+@check(
+    "C1",
+    effect="bytes changed after the checkpoint was made: what is served is not what was verified",
+    fix="restore the files, or quantize again; never edit a checkpoint in place",
+    needs="manifest",
+)
+def as_in_manifest(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """Every file is what the manifest says."""
+    for mismatch in checkpoint.mismatches or ():
+        yield Problem(mismatch.path, _manifest_text(mismatch.problem), mismatch.problem)
+
+
+def _manifest_text(problem: str) -> str:
+    if problem.startswith("has"):
+        return "the file differs from its manifest"
+    return f"the file {problem}" + ("" if "manifest" in problem else " though the manifest names it")

@@ -1,0 +1,50 @@
+"""Checks of a parallel layout: A10 and C2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from quantpipe.checkpoint.checkpoint import Checkpoint
+from quantpipe.checkpoint.layout import estimate, rule_problems
+from quantpipe.console import human_bytes
+from quantpipe.verify.checks.registry import check
+from quantpipe.verify.finding import Problem, Severity
+
+
+@check(
+    "A10",
+    effect="the server stops at start-up: a size does not divide by the number of ranks",
+    fix="choose sizes that divide: tensor_parallel_size, data_parallel_size, enable_expert_parallel, "
+    "EPLB's redundancy",
+    needs="layout",
+)
+def divisible(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """Heads, widths and experts divide by the tensor, data and expert parallel sizes."""
+    assert checkpoint.layout is not None
+    for text, detail in rule_problems(checkpoint.dims, checkpoint.layout):
+        yield Problem("layout", text, detail)
+
+
+@check(
+    "C2",
+    effect="the server runs out of memory while loading, or refuses max_model_len for want of KV cache",
+    fix="more devices, expert parallel, a larger gpu_memory_utilization or a smaller max_model_len",
+    needs="memory",
+)
+def fits(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """Weights and KV cache fit the devices."""
+    layout = checkpoint.layout
+    assert layout is not None
+    memory = estimate(checkpoint, layout)
+    detail = f"{human_bytes(memory.weights)} of weights in {human_bytes(memory.budget)} per device"
+    if memory.weights > memory.budget:
+        yield Problem("layout", "the weights do not fit a device", detail)
+    elif memory.verdict == "not":
+        rest = f"{detail}, about {max(0, memory.kv_tokens):,} tokens of KV cache for {memory.max_model_len:,}"
+        text = "there seems to be no room for one sequence of max_model_len"
+        yield Problem("layout", text, rest, Severity.WARNING)
+    elif memory.verdict == "tight":
+        rest = f"{detail}, about {memory.kv_tokens:,} tokens of KV cache"
+        yield Problem(
+            "layout", "there is room for hardly more than one full sequence", rest, Severity.WARNING
+        )

@@ -1,0 +1,42 @@
+"""Checks against the BF16 source: B13. The bounds are this module's, with their reasons beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from quantpipe.checkpoint.checkpoint import Checkpoint
+from quantpipe.verify.checks.registry import check
+from quantpipe.verify.fidelity.rotation import ENDS, FLOAT_BOUND
+from quantpipe.verify.finding import Problem
+
+# Per-channel int8 of near-Gaussian rows is about 1 %; rows ruled by one outlier go up to 15 %.
+_INT8_BOUND = 0.1
+# A sketch tells a single row or column to about a fifth; a stale or rescaled one is off by its own size.
+_WORST_BOUND = 0.6
+
+
+@check(
+    "B13",
+    effect="the server computes with other weights than the source's: "
+    "stale shards, swapped experts, wrong scales",
+    fix="quantize again from this source; when only some shards are named, they belong to another run",
+    needs="source",
+)
+def like_the_source(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """Every weight, with rotation, folding and smoothing undone, is that of the BF16 source."""
+    fidelity = checkpoint.fidelity
+    assert fidelity is not None
+    for name in fidelity.absent:
+        yield Problem(name, "the source has no such tensor of this shape")
+    for item in fidelity.errors:
+        if fidelity.rotation == "described" and item.module.kind in ENDS:
+            continue  # B11's: they tell whether the described rotation is the one that was applied
+        kind = checkpoint.types[item.module.name]
+        bound = FLOAT_BOUND if kind == "FLOAT" else _INT8_BOUND
+        name = f"{item.module.name}.weight"
+        if item.error > bound:
+            yield Problem(name, "a weight is not that of the source", f"off by {item.error:.1%}")
+        elif item.worst > _WORST_BOUND:
+            yield Problem(
+                name, "some rows of a weight are not those of the source", f"off by {item.worst:.1%}"
+            )

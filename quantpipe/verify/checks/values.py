@@ -1,0 +1,225 @@
+"""Checks of the numbers: B4 to B7, B11, B12. The bounds are this module's, with their reasons beside them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from statistics import median
+
+import numpy as np
+
+from quantpipe.checkpoint.checkpoint import Checkpoint
+from quantpipe.checkpoint.decode import Array
+from quantpipe.verify.checks.registry import check
+from quantpipe.verify.fidelity.rotation import rotation_problems
+from quantpipe.verify.finding import Problem, Severity
+from quantpipe.verify.values import Values
+
+# A scale that BF16 rounded is off by 2**-9 at most; a product of two of them and a sum by less than this.
+_ROUNDED = 2**-7
+# A per-channel minmax weight of 32 inputs has 1 in 32 at its end; clipped data have far more.
+_MOST_SATURATED = 0.25
+_MOST_ZERO = 0.75
+_SCALE_SPREAD = 256.0
+_EXPERT_SPREAD = 16.0
+_STATIC_TYPES = ("W8A8", "W8A8_MIX")
+
+
+def _values(checkpoint: Checkpoint) -> Values:
+    assert checkpoint.values is not None
+    return checkpoint.values
+
+
+@check(
+    "B4",
+    effect="the fused parameter holds one of each: the last one loaded wins, and the other parts read "
+    "wrong inputs",
+    fix="quantize again: q, k and v (gate and up) see the same input and need the same scale",
+    needs="deep",
+)
+def fused_inputs(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """The parts of a fused static linear share input_scale and input_offset."""
+    small = _values(checkpoint).small
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, kind in checkpoint.types.items():
+        if kind in _STATIC_TYPES and (group := checkpoint.modules[name].group):
+            groups[group].append(name)
+    for group, names in groups.items():
+        for suffix in ("input_scale", "input_offset"):
+            found = {
+                n: float(small[f"{n}.{suffix}"][0]) for n in names if small.get(f"{n}.{suffix}", _NONE).size
+            }
+            if len(set(found.values())) > 1:
+                detail = ", ".join(f"{name.rpartition('.')[2]} {value:.6g}" for name, value in found.items())
+                yield Problem(group, f"the parts of a fused linear differ in {suffix}", detail)
+
+
+_NONE = np.zeros(0, np.float32)
+
+
+@check(
+    "B5",
+    effect="a NaN or an infinity spreads to every answer; an offset of 200 becomes -56; a scale of 0 "
+    "silences its channel",
+    fix="quantize again; look at the calibration data and at the layer that is named",
+    needs="deep",
+)
+def sane_numbers(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """Every value is finite, scales are positive, offsets are whole numbers in -128..127."""
+    values = _values(checkpoint)
+    for name, stats in values.stats.items():
+        suffix = name.rpartition(".")[2]
+        if stats.nonfinite:
+            yield Problem(name, "a tensor has NaN or infinite values")
+        elif suffix in ("weight_scale", "input_scale", "deq_scale") and stats.elements and not stats.low > 0:
+            if not np.isnan(stats.low):
+                yield Problem(name, f"a {suffix} is not positive", f"the least is {stats.low:.6g}")
+        elif suffix == "weight_scale" and stats.high > _SCALE_SPREAD * stats.median:
+            detail = f"the largest is {stats.high / stats.median:,.0f} times the median"
+            yield Problem(name, "a weight_scale has an outlier", detail, Severity.WARNING)
+    for name, array in values.small.items():
+        if not name.endswith(".input_offset") or values.stats[name].nonfinite:
+            continue
+        strange = (array != np.round(array)) | (array < -128) | (array > 127)
+        if strange.any():
+            yield Problem(
+                name, "an input_offset is no whole number in -128..127", f"{float(array[strange][0]):g}"
+            )
+    yield from _unlike_experts(checkpoint, values)
+
+
+def _unlike_experts(checkpoint: Checkpoint, values: Values) -> Iterator[Problem]:
+    """Experts whose scales are far from those of their neighbours: legal, but worth a look."""
+    groups: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for name, module in checkpoint.modules.items():
+        stats = values.stats.get(f"{name}.weight_scale")
+        if module.kind == "expert" and stats is not None and stats.median > 0:
+            groups[module.group, module.leaf][f"{name}.weight_scale"] = stats.median
+    for members in groups.values():
+        middle = median(members.values())
+        for name, value in members.items():
+            if not middle / _EXPERT_SPREAD <= value <= middle * _EXPERT_SPREAD:
+                text = "an expert's scales are far from those of the layer's other experts"
+                yield Problem(name, text, f"{value / middle:.3g} times theirs", Severity.WARNING)
+
+
+@check(
+    "B6",
+    effect="static linears compute (q @ weight.T + quant_bias) * deq_scale: with a stale part every "
+    "answer is off",
+    fix="quantize again: weight, scales and bias of a linear have to come from one run",
+    needs="deep",
+)
+def identities(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """Static: deq_scale = input_scale * weight_scale; quant_bias = bias / deq_scale - row sum * offset."""
+    values = _values(checkpoint)
+    for name, kind in checkpoint.types.items():
+        if kind not in _STATIC_TYPES:
+            continue
+        parts = {
+            s: values.small.get(f"{name}.{s}")
+            for s in ("input_scale", "input_offset", "deq_scale", "quant_bias")
+        }
+        if any(part is None or not np.isfinite(part).all() for part in parts.values()):
+            continue
+        scale, offset, deq, bias = (part.astype(np.float64) for part in parts.values() if part is not None)
+        weight_scale = values.small.get(f"{name}.weight_scale")
+        if scale.size != 1 or offset.size != 1 or not (deq > 0).all() or deq.size != bias.size:
+            continue
+        if weight_scale is not None and weight_scale.size == deq.size:
+            product = scale * weight_scale
+            if not np.allclose(product, deq, rtol=_ROUNDED, atol=0):
+                worst = float(np.nanmax(np.abs(product / deq - 1)))
+                yield Problem(
+                    f"{name}.deq_scale", "deq_scale is not input_scale * weight_scale", f"off by {worst:.1%}"
+                )
+        yield from _quant_bias(checkpoint, values, name, offset, deq, bias)
+
+
+def _quant_bias(
+    checkpoint: Checkpoint,
+    values: Values,
+    name: str,
+    offset: Array,
+    deq: Array,
+    bias: Array,
+) -> Iterator[Problem]:
+    """The second identity; one step of rounding is allowed, and what BF16 took from the linear's bias."""
+    sums = values.row_sums.get(name)
+    weight = checkpoint.tensors.get(f"{name}.weight")
+    if (
+        sums is None
+        or sums.size != bias.size
+        or weight is None
+        or weight.shape != checkpoint.modules[name].shape
+    ):
+        return
+    stored = values.small.get(f"{name}.bias")
+    if stored is None and _smoothed_bias(checkpoint, name):
+        return
+    if stored is not None and stored.size != bias.size:
+        return
+    linear = np.zeros_like(bias) if stored is None else stored.astype(np.float64) / deq
+    expected = linear - sums * offset
+    error = np.abs(bias - expected)
+    if (error > 1.0 + _ROUNDED * np.abs(linear)).any():
+        at = int(np.argmax(error))
+        detail = f"output {at}: {bias[at]:.0f} instead of {expected[at]:.0f}"
+        yield Problem(f"{name}.quant_bias", "quant_bias is not what weight, scales and bias give", detail)
+
+
+def _smoothed_bias(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether quant_bias may contain a bias that was not kept: smoothing with a norm bias makes one."""
+    norm = {"attention": "input_layernorm", "mlp": "post_attention_layernorm"}.get(
+        checkpoint.modules[name].kind
+    )
+    layer = checkpoint.modules[name].layer
+    reads_norm = checkpoint.modules[name].leaf not in ("o_proj", "down_proj")
+    return reads_norm and f"model.layers.{layer}.{norm}.bias" in checkpoint.tensors
+
+
+@check(
+    "B7",
+    effect="vllm-ascend ignores weight_offset of symmetric types: weights made with one are read wrongly",
+    fix="quantize weights symmetrically (w_sym=True, symmetric: true)",
+    needs="deep",
+)
+def symmetric(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """Symmetric weights have a weight_offset of 0."""
+    stats = _values(checkpoint).stats
+    for name, kind in checkpoint.types.items():
+        found = stats.get(f"{name}.weight_offset")
+        if kind in (*_STATIC_TYPES, "W8A8_DYNAMIC", "W4A8_DYNAMIC") and found is not None and not found.blank:
+            yield Problem(f"{name}.weight_offset", "a weight_offset is not 0")
+
+
+@check(
+    "B11",
+    effect="a residual stream that is turned in one place and not in another carries noise to every answer",
+    fix="quantize again; untie the embeddings of a tied model before it is rotated",
+)
+def rotation(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """The rotation was applied, once and everywhere, and its matrix is there and orthogonal."""
+    yield from rotation_problems(checkpoint)
+
+
+@check(
+    "B12",
+    effect="a weight that was never written, or clipped, takes its module out of the model",
+    fix="quantize again; look at the scales of the tensor that is named",
+    needs="deep",
+)
+def living_weights(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """No weight is all zero or mostly saturated."""
+    for name, stats in _values(checkpoint).stats.items():
+        if not name.endswith(".weight") or not stats.elements:
+            continue
+        if stats.blank:
+            yield Problem(name, "a weight is all zero")
+        elif stats.saturated > _MOST_SATURATED * stats.elements:
+            yield Problem(
+                name, "an int8 weight is saturated", f"{stats.saturated / stats.elements:.0%} at its end"
+            )
+        elif stats.zeros > _MOST_ZERO * stats.elements:
+            detail = f"{stats.zeros / stats.elements:.0%} zeros"
+            yield Problem(name, "an int8 weight is mostly zero", detail, Severity.WARNING)

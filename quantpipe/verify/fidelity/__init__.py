@@ -1,0 +1,1 @@
+"""The comparison of a checkpoint with its BF16 source."""

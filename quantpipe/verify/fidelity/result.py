@@ -1,0 +1,55 @@
+"""The result of a comparison with the BF16 source."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from quantpipe.checkpoint.modules import Module
+
+
+@dataclass(frozen=True)
+class ModuleError:
+    """How far a module is from its source: relative to the source's size, in all and in its worst row."""
+
+    module: Module
+    error: float
+    worst: float
+
+
+@dataclass
+class Fidelity:
+    """The comparison with the source.
+
+    Attributes:
+        rotation: `described`, `estimated` (from the embeddings) or `none`.
+        errors: one for each module that could be compared.
+        absent: names that the source lacks or has in another shape.
+        left_out: modules of types whose values cannot be reconstructed here.
+    """
+
+    rotation: str
+    errors: list[ModuleError] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Mean and largest error per kind of module and per layer."""
+        kinds: dict[str, list[float]] = defaultdict(list)
+        layers: dict[int, list[float]] = defaultdict(list)
+        for item in self.errors:
+            kinds[item.module.leaf].append(item.error)
+            if item.module.layer >= 0:
+                layers[item.module.layer].append(item.error)
+        return {
+            "rotation": self.rotation,
+            "modules": len(self.errors),
+            "left_out": len(self.left_out),
+            "by_kind": {kind: _summary(errors) for kind, errors in kinds.items()},
+            "by_layer": {str(layer): _summary(errors) for layer, errors in sorted(layers.items())},
+        }
+
+
+def _summary(errors: list[float]) -> dict[str, float]:
+    return {"mean": round(sum(errors) / len(errors), 6), "max": round(max(errors), 6)}

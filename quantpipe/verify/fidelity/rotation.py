@@ -1,0 +1,119 @@
+"""What a rotated checkpoint has to show: its matrix, its folded norms, and untied embeddings (check B11).
+
+Rotation folds each RMSNorm into the linears behind it, which leaves ones; smoothing may then write its own
+factors into the norms again, but never into the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from quantpipe.checkpoint.checkpoint import Checkpoint
+from quantpipe.checkpoint.decode import Array, read_tensor
+from quantpipe.checkpoint.safetensors import read_header
+from quantpipe.verify.finding import Problem
+
+_MATRIX = "global_rotation"
+_PROBES = 8
+_ORTHOGONAL = 1e-3
+_MAX_HIDDEN = 1 << 15
+
+ENDS = ("embed", "head")
+"""Kinds of modules that the rotation turns and nothing else rewrites, the last norm apart."""
+
+FLOAT_BOUND = 0.02
+"""Largest relative error of a FLOAT weight: BF16 rounds a rotated one by 0.2 %."""
+
+
+def load_rotation(checkpoint: Checkpoint) -> Array | str | None:
+    """The rotation, float32 [hidden, hidden]; the text of a problem; None where none is described."""
+    assert checkpoint.description is not None
+    relative = checkpoint.description.rotation_path
+    if relative is None:
+        return None
+    if problem := _path_problem(checkpoint.path, relative):
+        return problem
+    header = read_header(checkpoint.path / relative, relative)
+    tensor = next((tensor for tensor in header.tensors if tensor.name == _MATRIX), None)
+    if header.problems or tensor is None:
+        return "the described rotation cannot be read"
+    hidden = checkpoint.dims.hidden
+    if (
+        hidden > _MAX_HIDDEN
+        or tensor.shape != (hidden, hidden)
+        or tensor.dtype not in ("F32", "BF16", "F16", "F64")
+    ):
+        return "the described rotation is no matrix of the model's hidden size"
+    try:
+        return read_tensor(checkpoint.path, tensor)
+    except OSError:
+        return "the described rotation cannot be read"
+
+
+def _path_problem(root: Path, relative: str) -> str | None:
+    pure = PurePosixPath(relative)
+    if pure.is_absolute() or ".." in pure.parts or not relative.isprintable():
+        return "the described rotation lies outside the checkpoint"
+    target = root / relative
+    if not target.is_file():
+        return "the described rotation is missing"
+    if not target.resolve().is_relative_to(root.resolve()):
+        return "the described rotation lies outside the checkpoint"
+    return None
+
+
+def rotation_problems(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """All that can be said of the rotation without the source; more of it with a deep look."""
+    assert checkpoint.description is not None
+    described = checkpoint.description.rotation_path
+    if described is not None:
+        matrix = load_rotation(checkpoint)
+        if isinstance(matrix, str):
+            yield Problem(described, matrix)
+        elif matrix is not None and not orthogonal(matrix):
+            yield Problem(described, "the described rotation is not orthogonal")
+        if checkpoint.dims.tied:
+            text = "a rotated model says tie_word_embeddings: embedding and head cannot be one matrix"
+            yield Problem("config.json", text)
+    if checkpoint.values is not None:
+        yield from _norm_problems(checkpoint, rotated=described is not None)
+    if checkpoint.fidelity is not None and checkpoint.fidelity.rotation == "described":
+        text = "a weight is not the source's, turned once by the described rotation"
+        for item in checkpoint.fidelity.errors:
+            if item.module.kind in ENDS and not item.error <= FLOAT_BOUND:
+                yield Problem(f"{item.module.name}.weight", text, f"off by {item.error:.1%}")
+
+
+def orthogonal(matrix: Array) -> bool:
+    """Whether matrix.T @ matrix is the identity, tried on random vectors: n**2 work instead of n**3."""
+    probes = np.random.default_rng(0).standard_normal((matrix.shape[0], _PROBES)).astype(np.float32)
+    if not np.isfinite(matrix).all():
+        return False
+    back = matrix.T @ (matrix @ probes)
+    return bool(np.linalg.norm(back - probes) < _ORTHOGONAL * np.linalg.norm(probes))
+
+
+def _norm_problems(checkpoint: Checkpoint, *, rotated: bool) -> Iterator[Problem]:
+    """The last norm is folded in a rotated model; others of a kind are folded in all layers or in none."""
+    assert checkpoint.values is not None
+    small = checkpoint.values.small
+    last = small.get("model.norm.weight")
+    folded_last = last is not None and bool((last == 1).all())
+    if rotated and last is not None and not folded_last:
+        yield Problem(
+            "model.norm.weight", "the rotation is described, but the last norm was not folded into lm_head"
+        )
+    for kind in ("input_layernorm", "post_attention_layernorm"):
+        folded = {}
+        for layer in range(checkpoint.dims.layers):
+            weight = small.get(name := f"model.layers.{layer}.{kind}.weight")
+            if weight is not None:
+                folded[name] = bool((weight == 1).all())
+        if len(set(folded.values())) > 1:
+            rare = sum(folded.values()) * 2 <= len(folded)
+            for name, is_folded in folded.items():
+                if is_folded == rare:
+                    yield Problem(name, "a norm is folded in some layers and not in others")

@@ -1,0 +1,181 @@
+"""The verify stage: what was just written is read back, checked, and sealed under its digest."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from quantpipe import __version__
+from quantpipe.checkpoint.layout import GIB, Layout, layout_of_serve
+from quantpipe.console import human_bytes, now
+from quantpipe.errors import VerificationError
+from quantpipe.stage import Context, Receipt, Result, StagePlan, digest_of
+from quantpipe.store.manifest import Manifest, check
+from quantpipe.store.store import PROVENANCE
+from quantpipe.verify.report import Report
+
+
+class VerifyStage:
+    """Checks the staging directory and turns it into a generation."""
+
+    @property
+    def name(self) -> str:
+        """`verify`."""
+        return "verify"
+
+    def key(self, context: Context) -> str:
+        """Digest of the verify section and layout, of the quantize receipt's key and of what it wrote."""
+        return digest_of(
+            {
+                "verify": context.recipe.stage_inputs()["verify"],
+                "layout": asdict(_layout(context)),
+                "quantize": context.receipts["quantize"].key,
+                "manifest": _manifest(context).digest(),
+            }
+        )
+
+    def plan(self, context: Context) -> StagePlan:
+        """One pass over the checkpoint's bytes; nothing is added to the store."""
+        size = _planned_bytes(context)
+        deep = "every value" if context.recipe.verify.deep else "headers"
+        amount = f"{human_bytes(size)} " if size else ""
+        return StagePlan(
+            stage=self.name,
+            action="run",
+            summary=f"read {amount}back, compare with the manifest, check {deep} for vllm-ascend "
+            f"{context.recipe.verify.target}",
+            figures={"read_bytes": size},
+        )
+
+    def preflight(self, context: Context) -> None:
+        """The checks need nothing but what the core needs anyway."""
+
+    def run(self, context: Context) -> Result:
+        """Check and seal. Killed after sealing and run again, it finds the generation and checks that.
+
+        Raises:
+            VerificationError: a file or a tensor is not what it has to be; nothing is sealed.
+        """
+        manifest = _manifest(context)
+        digest = manifest.digest()
+        staging = context.store.absolute(context.output("quantize", "checkpoint"))
+        sealed = context.store.generation(context.recipe.name, digest)
+        place = staging if staging.is_dir() or not sealed.is_dir() else sealed
+        report = self._verify(context, place, manifest)
+        if place is staging:
+            _require_intact(context, sealed, manifest)
+            sealed = context.store.seal(staging, context.recipe.name, digest, _provenance(context, manifest))
+        outputs = {"checkpoint": context.store.relative(sealed), "digest": digest}
+        figures = {
+            "bytes": manifest.total_bytes,
+            "tensors": report.figures["tensors"],
+            "findings": report.counts(),
+            "report": {**report.to_json(), "path": outputs["checkpoint"]},
+        }
+        summary = (
+            f"{len(report.passed)} checks passed on {report.figures['tensors']} tensors, sealed {digest[:12]}"
+        )
+        return Result(outputs, figures, summary)
+
+    def still_there(self, context: Context, receipt: Receipt) -> bool:
+        """Whether the generation and its provenance exist."""
+        checkpoint = context.store.absolute(receipt.outputs["checkpoint"])
+        return checkpoint.is_dir() and (checkpoint / PROVENANCE).is_file()
+
+    def _verify(self, context: Context, place: Path, manifest: Manifest) -> Report:
+        # numpy only when there is something to verify: a no-op refresh stays quick.
+        from quantpipe.verify.verify import verify_checkpoint
+
+        recipe = context.recipe
+        with context.console.progress("verify", manifest.total_bytes, unit="B") as progress:
+            report = verify_checkpoint(
+                place,
+                target=recipe.verify.target,
+                deep=recipe.verify.deep,
+                layout=_layout(context),
+                jobs=context.settings.jobs,
+                on_bytes=progress.advance,
+                manifest=manifest,
+                sealing=True,
+            )
+        for finding in report.findings:
+            context.console.event("finding", **finding.to_json())
+        if not report.ok:
+            raise _failure(report)
+        for finding in report.findings:
+            context.console.warning(finding.line())
+        return report
+
+
+def _layout(context: Context) -> Layout:
+    smoke = context.recipe.smoke
+    on_npus = smoke.launcher in ("native", "docker", "podman")
+    memory = int(smoke.device_memory * GIB) if on_npus else None
+    return layout_of_serve(smoke.serve, device_memory=memory)
+
+
+def _failure(report: Report) -> VerificationError:
+    first = report.errors[0]
+    return VerificationError(
+        f"{first.id}: {first.text}",
+        where=first.where[0] if first.where else str(report.path),
+        hint=f"{first.fix}; `--force quantize` makes the checkpoint again",
+        details=report.lines(),
+    )
+
+
+def _require_intact(context: Context, sealed: Path, manifest: Manifest) -> None:
+    """A generation of this name that is there already has to be what its name says, not only bear it.
+
+    Raises:
+        VerificationError: it was changed; what was just made stays in staging.
+    """
+    if not sealed.is_dir():
+        return
+    with context.console.progress("compare", manifest.total_bytes, unit="B") as progress:
+        found = check(
+            sealed,
+            manifest,
+            jobs=context.settings.jobs,
+            exclude=(PROVENANCE,),
+            on_bytes=progress.advance,
+        )
+    if found:
+        raise VerificationError(
+            "a generation of the same digest is there and was changed since it was sealed",
+            where=str(sealed / found[0].path),
+            hint="find out who writes into the store; move that directory away and run again",
+            details=[f"{mismatch.path} {mismatch.problem}" for mismatch in found],
+        )
+
+
+def _manifest(context: Context) -> Manifest:
+    return Manifest.from_json(context.output("quantize", "manifest"), where="the quantize receipt")
+
+
+def _planned_bytes(context: Context) -> int:
+    """What the quantize receipt or, before it exists, its plan says."""
+    if "quantize" in context.receipts:
+        return _manifest(context).total_bytes
+    plan = context.plans.get("quantize")
+    return plan.disk_bytes if plan is not None else 0
+
+
+def _provenance(context: Context, manifest: Manifest) -> dict[str, Any]:
+    recipe = context.recipe
+    figures = context.receipts["quantize"].figures
+    return {
+        "format": 1,
+        "recipe": {"name": recipe.name, "digest": recipe.digest()},
+        "source": {
+            "hub": recipe.source.hub,
+            "repo": recipe.source.repo,
+            "commit": context.output("fetch", "commit"),
+        },
+        "run": context.run.id,
+        "created": now(),
+        "quantpipe": __version__,
+        "versions": figures.get("versions"),
+        "manifest": manifest.to_json(),
+    }

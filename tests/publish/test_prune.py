@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from quantpipe.publish import prune
+from quantpipe.publish.stage import UNPUBLISHED_GRACE_SECONDS
+from quantpipe.stage import Receipt
+from quantpipe.store.store import PROVENANCE, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def snapshot(store: Store, commit: str, *, lately: bool = False) -> Path:
+    path = store.snapshot("modelscope", "Qwen/Qwen3-32B", commit)
+    (path / ".quantpipe" / "partial").mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(b"x" * 100)
+    if not lately:
+        age(path)
+    return path
+
+
+def age(path: Path) -> None:
+    """Let a whole tree be older than the grace."""
+    then = time.time() - UNPUBLISHED_GRACE_SECONDS - 60
+    for inner in [*path.rglob("*"), path]:
+        os.utime(inner, (then, then))
+
+
+def generation(store: Store, letter: str, source: Path, *, published: bool = True) -> str:
+    digest = letter * 64
+    run = store.new_run("tiny")
+    run.update_state(status="published")
+    run.staging.mkdir()
+    (run.staging / "weights").write_bytes(b"y" * 50)
+    path = store.seal(run.staging, "tiny", digest, {})
+    if published:
+        fetched = Receipt("fetch", "k", {"snapshot": store.relative(source)}, {}, "now", 0.0)
+        store.point("tiny", digest)
+        store.save_receipts("tiny", digest, {"fetch": fetched})
+        time.sleep(0.01)
+    assert (path / PROVENANCE).is_file()
+    return digest
+
+
+def found(store: Store, keep: int = 2) -> dict[str, str]:
+    return {Path(c.path).name: c.kind for c in prune.candidates(store, keep=keep)}
+
+
+def test_nothing_to_remove(store: Store) -> None:
+    assert prune.candidates(store, keep=2) == []
+    generation(store, "a", snapshot(store, "c1"))
+    assert found(store) == {}
+
+
+def test_old_generations_and_snapshots_that_nothing_needs(store: Store) -> None:
+    old, new = snapshot(store, "old"), snapshot(store, "new")
+    first = generation(store, "a", old)
+    generation(store, "b", new)
+    generation(store, "c", new)
+    assert found(store) == {first: "generation", "old": "snapshot"}
+    assert found(store, keep=3) == {"old": "snapshot"}
+
+
+def test_a_snapshot_that_an_unfinished_run_fetched_stays(store: Store) -> None:
+    mine = snapshot(store, "c1")
+    run = store.new_run("tiny")
+    run.update_state(status="failed")
+    run.save(Receipt("fetch", "k", {"snapshot": store.relative(mine)}, {}, "now", 0.0))
+    assert found(store) == {}
+
+
+def test_a_snapshot_that_is_being_fetched_stays(store: Store) -> None:
+    """It belongs to no receipt yet: hours of download must not go with somebody's `prune --yes`."""
+    growing = snapshot(store, "c1")
+    assert found(store) == {"c1": "snapshot"}
+    (growing / ".quantpipe" / "partial" / "model-2.safetensors").write_bytes(b"x")
+    assert found(store) == {}
+
+
+def test_what_lies_beside_the_snapshots_is_no_snapshot(store: Store) -> None:
+    snapshot(store, "c1", lately=True)
+    (store.root / "sources" / "modelscope" / "Qwen--Qwen3-32B" / "refs.json").write_text("{}")
+    assert found(store) == {}
+
+
+def test_an_unpublished_generation_stays_for_its_grace(store: Store) -> None:
+    waiting = generation(store, "a", store.root, published=False)
+    assert found(store) == {}
+    age(store.generation("tiny", waiting))
+    assert found(store) == {waiting: "generation"}
+
+
+def test_only_the_newest_runs_stay_and_running_ones(store: Store) -> None:
+    runs = [store.new_run("tiny") for _ in range(prune.KEPT_RUNS + 3)]
+    for run in runs:
+        run.update_state(status="published")
+    runs[1].update_state(status="running")
+    assert found(store) == {runs[0].id: "run", runs[2].id: "run"}
+
+
+def test_what_a_killed_removal_left_is_found(store: Store) -> None:
+    generation(store, "a", snapshot(store, "c1"))
+    grave = store.model("tiny") / ".tmp-0123"
+    grave.mkdir()
+    (grave / "weights").write_bytes(b"z" * 70)
+    [candidate] = prune.candidates(store, keep=2)
+    assert (candidate.kind, candidate.bytes) == ("leftover", 70)
+
+
+def test_remove_takes_all_of_it_and_nothing_else(store: Store) -> None:
+    old, new = snapshot(store, "old"), snapshot(store, "new")
+    first = generation(store, "a", old)
+    second = generation(store, "b", new)
+    third = generation(store, "c", new)
+    (store.model("tiny") / ".tmp-0123").mkdir()
+    chosen = prune.candidates(store, keep=2)
+    assert sum(candidate.bytes for candidate in chosen if candidate.kind == "snapshot") == 100
+    prune.remove(store, chosen)
+    assert prune.candidates(store, keep=2) == []
+    assert not old.exists() and new.exists()
+    assert not store.generation("tiny", first).exists()
+    assert [g.digest for g in store.generations("tiny")] == [second, third]
+    current = store.current("tiny")
+    assert current is not None and current.name == third
+
+
+def test_what_changed_since_the_listing_is_respected(store: Store) -> None:
+    source = snapshot(store, "c1")
+    first = generation(store, "a", source)
+    generation(store, "b", source)
+    generation(store, "c", source)
+    gone = snapshot(store, "gone")
+    chosen = prune.candidates(store, keep=2)
+    assert {candidate.kind for candidate in chosen} == {"generation", "snapshot"}
+    store.point("tiny", first)  # a rollback
+    (gone / "model.safetensors").unlink()
+    (gone / ".quantpipe" / "partial").rmdir()
+    (gone / ".quantpipe").rmdir()
+    gone.rmdir()  # another prune
+    prune.remove(store, chosen)
+    current = store.current("tiny")
+    assert current is not None and current.name == first

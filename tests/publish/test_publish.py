@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import io
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from quantpipe.console import Console
+from quantpipe.errors import VerificationError
+from quantpipe.publish import retention
+from quantpipe.publish.stage import UNPUBLISHED_GRACE_SECONDS, PublishStage, conclude
+from quantpipe.recipe import load as recipe_file
+from quantpipe.settings import Settings
+from quantpipe.stage import Context, Receipt
+from quantpipe.store.store import Store
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "prompts.json").write_text('["a prompt"]')
+    (tmp_path / "tiny.yaml").write_text(
+        "name: tiny\nsource: {hub: local, repo: model}\nquantize: {calibration: {dataset: prompts.json}}\n"
+    )
+    store = Store(tmp_path / "store")
+    return Context(
+        recipe=recipe_file.load(tmp_path / "tiny.yaml"),
+        settings=Settings.resolve({}, store=store.root),
+        store=store,
+        console=Console(stream=io.StringIO()),
+        run=store.new_run("tiny"),
+    )
+
+
+def seal(context: Context, letter: str) -> str:
+    staging = context.store.new_run("tiny").staging
+    staging.mkdir()
+    (staging / "weights").write_text(letter)
+    context.store.seal(staging, "tiny", letter * 64, {})
+    return letter * 64
+
+
+def publish(context: Context, letter: str) -> Receipt:
+    """As the pipeline does: run the stage, make its receipt, conclude."""
+    digest = seal(context, letter)
+    context.receipts["verify"] = Receipt("verify", "k", {"digest": digest}, {}, "now", 0.0)
+    stage = PublishStage()
+    key = stage.key(context)
+    result = stage.run(context)
+    receipt = Receipt("publish", key, result.outputs, result.figures, "now", 0.0, result.summary)
+    context.receipts["publish"] = receipt
+    conclude(context)
+    time.sleep(0.01)
+    return receipt
+
+
+def names(context: Context) -> list[str]:
+    return [generation.digest[0] for generation in context.store.generations("tiny")]
+
+
+def test_the_pointer_moves_and_the_receipt_tells_from_where(context: Context) -> None:
+    first, second = publish(context, "a"), publish(context, "b")
+    current = context.store.current("tiny")
+    assert current is not None and current.name == "b" * 64
+    assert first.figures["previous"] is None
+    assert second.figures["previous"] == "a" * 64
+    assert second.summary == "current -> bbbbbbbbbbbb"
+    assert set(context.store.load_receipts("tiny", "b" * 64)) == {"verify", "publish"}
+
+
+def test_the_receipt_stands_while_the_pointer_names_it(context: Context) -> None:
+    stage = PublishStage()
+    first, second = publish(context, "a"), publish(context, "b")
+    assert stage.still_there(context, second)
+    assert not stage.still_there(context, first)
+    context.store.point("tiny", "a" * 64)
+    assert not stage.still_there(context, second)
+    assert stage.still_there(context, first)
+
+
+def test_what_was_rolled_back_is_not_published_again_unless_it_is_wanted(context: Context) -> None:
+    stage = PublishStage()
+    publish(context, "a")
+    second = publish(context, "b")
+    retention.rollback(context.store, "tiny")
+    assert stage.still_there(context, second)
+    publish(context, "b")
+    assert not retention.held(context.store, "tiny", "b" * 64)
+
+
+def test_the_key_is_the_checkpoint_s(context: Context) -> None:
+    keys = [publish(context, letter).key for letter in "aba"]
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_generations_beyond_keep_are_removed_and_told(context: Context) -> None:
+    for letter in "abcd":
+        publish(context, letter)
+    assert names(context) == ["c", "d"]
+    said = context.console._stream.getvalue()  # type: ignore[attr-defined]
+    assert "removed generation aaaaaaaaaaaa" in said and "removed generation bbbbbbbbbbbb" in said
+
+
+def test_a_generation_at_its_smoke_load_is_left_alone_for_a_week(context: Context) -> None:
+    waiting = context.store.generation("tiny", seal(context, "f"))
+    publish(context, "a")
+    assert waiting.is_dir()
+    then = time.time() - UNPUBLISHED_GRACE_SECONDS - 60
+    os.utime(waiting / "quantpipe.json", (then, then))
+    publish(context, "b")
+    assert not waiting.exists()
+
+
+def test_a_generation_that_went_away_is_not_pointed_at(context: Context) -> None:
+    publish(context, "a")
+    context.receipts["verify"] = Receipt("verify", "k", {"digest": "e" * 64}, {}, "now", 0.0)
+    with pytest.raises(VerificationError, match="not there"):
+        PublishStage().run(context)
+    current = context.store.current("tiny")
+    assert current is not None and current.name == "a" * 64
+
+
+def test_the_plan_names_the_pointer(context: Context) -> None:
+    planned = PublishStage().plan(context)
+    assert str(context.store.pointer("tiny")) in planned.summary
+    assert (planned.disk_bytes, planned.memory_bytes) == (0, 0)
+    assert not context.store.pointer("tiny").exists()

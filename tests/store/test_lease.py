@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from quantpipe.errors import LeaseHeldError, PreflightError
+from quantpipe.store.lease import Lease, Owner
+
+_HOLD = """
+import sys, time
+from pathlib import Path
+from quantpipe.store.lease import Lease
+Lease.for_recipe(Path(sys.argv[1]), "tiny", run="run-1").acquire()
+sys.stdout.write("held\\n"); sys.stdout.flush()
+time.sleep(60)
+"""
+
+
+def hold(store: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", _HOLD, str(store)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def pretend(path: Path, **owner: object) -> None:
+    """Rewrite a lease as if another process held it."""
+    value = json.loads(path.read_text())
+    value["owner"].update(owner)
+    value["nonce"] = "another"
+    path.write_text(json.dumps(value))
+
+
+def test_held_by_a_living_process(tmp_path: Path) -> None:
+    process = hold(tmp_path)
+    try:
+        with pytest.raises(LeaseHeldError) as caught:
+            Lease.for_recipe(tmp_path, "tiny").acquire()
+        assert caught.value.exit_code == 11
+        assert str(process.pid) in str(caught.value)
+        assert "run-1" in str(caught.value)
+        assert "recipe tiny" in str(caught.value)
+        assert caught.value.hint
+        Lease.for_recipe(tmp_path, "other").acquire()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_left_behind_by_sigkill_is_reclaimed_at_once(tmp_path: Path) -> None:
+    process = hold(tmp_path)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    started = time.monotonic()
+    with Lease.for_recipe(tmp_path, "tiny") as lease:
+        assert time.monotonic() - started < 1.0
+        holder = lease.holder()
+        assert holder is not None
+        assert holder.owner == Owner.me()
+    assert list((tmp_path / "leases").iterdir()) == []
+
+
+def test_reused_process_id_is_not_the_holder(tmp_path: Path) -> None:
+    lease = Lease.for_recipe(tmp_path, "tiny")
+    with lease:
+        pretend(lease.path, start=Owner.me().start - 1)
+        assert Lease.for_recipe(tmp_path, "tiny").try_acquire()
+
+
+def test_other_host_keeps_it_until_it_lapses(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    first = Lease(path, lapse=120)
+    first.acquire()
+    pretend(path, realm="0" * 16, host="elsewhere")
+    with pytest.raises(LeaseHeldError, match="elsewhere"):
+        Lease(path, lapse=120).acquire()
+    old = time.time() - 130
+    os.utime(path, (old, old))
+    second = Lease(path, lapse=120)
+    assert second.try_acquire()
+    second.release()
+    first.release()
+    assert not path.exists()
+
+
+def test_refreshed_while_held_and_loss_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    with Lease(path, lapse=0.4) as lease:
+        os.utime(path, (0, 0))
+        limit = time.monotonic() + 5
+        while path.stat().st_mtime < 1 and time.monotonic() < limit:
+            time.sleep(0.02)
+        assert path.stat().st_mtime > 1, "nothing refreshed the lease"
+        pretend(path)
+        while not lease.lost and time.monotonic() < limit:
+            time.sleep(0.02)
+        assert lease.lost
+    assert path.exists(), "the lease of another process was removed"
+
+
+def test_two_leases_in_one_process_exclude_each_other(tmp_path: Path) -> None:
+    first, second = Lease(tmp_path / "x.json"), Lease(tmp_path / "x.json")
+    assert first.try_acquire()
+    assert not second.try_acquire()
+    first.release()
+    assert second.try_acquire()
+    second.release()
+    second.release()
+
+
+def test_many_contenders_one_winner(tmp_path: Path) -> None:
+    process = hold(tmp_path)
+    process.kill()
+    process.communicate()
+    leases = [Lease.for_recipe(tmp_path, "tiny") for _ in range(8)]
+    won: list[Lease] = []
+    start = threading.Barrier(len(leases))
+
+    def contend(lease: Lease) -> None:
+        start.wait()
+        if lease.try_acquire():
+            won.append(lease)
+
+    threads = [threading.Thread(target=contend, args=(lease,)) for lease in leases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) >= 1
+    holder = leases[0].holder()
+    assert holder is not None
+    assert sum(not lease.lost and lease._mine() for lease in won) == 1
+    for lease in won:
+        lease.release()
+
+
+def test_filesystem_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(95, "not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    first, second = Lease(tmp_path / "x.json"), Lease(tmp_path / "x.json")
+    assert first.try_acquire()
+    assert not second.try_acquire()
+    first.release()
+
+
+def test_unreadable_lease_lapses(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("{")
+    with pytest.raises(LeaseHeldError):
+        Lease(path).acquire()
+    os.utime(path, (0, 0))
+    with Lease(path):
+        pass
+
+
+def test_store_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(PreflightError, match="lease"):
+        Lease(tmp_path / "x.json").acquire()
+
+
+def test_owner_token_round_trip() -> None:
+    me = Owner.me()
+    found = Owner.from_token(me.token)
+    assert found is not None
+    assert replace(found, host=me.host) == me
+    assert me.may_live()
+    assert me.on_this_host()
+    assert not replace(me, start=me.start + 1).may_live()
+    assert replace(me, realm="0" * 16).may_live()
+    assert Owner.from_token("a-b") is None

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import errno
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantpipe.console import Console
+from quantpipe.errors import (
+    InterruptedRunError,
+    PreflightError,
+    QuantizeError,
+    QuantpipeError,
+    RetryableError,
+    StorageFullError,
+)
+from quantpipe.recipe import load as recipe_file
+from quantpipe.recipe.model import Recipe
+from quantpipe.stage import Receipt, RunDirectory
+from quantpipe.store import runs
+from quantpipe.store.store import Store
+
+STAGES = ("fetch", "quantize", "verify", "smoke", "publish")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "prompts.json").write_text('["a prompt"]')
+    (tmp_path / "tiny.yaml").write_text(
+        "name: tiny\nsource: {hub: local, repo: model}\nquantize: {calibration: {dataset: prompts.json}}\n"
+    )
+    return recipe_file.load(tmp_path / "tiny.yaml")
+
+
+def console() -> Console:
+    return Console("human", stream=io.StringIO())
+
+
+def work(store: Store, run: RunDirectory, content: str = "weights") -> Receipt:
+    """What a finished quantize stage leaves."""
+    run.staging.mkdir()
+    (run.staging / "model.safetensors").write_text(content)
+    receipt = Receipt(
+        "quantize", "key", {"checkpoint": store.relative(run.staging), "name": "tiny"}, {}, "now", 1.0
+    )
+    run.save(receipt)
+    return receipt
+
+
+def staged(run: RunDirectory) -> str:
+    return (run.staging / "model.safetensors").read_text()
+
+
+def test_the_first_run_begins_with_nothing(store: Store, recipe: Recipe) -> None:
+    run, receipts = runs.begin(store, recipe, STAGES)
+    assert receipts == {}
+    state = run.state()
+    assert state["status"] == "running"
+    assert state["recipe"] == "tiny"
+    assert state["digest"] == recipe.digest()
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted", "running", "stopped"])
+def test_an_unfinished_run_is_taken_over(store: Store, recipe: Recipe, status: str) -> None:
+    first, _ = runs.begin(store, recipe, STAGES)
+    work(store, first)
+    first.update_state(status=status)
+    second, receipts = runs.begin(store, recipe, STAGES)
+    assert staged(second) == "weights"
+    assert not first.staging.exists()
+    assert receipts["quantize"].outputs == {"checkpoint": store.relative(second.staging), "name": "tiny"}
+    assert first.state()["by"] == second.id
+
+
+def test_a_published_run_is_not_continued(store: Store, recipe: Recipe) -> None:
+    first, _ = runs.begin(store, recipe, STAGES)
+    work(store, first)
+    first.update_state(status="published")
+    _, receipts = runs.begin(store, recipe, STAGES)
+    assert receipts == {}
+    assert first.staging.exists()
+
+
+def test_a_run_that_stops_before_its_first_stage_passes_the_work_on(store: Store, recipe: Recipe) -> None:
+    """Hours of quantizing must not be lost to a port in use at the next two attempts."""
+    first, _ = runs.begin(store, recipe, STAGES)
+    work(store, first)
+    for _ in range(3):
+        run, receipts = runs.begin(store, recipe, STAGES)
+        with pytest.raises(PreflightError), runs.recorded(run, console()):
+            raise PreflightError("port 8000 cannot be had")
+    last, receipts = runs.begin(store, recipe, STAGES)
+    assert receipts["quantize"].outputs["checkpoint"] == store.relative(last.staging)
+    assert staged(last) == "weights"
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing of ours runs after it."""
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_killed_at_any_step_of_taking_over_nothing_is_lost(
+    store: Store, recipe: Recipe, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the count-th step that changes the store the process dies; then twice more; then it runs."""
+    first, _ = runs.begin(store, recipe, STAGES)
+    work(store, first)
+    left = [count]
+
+    def dying(method: Any) -> Any:
+        def step(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return method(*arguments, **options)
+
+        return step
+
+    for _ in range(2):
+        left[0] = count
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "new_run", dying(Store.new_run))
+            patch.setattr(RunDirectory, "save", dying(RunDirectory.save))
+            patch.setattr(RunDirectory, "update_state", dying(RunDirectory.update_state))
+            patch.setattr(Path, "rename", dying(Path.rename))
+            try:
+                runs.begin(store, recipe, STAGES)
+            except Killed:
+                pass
+            else:
+                assert count > 4  # it has fewer steps than that
+    last, receipts = runs.begin(store, recipe, STAGES)
+    assert receipts["quantize"].outputs["checkpoint"] == store.relative(last.staging)
+    assert staged(last) == "weights"
+
+
+def test_receipts_of_stages_that_are_not_asked_for_are_left(store: Store, recipe: Recipe) -> None:
+    first, _ = runs.begin(store, recipe, STAGES)
+    work(store, first)
+    assert runs.receipts_of(first, ("fetch",)) == {}
+    assert set(runs.receipts_of(first, STAGES)) == {"quantize"}
+    assert runs.receipts_of(None, STAGES) == {}
+
+
+# -- how a run's end is recorded ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (QuantizeError("msmodelslim failed", hint="look"), "failed"),
+        (ValueError("a bug"), "failed"),
+        (KeyboardInterrupt(), "interrupted"),
+        (InterruptedRunError("interrupted"), "interrupted"),
+        (RetryableError("stopped by SIGTERM"), "interrupted"),
+    ],
+)
+def test_the_end_is_in_the_state_and_in_the_events(
+    store: Store, recipe: Recipe, error: BaseException, status: str
+) -> None:
+    run, _ = runs.begin(store, recipe, STAGES)
+    said = console()
+    said.record_to(run.events)
+    with pytest.raises(type(error)), runs.recorded(run, said):
+        raise error
+    state = run.state()
+    assert state["status"] == status
+    assert state["error"]["what"] == (str(error) or "interrupted")
+    last = json.loads(run.events.read_text().splitlines()[-1])
+    assert last["event"] == "failed"
+    assert last["what"] == state["error"]["what"]
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("staging"), QuantizeError("the worker failed")])
+def test_a_run_whose_work_was_taken_over_says_so(store: Store, recipe: Recipe, error: Exception) -> None:
+    slow, _ = runs.begin(store, recipe, STAGES)
+    fast, _ = runs.begin(store, recipe, STAGES)
+    with pytest.raises(RetryableError, match=fast.id), runs.recorded(slow, console()):
+        raise error
+    assert slow.state()["status"] == "taken over"
+
+
+def test_an_error_is_not_hidden_by_a_disk_that_cannot_record_it(
+    store: Store, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = runs.begin(store, recipe, STAGES)
+
+    def full(*arguments: object, **fields: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunDirectory, "update_state", full)
+    with pytest.raises(QuantizeError, match="the reason"), runs.recorded(run, console()):
+        raise QuantizeError("the reason")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "code"),
+    [
+        (errno.ENOSPC, StorageFullError, 5),
+        (errno.EDQUOT, StorageFullError, 5),
+        (errno.EROFS, PreflightError, 5),
+        (errno.EACCES, PreflightError, 5),
+        (errno.ESTALE, RetryableError, 75),
+    ],
+)
+def test_storage_faults_become_errors_with_the_file_in_them(
+    store: Store, number: int, kind: type[QuantpipeError], code: int
+) -> None:
+    file = str(store.root / "runs" / "x")
+    with pytest.raises(kind) as caught, runs.storage_faults(store):
+        raise OSError(number, "said by the system", file)
+    assert caught.value.where == file
+    assert caught.value.hint
+    assert caught.value.exit_code == code
+
+
+def test_a_file_elsewhere_that_may_not_be_read_is_not_called_the_store(store: Store) -> None:
+    with pytest.raises(PreflightError) as caught, runs.storage_faults(store):
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/model/config.json")
+    assert "store" not in str(caught.value)
+    assert caught.value.where == "/data/model/config.json"
+
+
+def test_other_system_errors_pass(store: Store) -> None:
+    with pytest.raises(IsADirectoryError), runs.storage_faults(store):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory")

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from quantpipe.cli import render
+from quantpipe.stage import Receipt
+from quantpipe.store import status
+from quantpipe.store.lease import Lease
+from quantpipe.store.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def generation(store: Store, letter: str, *, published: bool) -> str:
+    digest = letter * 64
+    staging = store.new_run("old").staging
+    staging.mkdir()
+    store.seal(staging, "tiny", digest, {})
+    if published:
+        store.point("tiny", digest)
+        store.save_receipts("tiny", digest, {"fetch": Receipt("fetch", "k", {}, {}, "now", 0.0)})
+    return digest
+
+
+def test_an_empty_store(store: Store) -> None:
+    assert status.collect(store) == []
+    assert render.statuses([]) == ([], ["the store is empty"])
+
+
+def test_what_is_current_and_what_else_is_there(store: Store) -> None:
+    old, new = generation(store, "a", published=True), generation(store, "b", published=True)
+    failed = generation(store, "c", published=False)
+    [found] = status.collect(store, "tiny")
+    assert found.current == new
+    assert {g.digest: g.state for g in found.generations} == {
+        old: "published earlier",
+        new: "current",
+        failed: "never published",
+    }
+    value, lines = render.statuses([found])
+    assert value[0]["current"] == new
+    assert lines[0] == f"tiny: current {new[:12]}"
+    assert len(lines) == 4
+
+
+def test_the_failed_run_and_why(store: Store) -> None:
+    store.new_run("tiny").update_state(status="published")
+    run = store.new_run("tiny")
+    run.update_state(status="failed", error={"what": "it broke", "where": "a/log", "hint": "mend it"})
+    [found] = status.collect(store, "tiny")
+    _, lines = render.statuses([found])
+    assert lines == [
+        "tiny: nothing published",
+        f"  last run {run.id}: failed",
+        "    it broke (a/log)",
+        "    next: mend it",
+    ]
+
+
+def test_a_run_with_a_live_holder_is_running(store: Store) -> None:
+    run = store.new_run("tiny")
+    run.update_state(status="running")
+    with Lease.for_recipe(store.root, "tiny", run=run.id):
+        [found] = status.collect(store, "tiny")
+    assert found.run is not None
+    assert found.run["status"] == "running"
+
+
+def test_a_run_without_a_holder_was_killed(store: Store) -> None:
+    store.new_run("tiny").update_state(status="running")
+    [found] = status.collect(store, "tiny")
+    assert found.run is not None
+    assert found.run["status"].startswith("killed")
+
+
+def test_a_run_that_never_wrote_its_state(store: Store) -> None:
+    store.new_run("tiny")
+    [found] = status.collect(store, "tiny")
+    assert found.run is not None
+    assert found.run["status"] == "unknown"
+
+
+def test_all_recipes_or_one(store: Store) -> None:
+    store.new_run("a")
+    store.new_run("b")
+    assert [found.name for found in status.collect(store)] == ["a", "b"]
+    assert [found.name for found in status.collect(store, "b")] == ["b"]

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from quantpipe.verify.checks.docs import checks_markdown
+from quantpipe.verify.checks.registry import NEEDS, all_checks, check
+from verify.defects import DEFECTS
+
+ROOT = Path(__file__).resolve().parents[2]
+ELSEWHERE = {"A10": "test_layout", "C2": "test_layout", "B13": "test_against", "C1": "test_command"}
+
+
+def test_all_checks_are_there() -> None:
+    ids = [c.id for c in all_checks()]
+    wanted = [*(f"A{n}" for n in range(1, 13)), *(f"B{n}" for n in range(1, 14)), "C1", "C2"]
+    assert ids == wanted
+
+
+def test_each_check_says_what_goes_wrong_and_what_to_do() -> None:
+    for c in all_checks():
+        assert c.needs in NEEDS
+        assert len(c.title) > 20
+        assert len(c.effect) > 20
+        assert len(c.fix) > 20
+        assert not c.effect.endswith(".")
+
+
+def test_each_check_has_a_planted_defect() -> None:
+    planted = {defect.check for defect in DEFECTS}
+    for c in all_checks():
+        if c.id not in planted:
+            text = Path(__file__).with_name(f"{ELSEWHERE[c.id]}.py").read_text()
+            assert f'"{c.id}"' in text
+
+
+def test_the_page_is_the_registry() -> None:
+    assert (ROOT / "docs" / "checks.md").read_text() == checks_markdown()
+
+
+def test_an_id_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="A1"):
+        check("A1", effect="", fix="")
