@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from filelock import FileLock
-from support import ROOT, copy_store, made_once, write_recipe
+from helpers.commands import ROOT, copy_store, made_once, write_recipe
 
 # No deadlines: two busy cores make any of them a lie. The same examples in every CI run; new ones by hand.
 hypothesis.settings.register_profile("quantpipe", deadline=None, derandomize=bool(os.environ.get("CI")))

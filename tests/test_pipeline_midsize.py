@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import QUANTPIPE, ROOT, environment, quantpipe, write_recipe
+from helpers.commands import QUANTPIPE, ROOT, environment, quantpipe, write_recipe
 
 NAME = "midsize"
 pytestmark = [pytest.mark.slow, pytest.mark.quantize_env, pytest.mark.serve_env]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT, TINY_RECIPE, environment, quantpipe, write_recipe
+from helpers.commands import ROOT, TINY_RECIPE, environment, quantpipe, write_recipe
 
 COMMANDS = ("run", "plan", "status", "verify", "smoke", "rollback", "prune", "doctor", "recipe")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from store_support import RECIPE, current, digests, publish, published, sealed
+from helpers.stores import RECIPE, current, digests, publish, published, sealed
 
 from quantpipe.errors import UsageError
 from quantpipe.publish import retention

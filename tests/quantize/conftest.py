@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT
+from helpers.commands import ROOT
 
 TINY = ROOT / "quantpipe" / "assets" / "tiny-qwen3-moe"
 SERVER = Path(__file__).with_name("streaming_server.py")

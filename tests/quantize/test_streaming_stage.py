@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import QUANTPIPE, environment, made_once, quantpipe, write_recipe
+from helpers.commands import QUANTPIPE, environment, made_once, quantpipe, write_recipe
 
 
 @pytest.fixture(scope="session")

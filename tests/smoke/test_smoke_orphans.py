@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import processes_of
+from helpers.commands import processes_of
 from test_child import eventually
 from test_supervisor import OWNER, STUBBORN, VLLM, WAIT
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import processes_of
+from helpers.commands import processes_of
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import processes_of
+from helpers.commands import processes_of
 from test_child import eventually
 
 from quantpipe.console import Console

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import TINY_RECIPE, processes_of, quantpipe
+from helpers.commands import TINY_RECIPE, processes_of, quantpipe
 
 from quantpipe.console import Console
 from quantpipe.recipe import load as recipe_file

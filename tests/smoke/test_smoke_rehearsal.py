@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import QUANTPIPE, TINY_RECIPE, environment, processes_of, quantpipe
+from helpers.commands import QUANTPIPE, TINY_RECIPE, environment, processes_of, quantpipe
 
 pytestmark = pytest.mark.serve_env
 

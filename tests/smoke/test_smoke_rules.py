@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT
+from helpers.commands import ROOT
 
 from quantpipe.errors import PreflightError, RecipeError
 from quantpipe.host import machine as host

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.commands import ROOT, quantpipe, write_recipe
 from pydantic import ValidationError
-from support import ROOT, quantpipe, write_recipe
 
 from quantpipe.recipe.model import Bench, Container, Smoke
 from quantpipe.smoke.causes import CAUSES

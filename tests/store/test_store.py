@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from store_support import RECIPE, current, digests, published, sealed, stage
+from helpers.stores import RECIPE, current, digests, published, sealed, stage
 
 from quantpipe import durable
 from quantpipe.errors import VerificationError

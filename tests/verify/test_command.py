@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import quantpipe, write_recipe
+from helpers.commands import quantpipe, write_recipe
 
 from quantpipe.checkpoint.layout import GIB
 from quantpipe.console import Console

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import write_recipe
+from helpers.commands import write_recipe
 
 from quantpipe.console import Console
 from quantpipe.errors import VerificationError

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 QUANTPIPE = Path(sys.executable).with_name("quantpipe")
 TINY_RECIPE = ROOT / "recipes" / "tiny-qwen3-moe-w8a8-rot.yaml"
 
