@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe import durable
-from quantpipe.console import human_bytes
 from quantpipe.errors import QuantpipeError
 from quantpipe.host.machine import memory_limit, npus, require_interpreter
 from quantpipe.settings import Settings
+from quantpipe.text import human_bytes
 
 
 @dataclass(frozen=True)

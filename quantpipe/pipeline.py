@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quantpipe.console import Console, human_bytes, human_seconds, now
+from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, StorageFullError, UsageError
 from quantpipe.fetch.stage import FetchStage
 from quantpipe.publish.stage import PublishStage, conclude
@@ -25,6 +25,7 @@ from quantpipe.stage import Context, Receipt, RunDirectory, Stage, StagePlan
 from quantpipe.store import runs
 from quantpipe.store.lease import Lease
 from quantpipe.store.store import SPARE_BYTES, Store
+from quantpipe.text import human_bytes, human_seconds, now
 from quantpipe.verify.stage import VerifyStage
 
 STAGE_NAMES = ("fetch", "quantize", "verify", "smoke", "publish")

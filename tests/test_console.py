@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quantpipe.console import Console, human_bytes, human_seconds
+from quantpipe.console import Console
 
 
 class Terminal(io.StringIO):
@@ -120,34 +120,3 @@ def test_colour_on_a_terminal_unless_no_color(monkeypatch: pytest.MonkeyPatch) -
     assert Console(stream=io.StringIO()).styled("x", "33") == "x"
     monkeypatch.setenv("NO_COLOR", "1")
     assert Console(stream=Terminal()).styled("x", "33") == "x"
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1024, "1.0 KiB"),
-        (1024**2 - 1, "1.0 MiB"),
-        (237e9, "220.7 GiB"),
-        (470e9 * 10, "4.3 TiB"),
-        (5000 * 1024**4, "5000.0 TiB"),
-    ],
-)
-def test_bytes(count: float, text: str) -> None:
-    assert human_bytes(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0.0 s"),
-        (4.24, "4.2 s"),
-        (59.97, "1 min 00 s"),
-        (190, "3 min 10 s"),
-        (3599.7, "1 h 00 min"),
-        (7500, "2 h 05 min"),
-    ],
-)
-def test_seconds(seconds: float, text: str) -> None:
-    assert human_seconds(seconds) == text

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantpipe.console import human_bytes
 from quantpipe.errors import QuantpipeError
+from quantpipe.text import human_bytes
 
 if TYPE_CHECKING:
     from quantpipe.doctor import Finding

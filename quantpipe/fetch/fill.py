@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from quantpipe.console import human_bytes
 from quantpipe.errors import VerificationError
 from quantpipe.fetch import preflight, reuse
 from quantpipe.fetch.figures import FileFigures
@@ -18,6 +17,7 @@ from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot
 from quantpipe.fetch.transfer import Transfers
 from quantpipe.stage import Context
 from quantpipe.store.lease import Lease
+from quantpipe.text import human_bytes
 
 _LEASE_POLL_SECONDS = 0.5
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantpipe import durable
-from quantpipe.console import human_bytes
 from quantpipe.errors import PreflightError
 from quantpipe.fetch.partial import explained
 from quantpipe.store.store import SPARE_BYTES
+from quantpipe.text import human_bytes
 
 _UNSUPPORTED = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EXDEV}
 

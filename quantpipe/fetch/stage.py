@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from quantpipe.console import human_bytes
 from quantpipe.errors import VerificationError
 from quantpipe.fetch import preflight, reuse, sanity
 from quantpipe.fetch.fill import Source, fill, finished, held
@@ -20,6 +19,7 @@ from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.snapshot import PRIVATE, Snapshot
 from quantpipe.fetch.sources import selector, trusts_remote_code, variant
 from quantpipe.stage import Context, Receipt, Result, StagePlan, digest_of
+from quantpipe.text import human_bytes
 
 T = TypeVar("T")
 

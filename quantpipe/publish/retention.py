@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 from quantpipe import durable
-from quantpipe.console import now
 from quantpipe.errors import UsageError
 from quantpipe.store.store import Generation, Store
+from quantpipe.text import now
 
 
 def rollback(store: Store, recipe: str) -> tuple[str, str]:

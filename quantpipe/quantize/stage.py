@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe import durable
-from quantpipe.console import human_bytes, human_seconds
 from quantpipe.digest import digest_of
 from quantpipe.errors import PreflightError
 from quantpipe.host.child import GRACE_SECONDS
@@ -26,6 +25,7 @@ from quantpipe.recipe.datasets import dataset_digest, write_msmodelslim_dataset
 from quantpipe.stage import Context, Receipt, Result, StagePlan
 from quantpipe.store import manifest
 from quantpipe.store.manifest import FileEntry, Manifest
+from quantpipe.text import human_bytes, human_seconds
 
 OUTPUT_FORMAT = 1
 """Raised when the same msmodelslim output would be finished into other bytes: receipts then lapse."""

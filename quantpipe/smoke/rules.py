@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from quantpipe.console import human_bytes
 from quantpipe.errors import PreflightError, QuantpipeError, RecipeError
 from quantpipe.host import machine as host
 from quantpipe.recipe.model import Serve, Smoke
 from quantpipe.smoke.model import ModelFigures
+from quantpipe.text import human_bytes
 
 DEVICES = {"a2": 8, "a3": 16}
 """Devices of one server: an A3 has 8 NPUs of two dies, each a device."""

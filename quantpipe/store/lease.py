@@ -23,8 +23,8 @@ from types import TracebackType
 from typing import Any
 
 from quantpipe import durable
-from quantpipe.console import human_seconds, now
 from quantpipe.errors import LeaseHeldError, PreflightError
+from quantpipe.text import human_seconds, now
 
 LAPSE_SECONDS = 120.0
 """A lease that was not refreshed for so long is taken by other hosts; refreshes are eight times as often."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from quantpipe.console import Console, now
+from quantpipe.console import Console
 from quantpipe.errors import (
     InterruptedRunError,
     PreflightError,
@@ -22,6 +22,7 @@ from quantpipe.errors import (
 from quantpipe.recipe.model import Recipe
 from quantpipe.stage import Receipt, RunDirectory
 from quantpipe.store.store import Store
+from quantpipe.text import now
 
 _ENDED = ("published", "held", "taken over")
 

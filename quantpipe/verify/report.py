@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantpipe.console import human_bytes
+from quantpipe.text import human_bytes
 from quantpipe.verify.finding import Finding, Severity
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from quantpipe import __version__
 from quantpipe.checkpoint.layout import GIB, Layout, layout_of_serve
-from quantpipe.console import human_bytes, now
 from quantpipe.errors import VerificationError
 from quantpipe.stage import Context, Receipt, Result, StagePlan, digest_of
 from quantpipe.store.manifest import Manifest, check
 from quantpipe.store.store import PROVENANCE
+from quantpipe.text import human_bytes, now
 from quantpipe.verify.report import Report
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from quantpipe import __version__, durable
 from quantpipe.checkpoint.layout import GIB, Layout, layout_of_serve
-from quantpipe.console import Console, now
+from quantpipe.console import Console
 from quantpipe.errors import UsageError, VerificationError
 from quantpipe.recipe.model import Recipe
 from quantpipe.store import manifest
 from quantpipe.store.manifest import Manifest
 from quantpipe.store.store import PROVENANCE, Store
+from quantpipe.text import now
 from quantpipe.verify.report import Report
 from quantpipe.verify.verify import verify_checkpoint
 

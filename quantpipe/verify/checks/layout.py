@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from quantpipe.checkpoint.checkpoint import Checkpoint
 from quantpipe.checkpoint.layout import estimate, rule_problems
-from quantpipe.console import human_bytes
+from quantpipe.text import human_bytes
 from quantpipe.verify.checks.registry import check
 from quantpipe.verify.finding import Problem, Severity
 
