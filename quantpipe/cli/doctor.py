@@ -1,0 +1,29 @@
+"""`doctor`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from quantpipe.cli.emit import emit
+from quantpipe.cli.options import output_options, settings_options
+from quantpipe.console import Console
+
+if TYPE_CHECKING:
+    from quantpipe.settings import Settings
+
+
+@click.command()
+@settings_options
+@output_options
+def doctor(settings: Settings, console: Console) -> None:
+    """This machine: interpreters, devices, memory, disk, and what the store's filesystem can do."""
+    from quantpipe import doctor
+    from quantpipe.cli import render
+
+    findings = doctor.examine(settings)
+    emit(console, *render.doctor(findings))
+    if not all(finding.ok for finding in findings):
+        sys.exit(5)

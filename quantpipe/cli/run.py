@@ -1,0 +1,61 @@
+"""`run` and `plan`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quantpipe.cli.emit import emit
+from quantpipe.cli.options import PATH, STAGE, load_recipe, output_options, settings_options
+from quantpipe.cli.signals import stop_on_sigterm
+from quantpipe.console import Console
+
+if TYPE_CHECKING:
+    from quantpipe.settings import Settings
+
+
+@click.command()
+@click.argument("recipe", type=PATH)
+@click.option(
+    "--from", "first", type=STAGE, help="Begin with this stage; those before have to be up to date."
+)
+@click.option("--until", "last", type=STAGE, help="End after this stage.")
+@click.option("--force", type=STAGE, help="Run this stage and all behind it, even if up to date.")
+@click.option("--deep", is_flag=True, help="Hash the snapshot again instead of trusting size and time.")
+@settings_options
+@output_options
+def run(
+    recipe: Path,
+    first: str | None,
+    last: str | None,
+    force: str | None,
+    deep: bool,
+    settings: Settings,
+    console: Console,
+) -> None:
+    """Take RECIPE to a published checkpoint. Continues what an earlier run began."""
+    from quantpipe import pipeline
+    from quantpipe.cli import render
+
+    stop_on_sigterm()
+    loaded = load_recipe(recipe)
+    outcome = pipeline.run(loaded, settings, console, pipeline.Selection(first, last, force, deep))
+    emit(console, *render.outcome(loaded, settings, outcome))
+
+
+@click.command()
+@click.argument("recipe", type=PATH)
+@settings_options
+@output_options
+def plan(recipe: Path, settings: Settings, console: Console) -> None:
+    """What a run of RECIPE would do, with bytes, disk and memory. Exits 5 where it could not."""
+    from quantpipe import pipeline
+    from quantpipe.cli import render
+
+    plans, obstacles = pipeline.plan(load_recipe(recipe), settings, console)
+    emit(console, *render.plans(plans, obstacles))
+    if obstacles:
+        sys.exit(obstacles[0].exit_code)

@@ -1,0 +1,29 @@
+"""`status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quantpipe.cli.emit import emit
+from quantpipe.cli.options import PATH, load_recipe, output_options, settings_options
+from quantpipe.console import Console
+
+if TYPE_CHECKING:
+    from quantpipe.settings import Settings
+
+
+@click.command()
+@click.argument("recipe", type=PATH, required=False)
+@settings_options
+@output_options
+def status(recipe: Path | None, settings: Settings, console: Console) -> None:
+    """What is published, what is running, what failed and why."""
+    from quantpipe.cli import render
+    from quantpipe.store import status
+    from quantpipe.store.store import Store
+
+    name = load_recipe(recipe).name if recipe else None
+    emit(console, *render.statuses(status.collect(Store(settings.store), name)))

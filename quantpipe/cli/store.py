@@ -1,0 +1,52 @@
+"""What changes the store without a run: `rollback` and `prune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quantpipe.cli.emit import emit
+from quantpipe.cli.options import PATH, load_recipe, output_options, settings_options
+from quantpipe.console import Console
+
+if TYPE_CHECKING:
+    from quantpipe.settings import Settings
+
+
+@click.command()
+@click.argument("recipe", type=PATH)
+@settings_options
+@output_options
+def rollback(recipe: Path, settings: Settings, console: Console) -> None:
+    """Let the pointer of RECIPE name the generation before."""
+    from quantpipe.publish import retention
+    from quantpipe.store.store import Store
+
+    name = load_recipe(recipe).name
+    left, now = retention.rollback(Store(settings.store), name)
+    value = {"recipe": name, "from": left, "to": now, "held": left}
+    lines = [
+        f"{name}: current -> {now[:12]} (was {left[:12]})",
+        f"  {left[:12]} is held: a run does not publish it again, `--force publish` does",
+    ]
+    emit(console, value, lines)
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Remove instead of only listing.")
+@click.option("--keep", type=click.IntRange(min=2), default=2, show_default=True, help="Generations to keep.")
+@settings_options
+@output_options
+def prune(yes: bool, keep: int, settings: Settings, console: Console) -> None:
+    """List what retention would remove from the store; --yes removes it."""
+    from quantpipe.cli import render
+    from quantpipe.publish import prune
+    from quantpipe.store.store import Store
+
+    store = Store(settings.store)
+    candidates = prune.candidates(store, keep=keep)
+    if yes:
+        prune.remove(store, candidates)
+    emit(console, *render.pruned(candidates, removed=yes))

@@ -1,0 +1,41 @@
+"""`verify`: the static checks on any checkpoint directory."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quantpipe.cli.emit import emit
+from quantpipe.cli.options import PATH, load_recipe, output_options, settings_options
+from quantpipe.console import Console
+
+if TYPE_CHECKING:
+    from quantpipe.settings import Settings
+
+
+@click.command()
+@click.argument("path", type=PATH)
+@click.option("--recipe", type=PATH, help="Take the target and the serve profile from this recipe.")
+@click.option("--against", type=PATH, help="Compare the weights with this BF16 directory.")
+@click.option("--tp", type=click.IntRange(min=1), help="Tensor parallel size.")
+@click.option("--dp", type=click.IntRange(min=1), help="Data parallel size.")
+@click.option("--ep", is_flag=True, help="Expert parallel.")
+@click.option("--target", help="The version that has to load it. [vllm-ascend==0.23.0]")
+@click.option("--device-memory", type=click.FloatRange(min=0, min_open=True), help="GiB of one device.")
+@click.option("--deep", is_flag=True, help="Read all values, not only headers.")
+@click.option("--hashes/--no-hashes", default=True, help="Compare files with the manifest. [--hashes]")
+@click.option("--write-manifest", is_flag=True, help="Give a checkpoint that passes a manifest.")
+@settings_options
+@output_options
+def verify(path: Path, recipe: Path | None, settings: Settings, console: Console, **options: Any) -> None:
+    """Check the checkpoint directory PATH, ours or not: will vLLM-Ascend serve it rightly?"""
+    from quantpipe.verify.standalone import Options, run_verify
+
+    loaded = load_recipe(recipe) if recipe else None
+    report = run_verify(path, Options(recipe=loaded, jobs=settings.jobs, **options), console)
+    emit(console, report.to_json(), report.lines())
+    if not report.ok:
+        sys.exit(3)
