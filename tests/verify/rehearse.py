@@ -1,6 +1,6 @@
 """Load checkpoints one after the other in the real vLLM engine on the CPU: run by .venv-serve's interpreter.
 
-    .venv-serve/bin/python tests/checkpoint/rehearse.py REPORT DIR...
+    .venv-serve/bin/python tests/verify/rehearse.py REPORT DIR...
 
 REPORT becomes a JSON object: directory -> the log-probabilities of a fixed prompt's tokens, or the error.
 """

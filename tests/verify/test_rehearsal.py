@@ -14,7 +14,7 @@ import pytest
 from quantpipe.verify.verify import verify_checkpoint
 from verify import edit
 from verify.defects import last_norm_not_folded, one_norm_not_folded
-from verify.test_against import EXPERTS, layer_of_another_run, swap_experts
+from verify.fidelity.test_compare import EXPERTS, layer_of_another_run, swap_experts
 
 pytestmark = [pytest.mark.slow, pytest.mark.quantize_env, pytest.mark.serve_env]
 SCRIPT = Path(__file__).with_name("rehearse.py")

@@ -1,36 +1,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from checkpoint.configs import CONFIG, QWEN3_235B
 from quantpipe.checkpoint.checkpoint import Checkpoint
 from quantpipe.checkpoint.description import Description
-from quantpipe.checkpoint.dims import Dims, read_dims
+from quantpipe.checkpoint.dims import read_dims
 from quantpipe.checkpoint.layout import GIB, Layout, estimate, layout_of_serve, rank_bytes, rule_problems
 from quantpipe.checkpoint.modules import modules, specs
 from quantpipe.checkpoint.safetensors import DTYPE_BYTES, Header, Tensor
 from quantpipe.recipe.model import Serve
-from quantpipe.verify.verify import verify_checkpoint
-from verify.test_files import CONFIG
-
-QWEN3_235B = {
-    **CONFIG,
-    "hidden_size": 4096,
-    "num_hidden_layers": 94,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 4,
-    "head_dim": 128,
-    "vocab_size": 151936,
-    "intermediate_size": 12288,
-    "moe_intermediate_size": 1536,
-    "num_experts": 128,
-    "max_position_embeddings": 40960,
-}
 
 
 def from_shapes(config: dict[str, Any], *, v0: bool = False) -> Checkpoint:
@@ -156,32 +140,3 @@ def test_serve_profile() -> None:
     assert (layout.tp, layout.dp, layout.ep, layout.devices) == (4, 4, True, 16)
     assert (layout.utilization, layout.max_model_len) == (0.8, 40960)
     assert (layout.redundant_experts, layout.fused_mc2) == (16, True)
-
-
-@pytest.mark.quantize_env
-class TestReport:
-    def test_broken_rule_is_a10_alone(self, copy_of: Callable[[str], Path]) -> None:
-        layout = Layout(tp=3, ep=True, device_memory=GIB)
-        report = verify_checkpoint(copy_of("v1-moe"), layout=layout)
-        assert {f.id for f in report.findings} == {"A10"}
-        assert "C2" in report.skipped
-
-    def test_weights_that_do_not_fit(self, copy_of: Callable[[str], Path]) -> None:
-        report = verify_checkpoint(copy_of("v1-moe"), layout=Layout(device_memory=100_000))
-        assert [(f.id, f.severity.value) for f in report.findings] == [("C2", "error")]
-        report = verify_checkpoint(copy_of("v1-dense"), layout=Layout(device_memory=GIB))
-        assert [(f.id, f.severity.value) for f in report.findings] == [("C2", "warning")]
-
-    def test_room_is_told(self, copy_of: Callable[[str], Path]) -> None:
-        report = verify_checkpoint(copy_of("v1-moe"), layout=Layout(tp=2, ep=True, device_memory=64 * GIB))
-        assert report.findings == ()
-        assert report.figures["memory"]["verdict"] == "fits"
-        assert any("64" not in line and "tokens of KV cache" in line for line in report.lines())
-
-    def test_fused_mc2_without_its_switch(self, copy_of: Callable[[str], Path]) -> None:
-        report = verify_checkpoint(copy_of("v1-moe"), layout=Layout(fused_mc2=True))
-        assert [(f.id, f.severity.value) for f in report.findings] == [("A2", "warning")]
-
-
-def test_dims_are_frozen() -> None:
-    assert isinstance(read_dims(CONFIG), Dims)
