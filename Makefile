@@ -28,7 +28,7 @@ ifneq ($(SERVE_PYTHON),)
 export QUANTPIPE_SERVE_PYTHON := $(SERVE_PYTHON)
 endif
 
-.PHONY: help setup quantize test test-slow lint format clean
+.PHONY: help setup quantize test test-slow lint format messages changelog clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +52,15 @@ lint: $(CORE)
 format: $(CORE)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Every text that a user may read, for review as wording.
+messages: $(CORE)
+	$(BIN)/python tests/helpers/messages.py > tests/messages.txt
+
+# Fragments of docs/changes into CHANGELOG.md: `make changelog VERSION=0.2.0`.
+changelog: $(CORE)
+	.venv/bin/python $(PIP) "towncrier>=24.8"
+	$(BIN)/towncrier build --yes --version $(VERSION)
 
 clean:
 	rm -rf .venv .venv-quantize .venv-serve build *.egg-info
