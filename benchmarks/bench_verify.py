@@ -35,37 +35,14 @@ from quantpipe.store import manifest
 from quantpipe.verify.verify import verify_checkpoint
 
 GB = 10**9
-COMMON = {
-    "model_type": "qwen3_moe",
-    "dtype": "bfloat16",
-    "decoder_sparse_step": 1,
-    "mlp_only_layers": [],
-    "tie_word_embeddings": False,
-    "attention_bias": False,
-    "max_position_embeddings": 40960,
-}
-QWEN3_235B = {
-    **COMMON,
-    "hidden_size": 4096,
-    "num_hidden_layers": 94,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 4,
-    "head_dim": 128,
-    "vocab_size": 151936,
-    "intermediate_size": 12288,
-    "moe_intermediate_size": 1536,
-    "num_experts": 128,
-}
+RECORDED = Path(__file__).parents[1] / "tests/helpers/qwen3-235b-a22b.json"
+QWEN3_235B: dict[str, Any] = json.loads(RECORDED.read_text("utf-8"))
 QWEN3_30B = {
-    **COMMON,
+    **QWEN3_235B,
     "hidden_size": 2048,
     "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "head_dim": 128,
-    "vocab_size": 151936,
     "intermediate_size": 6144,
     "moe_intermediate_size": 768,
-    "num_experts": 128,
 }
 ENDS_BYTES = 2 * 2 * 151936 * 2048
 LAYER_BYTES = 128 * 3 * 2048 * 768 + 20_000_000

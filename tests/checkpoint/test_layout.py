@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.configs import QWEN3_235B
 
-from checkpoint.configs import CONFIG, QWEN3_235B
+from checkpoint.configs import CONFIG
 from quantpipe.checkpoint.checkpoint import Checkpoint
 from quantpipe.checkpoint.description import Description
 from quantpipe.checkpoint.dims import read_dims

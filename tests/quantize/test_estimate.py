@@ -3,20 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from helpers.configs import QWEN3_235B
 
 from quantpipe.quantize.estimate import estimate
 
-QWEN3_235B: dict[str, Any] = {
-    "hidden_size": 4096,
-    "num_hidden_layers": 94,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 4,
-    "head_dim": 128,
-    "vocab_size": 151936,
-    "moe_intermediate_size": 1536,
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-}
 HOW: dict[str, Any] = {"prompts": 50, "datasets": 2, "rotate": True, "smooth": True, "npu": True}
 
 

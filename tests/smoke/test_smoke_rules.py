@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from helpers.commands import ROOT
+from helpers.configs import QWEN3_235B
 
 from quantpipe.errors import PreflightError, RecipeError
 from quantpipe.host import machine as host
@@ -15,19 +16,8 @@ from quantpipe.recipe.model import Serve, Smoke
 from quantpipe.smoke.model import ModelFigures, read_model
 from quantpipe.smoke.rules import device_weight_bytes, problems, require_rules
 
-QWEN3_235B: dict[str, Any] = {
-    "num_attention_heads": 64,
-    "num_key_value_heads": 4,
-    "num_experts": 128,
-    "moe_intermediate_size": 1536,
-    "hidden_size": 4096,
-    "num_hidden_layers": 94,
-    "mlp_only_layers": [],
-    "max_position_embeddings": 40960,
-    "rope_scaling": None,
-    "quantize": "w8a8_dynamic",
-}
-MODEL = ModelFigures.of(QWEN3_235B, 237_101_554_144)
+CONFIG: dict[str, Any] = {**QWEN3_235B, "quantize": "w8a8_dynamic"}
+MODEL = ModelFigures.of(CONFIG, 237_101_554_144)
 YARN = {"rope_type": "yarn", "rope_theta": 1000000, "factor": 4, "original_max_position_embeddings": 32768}
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
@@ -99,24 +89,24 @@ def test_what_keeps_the_rules(serve: dict[str, Any], section: dict[str, Any]) ->
 
 
 def test_a_2507_model_needs_no_yarn() -> None:
-    model = ModelFigures.of({**QWEN3_235B, "max_position_embeddings": 262144}, 1)
+    model = ModelFigures.of({**CONFIG, "max_position_embeddings": 262144}, 1)
     assert problems(smoke({"max_model_len": 131072}), model) == []
 
 
 def test_a_model_whose_own_config_has_yarn() -> None:
-    model = ModelFigures.of({**QWEN3_235B, "rope_scaling": YARN}, 1)
+    model = ModelFigures.of({**CONFIG, "rope_scaling": YARN}, 1)
     assert problems(smoke({"max_model_len": 131072}), model) == []
 
 
 def test_a_model_that_is_not_w8a8_has_no_fused_mc2() -> None:
-    model = ModelFigures.of({**QWEN3_235B, "quantize": "w4a8_dynamic"}, 1)
+    model = ModelFigures.of({**CONFIG, "quantize": "w4a8_dynamic"}, 1)
     serve = {"additional_config": {"enable_fused_mc2": 1}}
     (problem,) = problems(smoke(serve, hardware="a3"), model)
     assert "not W8A8" in problem.text
 
 
 def test_experts_without_expert_parallel_are_divided_themselves() -> None:
-    model = ModelFigures.of({**QWEN3_235B, "moe_intermediate_size": 1500}, 1)
+    model = ModelFigures.of({**CONFIG, "moe_intermediate_size": 1500}, 1)
     found = problems(smoke({"enable_expert_parallel": False}), model)
     assert [problem.rule for problem in found] == ["expert-parallel", "tp-divides"]
 
@@ -157,7 +147,7 @@ def test_all_problems_at_once_and_nothing_without_figures() -> None:
 
 def test_figures_of_a_directory(tmp_path: Path) -> None:
     assert read_model(tmp_path) is None
-    (tmp_path / "config.json").write_text(json.dumps(QWEN3_235B))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "a.safetensors").write_bytes(bytes(100))
     found = read_model(tmp_path)
     assert found is not None
