@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantpipe.checkpoint.description import DESCRIPTION, FLOAT, Description, read_description
+from quantpipe.checkpoint.description import FLOAT, Description, read_description
 from quantpipe.checkpoint.dims import Dims, read_dims
-from quantpipe.checkpoint.index import INDEX_SUFFIX, Index, read_index
+from quantpipe.checkpoint.index import Index, read_index
 from quantpipe.checkpoint.modules import KINDS, Module, Spec, governing_type, modules, specs
+from quantpipe.checkpoint.names import CONFIG, DESCRIPTION, INDEX_SUFFIX, SHARD_SUFFIX
 from quantpipe.checkpoint.safetensors import Header, Tensor, read_header
 from quantpipe.checkpoint.seen import seen_dims
 from quantpipe.checkpoint.strict_json import read_object
@@ -171,7 +172,7 @@ def open_checkpoint(path: Path, *, target: str, layout: Layout | None = None, jo
         NotADirectoryError, FileNotFoundError, PermissionError: it cannot be listed.
     """
     names = tuple(sorted(entry.name for entry in path.iterdir()))
-    shards = [name for name in names if name.endswith(".safetensors")]
+    shards = [name for name in names if name.endswith(SHARD_SUFFIX)]
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
         headers = tuple(pool.map(lambda name: read_header(path / name, name), shards))
     indexes = tuple(read_index(path / name) for name in names if name.endswith(INDEX_SUFFIX))
@@ -198,11 +199,11 @@ def open_checkpoint(path: Path, *, target: str, layout: Layout | None = None, jo
 
 
 def _read_config(path: Path, names: tuple[str, ...]) -> tuple[dict[str, Any] | None, Dims | None, str]:
-    if "config.json" not in names:
+    if CONFIG not in names:
         return None, None, "is missing"
     config = None
     try:
-        config = read_object(path / "config.json")
+        config = read_object(path / CONFIG)
         return config, read_dims(config), ""
     except ValueError as error:
         return config, None, str(error)

@@ -14,7 +14,6 @@ from typing import Any
 
 from quantpipe.checkpoint.strict_json import read_object
 
-DESCRIPTION = "quant_model_description.json"
 FLOAT = "FLOAT"
 _SETTINGS = frozenset({"model_quant_type", "version", "kv_cache_type", "fa_quant_type", "group_size"})
 

@@ -11,9 +11,6 @@ from typing import Any
 
 from quantpipe.checkpoint.strict_json import read_object
 
-VLLM_INDEX = "model.safetensors.index.json"
-INDEX_SUFFIX = ".safetensors.index.json"
-
 
 @dataclass(frozen=True)
 class Index:

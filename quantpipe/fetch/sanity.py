@@ -12,12 +12,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from quantpipe.checkpoint.names import INDEX_SUFFIX, SHARD_SUFFIX
 from quantpipe.errors import VerificationError
 
 _LARGEST_HEADER = 100 << 20
 _FETCH_AGAIN = "the source itself is damaged: fetch it from the hub again, or name another revision"
-
-INDEX_SUFFIX = ".safetensors.index.json"
 
 
 def check_shard(path: Path, *, name: str | None = None) -> frozenset[str]:
@@ -97,7 +96,7 @@ def check_weights(root: Path, paths: Iterable[str]) -> None:
     for path in sorted(present):
         if path.endswith(INDEX_SUFFIX):
             check_index(root / path, present, name=path)
-    held = {p: check_shard(root / p, name=p) for p in sorted(present) if p.endswith(".safetensors")}
+    held = {p: check_shard(root / p, name=p) for p in sorted(present) if p.endswith(SHARD_SUFFIX)}
     for path in sorted(present):
         if path.endswith(INDEX_SUFFIX):
             for tensor, shard in check_index(root / path, present, name=path).items():

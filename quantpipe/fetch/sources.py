@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
+from quantpipe.checkpoint.names import SHARD_GLOB, SHARD_SUFFIX
 from quantpipe.errors import RecipeError, VerificationError
 from quantpipe.fetch.hubs.base import RemoteFile
 from quantpipe.recipe.model import Recipe
@@ -14,7 +15,7 @@ from quantpipe.stage import digest_of
 Select = Callable[[Iterable[RemoteFile]], tuple[RemoteFile, ...]]
 
 _NEEDED = (
-    "*.safetensors",
+    SHARD_GLOB,
     "*.json",
     "*.jinja",
     "*.model",
@@ -61,7 +62,7 @@ def select(
     ]
     if not wanted:
         found = _without_second_copy(found)
-    if not any(file.path.endswith(".safetensors") for file in found):
+    if not any(file.path.endswith(SHARD_SUFFIX) for file in found):
         raise RecipeError(
             "the source has no safetensors weights",
             where="source",
@@ -119,13 +120,13 @@ def _needed(path: str) -> bool:
 
 def _without_second_copy(files: list[RemoteFile]) -> list[RemoteFile]:
     """Some repositories hold the weights twice: `model-*` for transformers, `consolidated*` for others."""
-    if not any(fnmatchcase(file.path, "model*.safetensors") for file in files):
+    if not any(fnmatchcase(file.path, f"model{SHARD_GLOB}") for file in files):
         return files
-    return [file for file in files if not fnmatchcase(file.path, "consolidated*.safetensors*")]
+    return [file for file in files if not fnmatchcase(file.path, f"consolidated{SHARD_GLOB}*")]
 
 
 def _hint(files: list[RemoteFile], patterned: tuple[str, ...]) -> str:
-    if patterned and any(file.path.endswith(".safetensors") for file in files):
+    if patterned and any(file.path.endswith(SHARD_SUFFIX) for file in files):
         return "the include and exclude patterns of the recipe leave out *.safetensors: correct them"
     if any(_matches(file.path, _OTHER_FORMATS) for file in files):
         return "it holds weights in another format only: name a repository with BF16 safetensors"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from quantpipe.checkpoint.names import CONFIG
 from quantpipe.errors import VerificationError
 from quantpipe.fetch import preflight, reuse, sanity
 from quantpipe.fetch.fill import Source, fill, finished, held
@@ -220,14 +221,14 @@ class FetchStage:
         files: tuple[RemoteFile, ...],
     ) -> dict[str, Any] | None:
         """The parsed config.json, from the snapshot or from the hub; None where it cannot be had."""
-        file = next((f for f in files if f.path == "config.json"), None)
+        file = next((f for f in files if f.path == CONFIG), None)
         if file is None:
             return None
         if snapshot.finished(file) is not None:
             text = (snapshot.path / file.path).read_bytes()
         else:
             repo = context.recipe.source.repo
-            text = self._ask(context, hub, lambda: hub.read(repo, commit, "config.json"))
+            text = self._ask(context, hub, lambda: hub.read(repo, commit, CONFIG))
         try:
             value = json.loads(text)
         except ValueError:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from quantpipe.checkpoint.names import INDEX_SUFFIX, SHARD_SUFFIX
 from quantpipe.errors import RetryableError, VerificationError
 from quantpipe.fetch import sanity
 from quantpipe.fetch.figures import FileFigures
@@ -95,7 +96,7 @@ class Transfers:
             PreflightError, RecipeError: the hub refuses.
         """
         ordered = sorted(files)
-        shards = [file for file in ordered if file.path.endswith(".safetensors")]
+        shards = [file for file in ordered if file.path.endswith(SHARD_SUFFIX)]
         return self._run([f for f in ordered if f not in shards]) + self._run(shards)
 
     def _run(self, files: list[RemoteFile]) -> list[FileFigures]:
@@ -261,9 +262,9 @@ class Transfers:
 
     def _accept(self, partial: Partial) -> None:
         file = partial.file
-        if file.path.endswith(".safetensors"):
+        if file.path.endswith(SHARD_SUFFIX):
             sanity.check_shard(partial.path, name=file.path)
-        elif file.path.endswith(sanity.INDEX_SUFFIX):
+        elif file.path.endswith(INDEX_SUFFIX):
             sanity.check_index(partial.path, self._present, name=file.path)
         stamp = partial.flush()
         self._snapshot.place(partial.path, FileReceipt(file, stamp, partial.sha256, self._origin(file.path)))

@@ -11,21 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe import durable
+from quantpipe.checkpoint.names import (
+    CHAT_TEMPLATE,
+    CONFIG,
+    DESCRIPTION,
+    INDEX,
+    INDEX_SUFFIX,
+    SHARD_GLOB,
+    TOKENIZER_CONFIG,
+    shard_name,
+)
 from quantpipe.errors import QuantizeError
-
-DESCRIPTION = "quant_model_description.json"
-INDEX = "model.safetensors.index.json"
 
 _TOKENIZER_FILES = (
     "added_tokens.json",
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
     "chat_template.json",
     "generation_config.json",
     "merges.txt",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer.model",
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
     "vocab.json",
 )
 _LICENCE_FILES = ("LICENSE", "LICENSE.txt", "NOTICE")
@@ -45,7 +52,7 @@ def finish(output: Path, snapshot: Path, *, scheme: str, trust_remote_code: bool
     """
     _name_shards(output)
     _clean_description(output / DESCRIPTION)
-    _mark_config(output / "config.json", scheme)
+    _mark_config(output / CONFIG, scheme)
     for name in (*_TOKENIZER_FILES, *_LICENCE_FILES):
         if (snapshot / name).is_file() and not (output / name).exists():
             shutil.copyfile(snapshot / name, output / name)
@@ -60,15 +67,13 @@ def _name_shards(output: Path) -> None:
 
     It ignores every other index name, and without an index it loads whatever *.safetensors lies there.
     """
-    found = sorted(output.glob("*.safetensors.index.json"))
+    found = sorted(output.glob(f"*{INDEX_SUFFIX}"))
     if len(found) != 1:
         raise _incomplete(output, f"{len(found)} index files instead of one")
     index = _read_json(found[0])
     shards = _shards_of(index, found[0])
-    names = {
-        old: f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number, old in enumerate(shards, 1)
-    }
-    strays = {path.name for path in output.glob("*.safetensors")} - names.keys()
+    names = {old: shard_name(number, len(shards)) for number, old in enumerate(shards, 1)}
+    strays = {path.name for path in output.glob(SHARD_GLOB)} - names.keys()
     if strays:
         raise _incomplete(output, f"shards that the index does not name: {', '.join(sorted(strays))}")
     for old, new in names.items():

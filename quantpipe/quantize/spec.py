@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from quantpipe.checkpoint.names import CONFIG
 from quantpipe.errors import PreflightError, VerificationError
 from quantpipe.recipe.model import Quantize
 
@@ -21,7 +22,7 @@ def adapter_for(snapshot: Path) -> str:
         VerificationError: there is no readable config.json.
         PreflightError: the architecture is not supported.
     """
-    path = snapshot / "config.json"
+    path = snapshot / CONFIG
     try:
         architectures = json.loads(path.read_text("utf-8"))["architectures"]
         if not isinstance(architectures, list):

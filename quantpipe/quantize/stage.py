@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe import durable
+from quantpipe.checkpoint.names import CONFIG, SHARD_GLOB
 from quantpipe.digest import digest_of
 from quantpipe.errors import PreflightError
 from quantpipe.host.child import GRACE_SECONDS
@@ -268,7 +269,7 @@ def _hash(context: Context, staging: Path, known: Mapping[str, FileEntry]) -> Ma
 
 
 def _weight_bytes(snapshot: Path) -> int:
-    return sum(path.stat().st_size for path in snapshot.glob("*.safetensors"))
+    return sum(path.stat().st_size for path in snapshot.glob(SHARD_GLOB))
 
 
 def _has_files(place: Path, written: Manifest) -> bool:
@@ -277,7 +278,7 @@ def _has_files(place: Path, written: Manifest) -> bool:
 
 def _refuse_tied_rotation(context: Context, snapshot: Path) -> None:
     """Engine `stock` rotates a matrix that embedding and lm_head share twice: wrong, and it loads."""
-    config: dict[str, Any] = json.loads((snapshot / "config.json").read_text("utf-8"))
+    config: dict[str, Any] = json.loads((snapshot / CONFIG).read_text("utf-8"))
     if config.get("tie_word_embeddings") and context.recipe.quantize.rotate:
         raise PreflightError(
             "engine `stock` turns tied embeddings twice, which loads and answers wrongly",

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from quantpipe.errors import SmokeError
@@ -54,16 +53,6 @@ def samples(probes: Sequence[Probe]) -> tuple[Probe, Probe]:
     chat = next((probe for probe in probes if probe.chat), default)
     short_one = {"max_tokens": _TOKENS}
     return text.model_copy(update=short_one), chat.model_copy(update={**short_one, "chat": True})
-
-
-def has_chat_template(checkpoint: Path) -> bool:
-    """Whether the tokenizer can lay out a chat: without a template vLLM refuses one (HTTP 400)."""
-    if list(checkpoint.glob("*.jinja")):
-        return True
-    try:
-        return '"chat_template"' in (checkpoint / "tokenizer_config.json").read_text("utf-8")
-    except OSError:
-        return False
 
 
 def repeats(client: Client, model: str, probe: Probe, name: str) -> Check:

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from quantpipe.checkpoint.chat_template import has_chat_template
 from quantpipe.console import Console
 from quantpipe.recipe.model import Smoke
 from quantpipe.smoke import checks
@@ -59,7 +60,7 @@ def smoke_load(
                 "which quantization is in effect cannot be seen: the server's log is not here; "
                 "started with VLLM_SERVER_DEV_MODE=1 it would tell"
             )
-        if not strict and not checks.has_chat_template(checkpoint):
+        if not strict and not has_chat_template(checkpoint):
             smoke = smoke.model_copy(update={"probes": tuple(p for p in smoke.probes if not p.chat)})
         answers = _probes(client, smoke, console, strict=strict)
         require_matches(answers, smoke.min_matches if strict else 0)
@@ -117,7 +118,7 @@ def _checks(
 
     with console.progress("check", None):
         keep(checks.repeats(client, name, text, "completion"))
-        if checks.has_chat_template(checkpoint):
+        if has_chat_template(checkpoint):
             keep(checks.repeats(client, name, chat, "chat"))
         else:
             keep(Check("chat", skipped="the tokenizer has no chat template"))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quantpipe.checkpoint.names import CONFIG, SHARD_GLOB
+
 
 @dataclass(frozen=True)
 class ModelFigures:
@@ -60,8 +62,8 @@ class ModelFigures:
 def read_model(directory: Path) -> ModelFigures | None:
     """The figures of a checkpoint directory; None where its config.json cannot be read."""
     try:
-        config = json.loads((directory / "config.json").read_text("utf-8"))
-        size = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+        config = json.loads((directory / CONFIG).read_text("utf-8"))
+        size = sum(path.stat().st_size for path in directory.glob(SHARD_GLOB))
     except (OSError, ValueError):
         return None
     return ModelFigures.of(config, size) if isinstance(config, dict) else None

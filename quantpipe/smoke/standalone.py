@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from quantpipe.checkpoint.names import CONFIG
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, RecipeError, SmokeError, UsageError
 from quantpipe.host.machine import npus
@@ -109,7 +110,7 @@ def load(path: Path, load: Load, settings: Settings, console: Console) -> dict[s
     """
     if not path.is_dir():
         raise UsageError("no such directory", where=str(path), hint="name a checkpoint directory")
-    if not (path / "config.json").is_file():
+    if not (path / CONFIG).is_file():
         hint = "name the directory that holds config.json and the shards"
         raise UsageError("no checkpoint: there is no config.json", where=str(path), hint=hint)
     checkpoint = path.absolute()

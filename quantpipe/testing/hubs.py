@@ -15,6 +15,7 @@ import time
 from typing import Any
 from urllib.parse import unquote
 
+from quantpipe.checkpoint.names import SHARD_SUFFIX
 from quantpipe.testing.answers import Answer, json_answer
 from quantpipe.testing.repository import Repository
 from quantpipe.testing.server import HubServer
@@ -22,7 +23,7 @@ from quantpipe.testing.server import HubServer
 XET_TOKEN = "xetPLANTEDplantedTOKEN"
 """The token for chunks; tests look for it where it must not be."""
 
-_LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
+_LFS_SUFFIXES = (SHARD_SUFFIX, ".bin", ".pt", ".gguf")
 
 
 class HuggingFaceServer(HubServer):

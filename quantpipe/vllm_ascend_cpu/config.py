@@ -15,7 +15,9 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
     VocabParallelEmbedding,
 )
 
-from .description import DYNAMIC, FILENAME, FLOAT, STATIC, Description, part_names
+from quantpipe.checkpoint.names import CONFIG, DESCRIPTION
+
+from .description import DYNAMIC, FLOAT, STATIC, Description, part_names
 from .errors import CheckpointLoadError
 from .expectations import (
     ModelDims,
@@ -74,7 +76,7 @@ class AscendCpuConfig(QuantizationConfig):  # type: ignore[misc]
         """
         if config:
             raise CheckpointLoadError(
-                f"config.json has a quantization_config; with it, {FILENAME} is ignored",
+                f"config.json has a quantization_config; with it, {DESCRIPTION} is ignored",
                 where="config.json, key quantization_config",
                 hint="delete the key, or quantize again from the unquantized model",
             )
@@ -95,7 +97,7 @@ class AscendCpuConfig(QuantizationConfig):  # type: ignore[misc]
             raise CheckpointLoadError(
                 f"architecture {', '.join(architectures) or 'unknown'} is not rehearsed on the CPU, "
                 f"only {' and '.join(ARCHITECTURES)}",
-                where=str(Path(model_name) / "config.json"),
+                where=str(Path(model_name) / CONFIG),
                 hint="smoke-load this model on an NPU",
             )
         self._description = Description.read(model_name)

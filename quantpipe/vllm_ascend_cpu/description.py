@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from .errors import CheckpointLoadError
+from quantpipe.checkpoint.names import DESCRIPTION
 
-FILENAME = "quant_model_description.json"
+from .errors import CheckpointLoadError
 
 FLOAT = "FLOAT"
 STATIC = "W8A8"
@@ -67,11 +67,11 @@ class Description:
         Raises:
             CheckpointLoadError: no directory, no such file, or not a JSON object.
         """
-        path = Path(model_dir) / FILENAME
+        path = Path(model_dir) / DESCRIPTION
         if not path.is_file():
             found = sorted(p.name for p in Path(model_dir).glob("*.json"))
             raise CheckpointLoadError(
-                f"--quantization ascend needs {FILENAME}, and it is not there",
+                f"--quantization ascend needs {DESCRIPTION}, and it is not there",
                 where=model_dir,
                 hint="give a local directory that msmodelslim wrote, or leave out --quantization for a "
                 f"model that is not quantized; JSON files there: {', '.join(found) or 'none'}",

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quantpipe.checkpoint.names import INDEX, SHARD_GLOB
+
 from .errors import CheckpointLoadError
 
-INDEX = "model.safetensors.index.json"
 _LENGTH = struct.Struct("<Q")
 
 
@@ -36,7 +37,7 @@ def read_stored(model_dir: str) -> dict[str, list[StoredTensor]]:
     Raises:
         CheckpointLoadError: no file, or one that is cut or not safetensors.
     """
-    files = sorted(Path(model_dir).glob("*.safetensors"))
+    files = sorted(Path(model_dir).glob(SHARD_GLOB))
     index = Path(model_dir) / INDEX
     if index.is_file():
         named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from quantpipe.checkpoint.names import DESCRIPTION, INDEX
 from quantpipe.errors import QuantizeError
-from quantpipe.quantize.finish import DESCRIPTION, INDEX, finish
+from quantpipe.quantize.finish import finish
 
 OLD_INDEX = "quant_model_weights.safetensors.index.json"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import OTHER, SHORT, Quantizer, files, spec, tensors
 
-from quantpipe.quantize.finish import DESCRIPTION, INDEX
+from quantpipe.checkpoint.names import DESCRIPTION, INDEX
 
 MOE: dict[str, Any] = {
     "hidden_size": 64,

@@ -152,17 +152,6 @@ def test_samples() -> None:
     assert text.prompt == chat.prompt == checks.DEFAULT_PROMPT and chat.chat
 
 
-def test_chat_templates(tmp_path: Path) -> None:
-    assert not checks.has_chat_template(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "x"}')
-    assert not checks.has_chat_template(tmp_path)
-    (tmp_path / "chat_template.jinja").touch()
-    assert checks.has_chat_template(tmp_path)
-    (tmp_path / "chat_template.jinja").unlink()
-    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "x"}')
-    assert checks.has_chat_template(tmp_path)
-
-
 # -- the client ---------------------------------------------------------------------------------------
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from quantpipe.checkpoint.checkpoint import Checkpoint, looked_up
-from quantpipe.checkpoint.description import DESCRIPTION
 from quantpipe.checkpoint.modules import Module
+from quantpipe.checkpoint.names import CONFIG, DESCRIPTION
 from quantpipe.checkpoint.support import supported_types
 from quantpipe.verify.checks.registry import check
 from quantpipe.verify.finding import Problem, Severity
@@ -58,13 +58,13 @@ def no_quantization_config(checkpoint: Checkpoint) -> Iterator[Problem]:
     config = checkpoint.config or {}
     inner = config.get("text_config")
     if "quantization_config" in config:
-        yield Problem("config.json", "config.json has a quantization_config")
+        yield Problem(CONFIG, "config.json has a quantization_config")
     if isinstance(inner, dict) and "quantization_config" in inner:
-        yield Problem("config.json", "config.json has a quantization_config in its text_config")
+        yield Problem(CONFIG, "config.json has a quantization_config in its text_config")
     layout = checkpoint.layout
     if layout is not None and layout.fused_mc2 and config.get("quantize") != "w8a8_dynamic":
         yield Problem(
-            "config.json",
+            CONFIG,
             "enable_fused_mc2 stays off: config.json does not say quantize: w8a8_dynamic",
             severity=Severity.WARNING,
         )

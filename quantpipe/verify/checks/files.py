@@ -6,9 +6,10 @@ import re
 import stat
 from collections.abc import Iterator
 
+from quantpipe.checkpoint.chat_template import has_chat_template
 from quantpipe.checkpoint.checkpoint import Checkpoint
-from quantpipe.checkpoint.index import VLLM_INDEX, Index
-from quantpipe.checkpoint.strict_json import read_object
+from quantpipe.checkpoint.index import Index
+from quantpipe.checkpoint.names import CHAT_TEMPLATE, INDEX, TOKENIZER_CONFIG
 from quantpipe.durable import TEMPORARY_PREFIX
 from quantpipe.verify.checks.registry import check
 from quantpipe.verify.finding import Problem, Severity
@@ -21,18 +22,18 @@ _RANK_FOLDER = re.compile(r"^rank_\d+$")
     "A6",
     effect="vLLM stops with 'Cannot find any model weights', or loads what a stale index names instead "
     "of what is here",
-    fix=f"remove a stale {VLLM_INDEX} (msmodelslim's own index has another name and is not read)",
+    fix=f"remove a stale {INDEX} (msmodelslim's own index has another name and is not read)",
     needs="files",
 )
 def foreign_index(checkpoint: Checkpoint) -> Iterator[Problem]:
     """The only index that vLLM reads, model.safetensors.index.json, names files that are here."""
     present = {header.shard for header in checkpoint.headers}
     for index in checkpoint.indexes:
-        severity = Severity.ERROR if index.file == VLLM_INDEX else Severity.WARNING
+        severity = Severity.ERROR if index.file == INDEX else Severity.WARNING
         for problem in index.problems:
             yield Problem(index.file, f"the index {problem}", severity=severity)
         missing = index.shards - present
-        if index.file == VLLM_INDEX and missing:
+        if index.file == INDEX and missing:
             yield Problem(index.file, "the index names shards that are not here", min(missing))
 
 
@@ -47,10 +48,10 @@ def companions(checkpoint: Checkpoint) -> Iterator[Problem]:
     names = set(checkpoint.names)
     if not names & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
         yield Problem("tokenizer.json", "the tokenizer is missing")
-    elif "tokenizer_config.json" not in names:
-        yield Problem("tokenizer_config.json", "the tokenizer's config is missing")
-    elif not _has_chat_template(checkpoint):
-        yield Problem("chat_template.jinja", "there is no chat template", severity=Severity.WARNING)
+    elif TOKENIZER_CONFIG not in names:
+        yield Problem(TOKENIZER_CONFIG, "the tokenizer's config is missing")
+    elif not has_chat_template(checkpoint.path):
+        yield Problem(CHAT_TEMPLATE, "there is no chat template", severity=Severity.WARNING)
     if checkpoint.sealing:
         return
     for name in checkpoint.names:
@@ -58,15 +59,6 @@ def companions(checkpoint: Checkpoint) -> Iterator[Problem]:
         if path.is_file() and not path.stat().st_mode & stat.S_IROTH:
             text = "only its owner can read the file: a server under another user id cannot"
             yield Problem(name, text, severity=Severity.NOTE)
-
-
-def _has_chat_template(checkpoint: Checkpoint) -> bool:
-    if {"chat_template.jinja", "chat_template.json"} & set(checkpoint.names):
-        return True
-    try:
-        return bool(read_object(checkpoint.path / "tokenizer_config.json").get("chat_template"))
-    except ValueError:
-        return False
 
 
 @check(
@@ -125,9 +117,9 @@ def one_set_of_shards(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 def _index_differences(checkpoint: Checkpoint, index: Index) -> Iterator[Problem]:
     """Where an index and the headers disagree; a tensor that is nowhere is B1's."""
-    if index.problems or (index.file == VLLM_INDEX and index.shards - {h.shard for h in checkpoint.headers}):
+    if index.problems or (index.file == INDEX and index.shards - {h.shard for h in checkpoint.headers}):
         return
-    severity = Severity.ERROR if index.file == VLLM_INDEX else Severity.WARNING
+    severity = Severity.ERROR if index.file == INDEX else Severity.WARNING
     for name, tensor in checkpoint.tensors.items():
         shard = index.weight_map.get(name)
         if shard is None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from quantpipe.checkpoint.checkpoint import Checkpoint
 from quantpipe.checkpoint.description import FLOAT
+from quantpipe.checkpoint.names import CONFIG
 from quantpipe.verify.checks.registry import check
 from quantpipe.verify.finding import Problem, Severity
 
@@ -41,12 +42,12 @@ _CONFIG_KEYS = {
 def dimensions(checkpoint: Checkpoint) -> Iterator[Problem]:
     """Dimensions and the numbers of layers and experts are the same in config.json and in the tensors."""
     if checkpoint.config_dims is None:
-        yield Problem("config.json", "config.json cannot be used", checkpoint.config_problem)
+        yield Problem(CONFIG, "config.json cannot be used", checkpoint.config_problem)
         return
     for key, size in checkpoint.seen.items():
         said = getattr(checkpoint.config_dims, key)
         text = f"config.json's {_CONFIG_KEYS[key]} is not what the tensors have"
-        yield Problem("config.json", text, f"{said:,} there, {size:,} in the tensors")
+        yield Problem(CONFIG, text, f"{said:,} there, {size:,} in the tensors")
 
 
 @check(

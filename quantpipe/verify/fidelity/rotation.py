@@ -13,6 +13,7 @@ import numpy as np
 
 from quantpipe.checkpoint.checkpoint import Checkpoint
 from quantpipe.checkpoint.decode import Array, read_tensor
+from quantpipe.checkpoint.names import CONFIG
 from quantpipe.checkpoint.safetensors import read_header
 from quantpipe.verify.finding import Problem
 
@@ -77,7 +78,7 @@ def rotation_problems(checkpoint: Checkpoint) -> Iterator[Problem]:
             yield Problem(described, "the described rotation is not orthogonal")
         if checkpoint.dims.tied:
             text = "a rotated model says tie_word_embeddings: embedding and head cannot be one matrix"
-            yield Problem("config.json", text)
+            yield Problem(CONFIG, text)
     if checkpoint.values is not None:
         yield from _norm_problems(checkpoint, rotated=described is not None)
     if checkpoint.fidelity is not None and checkpoint.fidelity.rotation == "described":

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from msmodelslim import ir
 from msmodelslim.core.quant_service.modelslim_v1.save.ascendv1 import (
-    ASCENDV1_DESC_JSON_NAME,
     AscendV1Config,
     AscendV1Saver,
     QuaRotOptionalScopeInfo,
@@ -20,12 +19,10 @@ from msmodelslim.core.quant_service.modelslim_v1.save.ascendv1 import (
 from torch import nn
 
 from quantpipe import durable
+from quantpipe.checkpoint.names import CONFIG, DESCRIPTION, INDEX, ROTATION, SHARD_SUFFIX
 from quantpipe.quantize.worker.streaming import shards
 from quantpipe.quantize.worker.streaming.shards import Shard
 from quantpipe.quantize.worker.streaming.state import Unit, final_names
-
-INDEX = "model.safetensors.index.json"
-ROTATION = "optional/quarot.safetensors"
 
 
 class _Collected:
@@ -84,7 +81,7 @@ class UnitSaver(AscendV1Saver):  # type: ignore[misc]
         tensors, entries = self._tensors.values, self._entries.values
         folder = Path(self.config.save_directory)
         written = [
-            shards.write_shard(folder / f"unit-{index:05d}-{part:03d}.safetensors", group)
+            shards.write_shard(folder / f"unit-{index:05d}-{part:03d}{SHARD_SUFFIX}", group)
             for part, group in enumerate(shards.parts(tensors, self.part_bytes))
         ]
         self._tensors.values, self._entries.values = {}, {}
@@ -123,8 +120,8 @@ class UnitSaver(AscendV1Saver):  # type: ignore[misc]
         copy_files(self.adapter.model_path, str(folder))
         remove_quantization_config(str(folder))
         if untied:
-            _set_untied(folder / "config.json")
-        durable.write_json(folder / ASCENDV1_DESC_JSON_NAME, description)
+            _set_untied(folder / CONFIG)
+        durable.write_json(folder / DESCRIPTION, description)
         found = [(names[shard.name], shard) for unit in units for shard in unit.shards]
         weight_map = {tensor: name for name, shard in found for tensor in shard.tensors}
         total = sum(sum(shard.tensors.values()) for _, shard in found)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from quantpipe import durable
+from quantpipe.checkpoint.names import SHARD_SUFFIX, shard_name
 from quantpipe.quantize.worker.streaming import shards
 from quantpipe.quantize.worker.streaming.shards import Shard
 from quantpipe.quantize.worker.streaming.weights import Weights, read_header
@@ -65,9 +66,7 @@ class Unit:
 def final_names(units: list[Unit]) -> dict[str, str]:
     """The names that vLLM reads, by those that the shards were written under."""
     names = [shard.name for unit in units for shard in unit.shards]
-    return {
-        name: f"model-{number:05d}-of-{len(names):05d}.safetensors" for number, name in enumerate(names, 1)
-    }
+    return {name: shard_name(number, len(names)) for number, name in enumerate(names, 1)}
 
 
 class State:
@@ -160,7 +159,7 @@ class State:
         index = len(self.units)
         boundary = None
         if hidden is not None:
-            boundary = shards.write_shard(self._folder / f"boundary-{index:05d}.safetensors", hidden)
+            boundary = shards.write_shard(self._folder / f"boundary-{index:05d}{SHARD_SUFFIX}", hidden)
         unit = Unit(index, tuple(written), description, saver, boundary)
         durable.write_json(self._unit_path(index), asdict(unit))
         before = self.units[-1].boundary if self.units else None

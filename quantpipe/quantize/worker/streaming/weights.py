@@ -22,6 +22,8 @@ from types import TracebackType
 import numpy as np
 import torch
 
+from quantpipe.checkpoint.names import INDEX, SHARD_GLOB
+
 _PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 DTYPES = {
@@ -174,9 +176,9 @@ def _read(name: str, place: Location, into: memoryview) -> None:
 
 
 def _files(snapshot: Path) -> list[Path]:
-    index = snapshot / "model.safetensors.index.json"
+    index = snapshot / INDEX
     if not index.is_file():
-        return sorted(snapshot.glob("*.safetensors"))
+        return sorted(snapshot.glob(SHARD_GLOB))
     shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
     missing = [shard for shard in shards if not (snapshot / shard).is_file()]
     if missing:
