@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 SIZES = {256: 96, 1024: 64, 4096: 48}
-"""Hidden sizes, and rows of the matrices that are turned."""
+"""Hidden sizes, and rows of the matrices that are rotated."""
 
 
 def check_rotation() -> None:
@@ -25,8 +25,8 @@ def check_rotation() -> None:
             weights = [_matrix(kind, count, size) for kind in range(8)]
             weights = [weight.T.contiguous() if left else weight for weight in weights]
             dense = [(rot.T @ w.float() if left else w.float() @ rot).bfloat16() for w in weights]
-            factored.turn(weights, left=left)
-            assert list(factored.held.values()) == [True] * (1 + left), factored.held
+            factored.rotate(weights, left=left)
+            assert list(factored.verified.values()) == [True] * (1 + left), factored.verified
             for number, (weight, wanted) in enumerate(zip(weights, dense, strict=True)):
                 assert torch.equal(weight, wanted), (size, left, number)
     for size in (96, 128, 512, 2048):
@@ -66,8 +66,8 @@ def check_a_library_of_other_bits() -> None:
     factored = Factored.of(rot)
     assert factored is not None
     factored.panels = factored.panels * (1 + 2.0**-20)
-    factored.turn(weights, left=False)
-    assert list(factored.held.values()) == [False]
+    factored.rotate(weights, left=False)
+    assert list(factored.verified.values()) == [False]
     assert all(torch.equal(one, other) for one, other in zip(weights, dense, strict=True))
 
 
@@ -104,9 +104,9 @@ def check_memory() -> None:
     """Memory is used again once no tensor lies in it, and not before."""
     import torch
 
-    from quantpipe.quantize.worker.streaming.weights import Memory
+    from quantpipe.quantize.worker.streaming.memory import PagePool
 
-    memory = Memory()
+    memory = PagePool()
     first = torch.from_numpy(memory.take(1000))
     first.fill_(1)
     view, place = first[100:200], first.data_ptr()

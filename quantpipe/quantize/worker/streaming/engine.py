@@ -13,20 +13,22 @@ import torch
 from msmodelslim.core.quant_service.modelslim_v1.quant_config import ModelslimV1QuantConfig
 from msmodelslim.infra.file_dataset_loader import FileDatasetLoader
 from msmodelslim.utils.seed import seed_all
-from torch import nn
 
 from quantpipe import durable
 from quantpipe.quantize.worker import device
 from quantpipe.quantize.worker.protocol import Job, Reporter, StoppedError
-from quantpipe.quantize.worker.streaming import model
-from quantpipe.quantize.worker.streaming.runner import CALIBRATION, SMOOTHING, Chain, Runner
+from quantpipe.quantize.worker.streaming.adapters import adapter_for
+from quantpipe.quantize.worker.streaming.model import skeleton
+from quantpipe.quantize.worker.streaming.passes import CALIBRATION, SMOOTHING, Dataset, Passes
+from quantpipe.quantize.worker.streaming.processors import Processors
+from quantpipe.quantize.worker.streaming.runner import Runner
 from quantpipe.quantize.worker.streaming.saver import UnitSaver
 from quantpipe.quantize.worker.streaming.state import State
 from quantpipe.quantize.worker.streaming.weights import Weights
 from quantpipe.quantize.worker.versions import versions
 
 FORMAT = 2
-"""Raised when the same job would be quantized into other bytes: unfinished work then lapses."""
+"""Incremented when the same job would give other bytes: unfinished work is then discarded."""
 
 SHARDS = "shards.json"
 """In the state directory, when all is done: size and SHA-256 of each shard."""
@@ -43,16 +45,16 @@ def quantize(job: Job, reporter: Reporter) -> None:
     _calm_logging()
     device.tune_memory()
     state = State(Path(job.state), Path(job.output))
-    differences, given_up = state.open(identity(job))
-    if given_up:
-        reporter.send("discarded", units=given_up, differences=differences)
+    differences, discarded = state.open(identity(job))
+    if discarded:
+        reporter.send("discarded", units=discarded, differences=differences)
     elif state.units:
         reporter.send("resumed", units=len(state.units))
     reporter.send("phase", name="quantize")
     seed_all(seed=42, mode=True)
     runner = _runner(job, reporter, state, stopping)
     if not runner.run():
-        raise StoppedError(f"stopped by SIGTERM behind {len(state.units)} of {runner.layers + 2} units")
+        raise StoppedError(f"stopped by SIGTERM after {len(state.units)} of {runner.units} units")
     written = runner.saver.conclude(state.units, untied=runner.tied)
     durable.write_json(Path(job.state) / SHARDS, written)
     for boundary in Path(job.state).glob("boundary-*"):
@@ -80,31 +82,31 @@ def _digest(value: Any) -> str:
 
 
 def _runner(job: Job, reporter: Reporter, state: State, stopping: _Stopping) -> Runner:
-    adapter = model.adapter_for(job.adapter, Path(job.snapshot), job.trust_remote_code)
+    adapter = adapter_for(job.adapter, Path(job.snapshot), job.trust_remote_code)
+    adapter.with_embedding = not state.units
     spec = ModelslimV1QuantConfig(apiversion="modelslim_v1", spec=job.spec).spec
     save = spec.save[0]
     save.set_save_directory(job.output)
     layers = int(adapter.config.num_hidden_layers)
-
-    def saver(skeleton: nn.Module) -> UnitSaver:
-        return UnitSaver(skeleton, save, adapter)
-
+    place = device.place(job.device, job.device_indices)
+    passes = Passes(_datasets(job, adapter), place=place, exact=job.exact)
+    model = skeleton(adapter)
     return Runner(
-        adapter,
-        Weights.of_snapshot(Path(job.snapshot)),
-        state,
-        spec.process,
-        saver,
-        _chains(job, adapter),
+        model=model,
+        weights=Weights.of_snapshot(Path(job.snapshot)),
+        state=state,
+        processors=Processors(spec.process, model, adapter, passes, exact=job.exact),
+        passes=passes,
+        saver=UnitSaver(model, save, adapter),
+        tied=bool(adapter.config.tie_word_embeddings),
         on_layer=lambda index: reporter.send("layer", index=index, of=layers),
-        stop=lambda: stopping.wanted,
-        place=device.place(job.device, job.device_indices),
-        exact=job.exact,
+        stop=lambda: stopping.requested,
+        place=place,
     )
 
 
-def _chains(job: Job, adapter: Any) -> dict[str, Chain]:
-    """The datasets by role, tokenized as msmodelslim does; one chain where both roles have one dataset."""
+def _datasets(job: Job, adapter: Any) -> dict[str, Dataset]:
+    """By role, tokenized as msmodelslim does; only one where both roles have the same prompts."""
     from msmodelslim.core.const import DeviceType
 
     loader = FileDatasetLoader(Path(job.snapshot))
@@ -114,11 +116,11 @@ def _chains(job: Job, adapter: Any) -> dict[str, Chain]:
     texts = {role: loader.get_dataset_by_name(path) for role, path in paths.items()}
     if texts.get(SMOOTHING) == texts[CALIBRATION]:
         del texts[SMOOTHING]
-    return {role: Chain(adapter.handle_dataset(text, DeviceType.CPU)) for role, text in texts.items()}
+    return {role: Dataset(adapter.handle_dataset(text, DeviceType.CPU)) for role, text in texts.items()}
 
 
 def _calm_logging() -> None:
-    """msmodelslim wraps a logger's methods anew each time it is looked up: logging gets ever slower."""
+    """msmodelslim wraps a logger's methods again on each lookup: logging gets slower and slower."""
     import logging
 
     from msmodelslim.utils import logging as theirs
@@ -132,17 +134,17 @@ def _calm_logging() -> None:
 
     for logger in (logging.root, *logging.root.manager.loggerDict.values()):
         for method in ("critical", "debug", "error", "info", "warning"):
-            vars(logger).pop(method, None)  # the layers of wrapping that imports have left
+            vars(logger).pop(method, None)  # wrapped many times during imports
     theirs.filter_logger = once
 
 
 class _Stopping:
-    """SIGTERM asks to stop behind the layer in work."""
+    """SIGTERM asks to stop after the layer in progress."""
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.requested = False
         signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
         del number, frame
-        self.wanted = True
+        self.requested = True

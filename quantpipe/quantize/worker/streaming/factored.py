@@ -2,14 +2,14 @@
 
 A Hadamard matrix of size n = s * s with random signs is diag(signs) (A kron B) / s, so that a product with
 it is two with matrices of s rows: 2 s instead of n multiplications an element. Where s is a power of two
-the terms of the dense product are exact and its sums nearly so, and both ways give the same bf16 value but
-for about one in 100,000: those that lie as near to the middle between two bf16 numbers as float32 sums may
-be off. Even so few are too many: they move a few tokens to other experts and tip the search for alpha and
-beta (docs/streaming.md).
+the terms of the dense product are exact and its sums nearly so, and both products round to the same bf16
+value but for about one in 100,000: those whose distance from the midpoint of two bf16 numbers is within the
+error of float32 sums. Even so few are too many: they route a few tokens to other experts and change the
+result of the search for alpha and beta (docs/streaming.md).
 
-So whatever lies near a middle is taken from a dense product, of a few rows and columns. For this such a
-product must have the bits of the whole one. It has with the libraries that we know; each kind of matrix is
-held against the whole product once, and is turned densely ever after if one bit differs.
+So whatever is near a midpoint is taken from a dense product of a few rows and columns. Such a product must
+have the bits of the whole one. It has with the libraries that we know; each kind of matrix is compared with
+the whole product once, and is rotated densely from then on if one bit differs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from quantpipe.quantize.worker.streaming.memory import Buffers
+
 
 class Factored:
-    """A rotation, and how to turn weights by it.
+    """A rotation, and how to rotate weights by it.
 
     Args:
         signs: of the rotation's rows, [n].
@@ -30,12 +32,12 @@ class Factored:
     """
 
     STACK = 1 << 21
-    """Elements that are turned at once, few enough to stay in the processor's cache; or one weight."""
+    """Elements that are rotated at once, few enough to stay in the processor's cache; or one weight."""
     PANEL, ROWS = 16, 96
-    """Columns and rows of a small dense product: always the same, so that it is always the same routine."""
+    """Columns and rows of a small dense product: constant, so that the library takes the same routine."""
     NEAR = 2.0**-30.5
-    """Times n, beside the root mean square of a row's results. Of rows with heavy tails, float32 sums of
-    1,024 terms were off by at most 2^-20.7, of 4,096 by 2^-19.8; in the mean by 2^-25."""
+    """Tolerance, times n, relative to the root mean square of a row's results. Of rows with heavy tails,
+    float32 sums of 1,024 terms were off by at most 2^-20.7, of 4,096 by 2^-19.8; on average by 2^-25."""
 
     def __init__(
         self, signs: torch.Tensor, plain: torch.Tensor, outer: torch.Tensor, inner: torch.Tensor
@@ -43,12 +45,12 @@ class Factored:
         self.signs, self.outer, self.inner = signs, outer, inner
         self.rot = plain * signs.unsqueeze(1)
         self.panels = torch.stack(plain.split(self.PANEL, dim=1))  # [n / PANEL, n, PANEL]
-        self.held: dict[tuple[bool, torch.Size, torch.dtype], bool] = {}
-        self._rooms: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+        self.verified: dict[tuple[bool, torch.Size, torch.dtype], bool] = {}
+        self._buffers = Buffers()
 
     @classmethod
     def of(cls, rot: torch.Tensor) -> Factored | None:
-        """The factors; None where there are none, or where entries are no powers of two."""
+        """The factors; None where there are none, or where an entry is not a power of two."""
         size = rot.shape[0]
         side = math.isqrt(size)
         if rot.device.type != "cpu" or side * side != size or side < 8 or side & (side - 1):
@@ -60,75 +62,68 @@ class Factored:
             return None
         return cls(signs, plain, outer, inner)
 
-    def turn(self, weights: Sequence[torch.Tensor], *, left: bool) -> None:
-        """Turn weights of one shape in place: w becomes w @ rot, or rot.T @ w where `left`."""
+    def rotate(self, weights: Sequence[torch.Tensor], *, left: bool) -> None:
+        """Rotate weights of one shape in place: w becomes w @ rot, or rot.T @ w where `left`."""
         kind = left, weights[0].shape, weights[0].dtype
-        if kind not in self.held:
-            self.held[kind] = weights[0].element_size() == 2 and self._holds(weights[0], left)
-        if not self.held[kind]:
+        if kind not in self.verified:
+            self.verified[kind] = weights[0].element_size() == 2 and self._verify(weights[0], left)
+        if not self.verified[kind]:
             for weight in weights:
                 weight.copy_(self._dense(weight, left))
             return
         count = max(1, self.STACK // weights[0].numel())
         for begin in range(0, len(weights), count):
             stack = weights[begin : begin + count]
-            turned = self._product([weight.T if left else weight for weight in stack])[0]
-            for weight, part in zip(stack, turned.chunk(len(stack)), strict=True):
+            rotated = self._product([weight.T if left else weight for weight in stack])[0]
+            for weight, part in zip(stack, rotated.chunk(len(stack)), strict=True):
                 weight.copy_(part.T if left else part)
-        self._rooms.clear()
+        self._buffers.clear()
 
     def _dense(self, weight: torch.Tensor, left: bool) -> torch.Tensor:
         return self.rot.T @ weight.float() if left else weight.float() @ self.rot
 
-    def _holds(self, weight: torch.Tensor, left: bool) -> bool:
-        """Whether both ways give this weight's bits; where rows and columns are taken, in float32."""
+    def _verify(self, weight: torch.Tensor, left: bool) -> bool:
+        """Whether both products of this weight have the same bits; of values taken densely, in float32."""
         dense = self._dense(weight, left)
         whole = dense.T if left else dense
-        turned, taken = self._product([weight.T if left else weight])
+        rotated, taken = self._product([weight.T if left else weight])
         panels = whole.unflatten(1, (-1, self.PANEL))
         equal = all(torch.equal(values, panels[rows, panel]) for rows, panel, values in taken)
-        return equal and torch.equal(turned, whole.to(weight.dtype))
+        return equal and torch.equal(rotated, whole.to(weight.dtype))
 
     def _product(
         self, stack: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
-        """The product of matrices below each other with the rotation, in their own type.
+        """The product of stacked matrices with the rotation, in their own type.
 
         Args:
             stack: matrices [m, n].
 
         Returns:
-            [len(stack) * m, n], good until the next call; and what of it came from small dense products:
+            [len(stack) * m, n], valid until the next call; and which of it came from small dense products:
             rows and panels, and float32 values [n / PANEL, ROWS, PANEL].
         """
         side, shape = self.inner.shape[0], (len(stack) * stack[0].shape[0], stack[0].shape[1])
-        rows = self._room("rows", shape)
-        for matrix, place in zip(stack, rows.chunk(len(stack)), strict=True):
-            place.copy_(matrix)  # and then multiplied: of two types at once that takes ten times as long
+        rows = self._buffers.take("rows", shape)
+        for matrix, part in zip(stack, rows.chunk(len(stack)), strict=True):
+            part.copy_(matrix)  # converted first: a product of two types takes ten times as long
         rows.mul_(self.signs)
-        inner, value = self._room("inner", shape), self._room("value", shape)
+        inner, value = self._buffers.take("inner", shape), self._buffers.take("value", shape)
         torch.matmul(rows.view(-1, side), self.inner, out=inner.view(-1, side))
         torch.matmul(self.outer.T, inner.view(-1, side, side), out=value.view(-1, side, side))
         near = torch.linalg.vector_norm(rows, dim=1, keepdim=True) * (self.NEAR * side)
         dtype = stack[0].dtype
-        result = self._room("result", shape, dtype).copy_(torch.add(value, near, out=inner))
-        below = self._room("below", shape, dtype).copy_(value.sub_(near))
+        result = self._buffers.take("result", shape, dtype).copy_(torch.add(value, near, out=inner))
+        below = self._buffers.take("below", shape, dtype).copy_(value.sub_(near))
         taken = []
         every = torch.arange(self.panels.shape[0]).unsqueeze(1)
         for some in _by_panel(_differing(result, below), self.ROWS):
-            given = self._room("given", (some.numel(), shape[1]))
+            given = self._buffers.take("given", (some.numel(), shape[1]))
             torch.index_select(rows, 0, some.view(-1), out=given)
             values = torch.bmm(given.view(*some.shape, -1), self.panels)
             result.unflatten(1, (-1, self.PANEL))[some, every] = values.to(dtype)
             taken.append((some, every, values))
         return result, taken
-
-    def _room(self, name: str, shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Memory for results in between: new memory for each would take as long as the arithmetic."""
-        size = shape[0] * shape[1]
-        if (name, dtype) not in self._rooms or self._rooms[name, dtype].numel() < size:
-            self._rooms[name, dtype] = torch.empty(size, dtype=dtype)
-        return self._rooms[name, dtype][:size].view(shape)
 
 
 def _differing(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -138,7 +133,7 @@ def _differing(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def _by_panel(differing: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
-    """The rows that differ in each panel, some at a time: [panels, most], filled up with row 0."""
+    """The rows that differ in each panel, some at a time: [panels, most], padded with row 0."""
     panel, row = differing.T.nonzero(as_tuple=True)
     counts = torch.bincount(panel, minlength=differing.shape[1])
     place = torch.arange(row.numel()) - (counts.cumsum(0) - counts)[panel]

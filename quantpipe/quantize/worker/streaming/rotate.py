@@ -1,4 +1,4 @@
-"""Rotation: msmodelslim's processor, with its bits, without the memory that it takes for every matrix anew.
+"""Rotation: msmodelslim's processor, with the same bits, without new memory for every matrix.
 
 `factored.py` has the quicker product for `exact: false`.
 """
@@ -15,24 +15,7 @@ from msmodelslim.processor.quarot.offline_quarot.quarot_interface import RotSide
 from torch import nn
 
 from quantpipe.quantize.worker.streaming.factored import Factored
-
-
-class Scratch:
-    """Memory for results in between, used again for every matrix of the same shape."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[Any, ...], torch.Tensor] = {}
-
-    def like(self, weight: torch.Tensor, slot: int) -> torch.Tensor:
-        """float32 of the weight's shape and device; the same memory for the same slot."""
-        key = slot, weight.shape, weight.device
-        if key not in self._kept:
-            self._kept[key] = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
-        return self._kept[key]
-
-    def clear(self) -> None:
-        """Give all of it back."""
-        self._kept.clear()
+from quantpipe.quantize.worker.streaming.memory import Buffers
 
 
 class LeanQuaRotProcessor(QuaRotProcessor):  # type: ignore[misc]
@@ -40,17 +23,17 @@ class LeanQuaRotProcessor(QuaRotProcessor):  # type: ignore[misc]
 
     def __init__(self, model: nn.Module, config: Any, adapter: Any) -> None:
         super().__init__(model, config, adapter)
-        self.scratch = Scratch()
+        self.buffers = Buffers()
 
     def preprocess(self, request: Any) -> None:
         """See QuaRotProcessor."""
         super().preprocess(request)
-        self.scratch.clear()
+        self.buffers.clear()
 
     def post_run(self) -> None:
         """See QuaRotProcessor."""
         super().post_run()
-        self.scratch.clear()
+        self.buffers.clear()
 
     def _fuse_norm(self, fused_map: Mapping[Any, Any]) -> None:
         for norm_name, linear_names in fused_map.items():
@@ -62,7 +45,7 @@ class LeanQuaRotProcessor(QuaRotProcessor):  # type: ignore[misc]
             scale = norm.weight.data.float()
             for linear in linears:
                 weight = linear.weight.data
-                weight.copy_(self.scratch.like(weight, 0).copy_(weight).mul_(scale))
+                weight.copy_(self._buffer("given", weight).copy_(weight).mul_(scale))
             norm.weight.data.fill_(1.0)
 
     def _module(self, name: Any) -> Any:
@@ -74,15 +57,19 @@ class LeanQuaRotProcessor(QuaRotProcessor):  # type: ignore[misc]
             if weight is None:
                 super()._rotate([command])
                 continue
-            given, turned = self.scratch.like(weight, 0).copy_(weight), self.scratch.like(weight, 1)
+            given, rotated = self._buffer("given", weight).copy_(weight), self._buffer("rotated", weight)
             if command.side == RotSide.RIGHT:
-                torch.matmul(given, command.rot, out=turned)
+                torch.matmul(given, command.rot, out=rotated)
             else:
-                torch.matmul(command.rot.T, given, out=turned)
-            weight.copy_(turned)
+                torch.matmul(command.rot.T, given, out=rotated)
+            weight.copy_(rotated)
+
+    def _buffer(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """float32 of the weight's shape, on its device."""
+        return self.buffers.take(name, weight.shape, device=weight.device)
 
     def _plain_weight(self, command: Any) -> torch.Tensor | None:
-        """The weight that the command turns, if that is one product with a matrix of its size."""
+        """The weight that the command rotates, if that is one product with a matrix of its size."""
         linear, rot = self.model.get_submodule(command.target), command.rot
         if not isinstance(linear, nn.Linear) or linear.bias is not None or not isinstance(rot, torch.Tensor):
             return None
@@ -93,7 +80,7 @@ class LeanQuaRotProcessor(QuaRotProcessor):  # type: ignore[misc]
 
 
 class QuickQuaRotProcessor(LeanQuaRotProcessor):
-    """For `exact: false`: matrices that are turned alike go through the rotation together, by its factors."""
+    """For `exact: false`: matrices with the same rotation are rotated together, by its factors."""
 
     def __init__(self, model: nn.Module, config: Any, adapter: Any) -> None:
         super().__init__(model, config, adapter)
@@ -102,13 +89,13 @@ class QuickQuaRotProcessor(LeanQuaRotProcessor):
     def _rotate(self, commands: Sequence[Any]) -> None:
         for kind, alike in itertools.groupby(commands, self._kind):
             group = list(alike)
-            # One alone, as lm_head is, would be turned densely too, to hold the two beside each other.
+            # A single one, such as lm_head, would be rotated densely too, to compare the two results.
             factored = None if kind is None or len(group) == 1 else self._factors(group[0].rot)
             if factored is None:
                 super()._rotate(group)
                 continue
             weights = [self.model.get_submodule(command.target).weight.data for command in group]
-            factored.turn(weights, left=group[0].side == RotSide.LEFT)
+            factored.rotate(weights, left=group[0].side == RotSide.LEFT)
 
     def _kind(self, command: Any) -> Any:
         """What commands have in common that can go together; None for one that goes alone."""

@@ -13,6 +13,8 @@ from msmodelslim.processor.anti_outlier.flex_smooth.api import flex_smooth_quant
 from msmodelslim.processor.anti_outlier.flex_smooth.processor import FlexSmoothQuantProcessor
 from msmodelslim.processor.anti_outlier.iter_smooth.processor import IterSmoothProcessor
 
+from quantpipe.quantize.worker.streaming.memory import Buffers
+
 STEPS: Any = np.round(np.arange(0.0, 1.05, 0.05), decimals=2)
 """The grid of FlexSmoothAlphaBetaSearcher with its step of 0.05."""
 
@@ -31,7 +33,7 @@ class Search:
     def __init__(self, act: torch.Tensor, weights: torch.Tensor) -> None:
         self.act, self.weights = act, weights
         self.product = self.multiply(act, weights)
-        self._wide = torch.empty(0)
+        self._buffers = Buffers()
         self.norm = self.mean(self.product**2).to(act.dtype) ** 0.5
         self.act_max = act.abs().amax(dim=0, keepdim=True)
         self.weight_max = weights.abs().amax(dim=0, keepdim=True)
@@ -62,9 +64,7 @@ class Search:
         """torch.mean, which on a CPU takes new memory for all values in float32 each time."""
         if x.device.type != "cpu" or x.element_size() > 2:
             return torch.mean(x)
-        if self._wide.shape != x.shape:
-            self._wide = torch.empty(x.shape)
-        return torch.mean(self._wide.copy_(x))
+        return torch.mean(self._buffers.take("float32", x.shape).copy_(x))
 
     def multiply(self, act: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """act @ weights.T."""

@@ -6,25 +6,19 @@ to the end of the JSON), then the data. Source: https://github.com/huggingface/s
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
-import mmap
 import os
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import torch
 
 from quantpipe.checkpoint.names import INDEX, SHARD_GLOB
-
-_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+from quantpipe.quantize.worker.streaming.memory import PagePool
 
 DTYPES = {
     "BF16": torch.bfloat16,
@@ -126,36 +120,13 @@ class Weights:
         """
         places = [(name, self._locations[name]) for name in self.names(prefix)]
         begins = [0, *itertools.accumulate(_aligned(place.size) for _, place in places)]
-        memory = (allocate or Memory().take)(begins[-1])
+        memory = (allocate or PagePool().take)(begins[-1])
         values, found = torch.from_numpy(memory), {}
         for (name, place), begin in zip(places, begins, strict=False):
             piece = slice(begin, begin + place.size)
             _read(name, place, memory[piece].data)
             found[name.removeprefix(prefix)] = values[piece].view(place.dtype).view(place.shape)
         return found
-
-
-class Memory:
-    """Memory for groups of tensors, used again as soon as no tensor lies in it any more.
-
-    Not of the C library's heap, which would be in pieces after a few layers. The system clears new pages
-    before it gives them out, and that takes longer than reading a layer into pages that are there.
-    """
-
-    def __init__(self) -> None:
-        self._blocks: list[tuple[mmap.mmap, weakref.ref[np.ndarray]]] = []
-
-    def take(self, size: int) -> np.ndarray:
-        """At least `size` bytes. Tensors that torch.from_numpy makes of them keep them to themselves."""
-        free = [block for block, user in self._blocks if user() is None]
-        self._blocks = [(block, user) for block, user in self._blocks if user() is not None]
-        fitting = [block for block in free if len(block) >= size]
-        block = fitting[0] if fitting else mmap.mmap(-1, max(size, 1), flags=_PRIVATE)
-        with contextlib.suppress(OSError, AttributeError):  # pages of 2 MiB where the system has them
-            block.madvise(mmap.MADV_HUGEPAGE)
-        values = np.frombuffer(block, dtype=np.uint8)
-        self._blocks += [(block, weakref.ref(values))]
-        return values
 
 
 def _aligned(size: int) -> int:
@@ -184,40 +155,3 @@ def _files(snapshot: Path) -> list[Path]:
     if missing:
         raise SnapshotError(f"the index names {missing[0]}, which is not there")
     return [snapshot / shard for shard in shards]
-
-
-class Prefetch:
-    """Reads groups of tensors in order, one group ahead of the one in work. Use as a context manager.
-
-    Args:
-        read: reads one group.
-        groups: what to read, in the order in which `take` is called.
-    """
-
-    def __init__(self, read: Callable[[str], dict[str, torch.Tensor]], groups: Sequence[str]) -> None:
-        self._read, self._waiting = read, list(groups)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-        self._ahead: Future[dict[str, torch.Tensor]] | None = None
-        self._start()
-
-    def __enter__(self) -> Prefetch:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _start(self) -> None:
-        self._ahead = self._pool.submit(self._read, self._waiting.pop(0)) if self._waiting else None
-
-    def take(self) -> dict[str, torch.Tensor]:
-        """The next group; the one behind it is read from now on."""
-        if self._ahead is None:
-            raise IndexError("all groups are taken")
-        group = self._ahead.result()
-        self._start()
-        return group

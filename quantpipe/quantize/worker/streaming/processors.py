@@ -1,0 +1,103 @@
+"""The spec's processors: msmodelslim's, in our leaner or quicker form where there is one, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msmodelslim.core.base.protocol import BatchProcessRequest
+from msmodelslim.processor.anti_outlier.flex_smooth.processor import FlexSmoothQuantProcessorConfig
+from msmodelslim.processor.anti_outlier.iter_smooth.processor import IterSmoothProcessorConfig
+from msmodelslim.processor.anti_outlier.smooth_base import BaseSmoothProcessor
+from msmodelslim.processor.base import AutoSessionProcessor
+from msmodelslim.processor.container.group import GroupProcessor, GroupProcessorConfig
+from msmodelslim.processor.quant.linear import LinearProcessorConfig
+from msmodelslim.processor.quarot.offline_quarot.quarot import QuaRotProcessor, QuaRotProcessorConfig
+from msmodelslim.processor.quarot.offline_quarot.quarot_interface import get_rotate_command
+from torch import nn
+
+from quantpipe.quantize.worker.streaming.linear import LeanLinearQuantProcessor
+from quantpipe.quantize.worker.streaming.model import layer_name
+from quantpipe.quantize.worker.streaming.passes import Passes
+from quantpipe.quantize.worker.streaming.quick import QuickFlexSmoothProcessor
+from quantpipe.quantize.worker.streaming.rotate import LeanQuaRotProcessor, QuickQuaRotProcessor
+from quantpipe.quantize.worker.streaming.smooth import LeanFlexSmoothProcessor, TypedIterSmoothProcessor
+
+_EXACT: dict[type, Any] = {
+    QuaRotProcessorConfig: LeanQuaRotProcessor,
+    LinearProcessorConfig: LeanLinearQuantProcessor,
+    FlexSmoothQuantProcessorConfig: LeanFlexSmoothProcessor,
+    IterSmoothProcessorConfig: TypedIterSmoothProcessor,
+}
+_QUICK: dict[type, Any] = {
+    **_EXACT,
+    QuaRotProcessorConfig: QuickQuaRotProcessor,
+    FlexSmoothQuantProcessorConfig: QuickFlexSmoothProcessor,
+}
+
+
+class Processors:
+    """The spec's processors, in order.
+
+    Args:
+        configs: msmodelslim's configs of them.
+        model: the skeleton.
+        adapter: of adapters.adapter_for.
+        exact: the bits of engine `stock`; False takes quick.py and factored.py.
+    """
+
+    def __init__(
+        self, configs: Sequence[Any], model: nn.Module, adapter: Any, passes: Passes, *, exact: bool
+    ) -> None:
+        self._model, self._adapter, self._passes = model, adapter, passes
+        self._kinds = _EXACT if exact else _QUICK
+        self._processors = [self._processor(config) for config in configs]
+
+    def _processor(self, config: Any) -> AutoSessionProcessor:
+        if isinstance(config, GroupProcessorConfig):
+            group = GroupProcessor.__new__(GroupProcessor)
+            AutoSessionProcessor.__init__(group, self._model)
+            group.processors = [self._processor(part) for part in config.configs]
+            group.processor_names = [type(part).__name__ for part in group.processors]
+            return group
+        kind = self._kinds.get(type(config))
+        if kind is not None:
+            return kind(self._model, config, self._adapter)
+        return AutoSessionProcessor.from_config(self._model, config, self._adapter)
+
+    def pre_run(self) -> None:
+        """Before the first layer, with the embedding."""
+        for processor in self._processors:
+            processor.pre_run()
+
+    def post_run(self) -> None:
+        """After the last layer, with the final norm and lm_head."""
+        for processor in self._processors:
+            processor.post_run()
+
+    def process(self, index: int, layer: nn.Module) -> None:
+        """Put a layer through all processors, in place, and the calibration set through the layer."""
+        request = BatchProcessRequest(name=layer_name(index), module=layer)
+        for processor in self._processors:
+            if isinstance(processor, QuaRotProcessor):
+                self._map_rotations(processor, index, layer)
+            if isinstance(processor, BaseSmoothProcessor):
+                self._smooth(processor, index, request)
+                continue
+            processor.preprocess(request)
+            if not processor.is_data_free():
+                self._passes.calibrate(layer)
+            processor.postprocess(request)
+
+    def _map_rotations(self, processor: QuaRotProcessor, index: int, layer: nn.Module) -> None:
+        config: QuaRotProcessorConfig = processor.config
+        processor.fused_map.update(self._adapter.fuse_map_of_layer(index, layer))
+        pairs = self._adapter.rotate_map_of_layer(index, layer, config.block_size)
+        processor.rotate_commands.extend(get_rotate_command(pairs))
+
+    def _smooth(self, processor: BaseSmoothProcessor, index: int, request: BatchProcessRequest) -> None:
+        processor.global_adapter_config = self._adapter.subgraphs_of_layer(index, request.module)
+        processor.preprocess(request)
+        targets = [graph.mapping.targets[0] for graph in processor.adapter_config]
+        self._passes.smooth(request.module, request.name, targets)
+        processor.postprocess(request)
