@@ -21,14 +21,13 @@ from quantpipe.quantize.stage import QuantizeStage
 from quantpipe.recipe.model import Recipe
 from quantpipe.settings import Settings
 from quantpipe.smoke.stage import SmokeStage
-from quantpipe.stage import Context, Receipt, RunDirectory, Stage, StagePlan
+from quantpipe.stage import STAGE_NAMES, AnyStage, Context, Receipt, RunDirectory, StageName, StagePlan
 from quantpipe.store import runs
 from quantpipe.store.lease import Lease
+from quantpipe.store.receipt import AnyReceipt, Receipts
 from quantpipe.store.store import SPARE_BYTES, Store
 from quantpipe.text import human_bytes, human_seconds, now
 from quantpipe.verify.stage import VerifyStage
-
-STAGE_NAMES = ("fetch", "quantize", "verify", "smoke", "publish")
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,14 @@ class Selection:
         deep: hash the snapshot again instead of trusting the size, mtime and inode of its files.
     """
 
-    first: str | None = None
-    last: str | None = None
-    force: str | None = None
+    first: StageName | None = None
+    last: StageName | None = None
+    force: StageName | None = None
     deep: bool = False
 
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[AnyStage, ...]:
         """Fresh stages for one run, up to the last one."""
-        stages: tuple[Stage, ...] = (
+        stages: tuple[AnyStage, ...] = (
             FetchStage(deep=self.deep),
             QuantizeStage(),
             VerifyStage(),
@@ -58,7 +57,7 @@ class Selection:
         )
         return stages[: STAGE_NAMES.index(self.last) + 1] if self.last else stages
 
-    def forced(self, stage: Stage) -> bool:
+    def forced(self, stage: AnyStage) -> bool:
         """Whether receipts do not count for this stage."""
         if self.deep and stage.name == "fetch":
             return True
@@ -66,7 +65,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """How a run ended well.
 
     Attributes:
@@ -77,7 +76,7 @@ class Outcome:
     """
 
     status: str
-    receipts: dict[str, Receipt]
+    receipts: Receipts
     run: RunDirectory | None
 
 
@@ -92,13 +91,14 @@ def plan(
     store = Store(settings.store)
     context = _context(recipe, settings, store, console)
     stages = Selection().stages()
-    earlier = runs.receipts_of(runs.unfinished(store, recipe.name), STAGE_NAMES)
-    _reuse(context, Selection(), stages, [*store.published_receipts(recipe.name), earlier])
+    begun = runs.unfinished(store, recipe.name)
+    earlier = [begun.receipts()] if begun is not None else []
+    _reuse(context, Selection(), stages, [*store.published_receipts(recipe.name), *earlier])
     plans = _plans(context, stages)
     return plans, _obstacles(context, stages, plans)
 
 
-def run(recipe: Recipe, settings: Settings, console: Console, selection: Selection) -> Outcome:
+def run(recipe: Recipe, settings: Settings, console: Console, selection: Selection) -> RunResult:
     """Take a recipe to a published checkpoint, from wherever earlier runs got to.
 
     Raises:
@@ -110,9 +110,9 @@ def run(recipe: Recipe, settings: Settings, console: Console, selection: Selecti
     context = _context(recipe, settings, store, console)
     _reuse(context, selection, stages, published)
     if len(context.receipts) == len(stages):
-        return Outcome(_settled(context), context.receipts, None)
+        return RunResult(_settled(context), context.receipts, None)
     with runs.storage_faults(store), Lease.for_recipe(store.root, recipe.name):
-        context.run, earlier = runs.begin(store, recipe, STAGE_NAMES)
+        context.run, earlier = runs.begin(store, recipe)
         console.record_to(context.run.events)
         with runs.recorded(context.run, console):
             _execute(context, selection, stages, [earlier, *published])
@@ -122,7 +122,7 @@ def run(recipe: Recipe, settings: Settings, console: Console, selection: Selecti
             if status == "published":
                 conclude(context)
         context.run.update_state(status=status, ended=now())
-        return Outcome(status, context.receipts, context.run)
+        return RunResult(status, context.receipts, context.run)
 
 
 def _settled(context: Context) -> str:
@@ -130,8 +130,7 @@ def _settled(context: Context) -> str:
     if "publish" not in context.receipts:
         return "up to date"
     current = context.store.current(context.recipe.name)
-    digest = context.output("publish", "digest")
-    return "up to date" if current is not None and current.name == digest else "held"
+    return "up to date" if current is not None and current.name == context.publish.digest else "held"
 
 
 def _context(recipe: Recipe, settings: Settings, store: Store, console: Console) -> Context:
@@ -144,7 +143,7 @@ def _context(recipe: Recipe, settings: Settings, store: Store, console: Console)
 
 
 def _reuse(
-    context: Context, selection: Selection, stages: Sequence[Stage], sources: Sequence[dict[str, Receipt]]
+    context: Context, selection: Selection, stages: Sequence[AnyStage], sources: Sequence[Receipts]
 ) -> None:
     """Fill `context.receipts` from the first stage on, as far as receipts stand for the work."""
     context.receipts.clear()
@@ -155,7 +154,7 @@ def _reuse(
         context.receipts[stage.name] = receipt
 
 
-def _standing(stage: Stage, context: Context, sources: Sequence[dict[str, Receipt]]) -> Receipt | None:
+def _standing(stage: AnyStage, context: Context, sources: Sequence[Receipts]) -> AnyReceipt | None:
     candidates = [source[stage.name] for source in sources if stage.name in source]
     if not candidates:
         return None
@@ -166,7 +165,7 @@ def _standing(stage: Stage, context: Context, sources: Sequence[dict[str, Receip
 # -- planning and executing -----------------------------------------------------------------------
 
 
-def _plans(context: Context, stages: Sequence[Stage]) -> list[StagePlan]:
+def _plans(context: Context, stages: Sequence[AnyStage]) -> list[StagePlan]:
     plans = []
     for stage in stages:
         planned = stage.plan(context)
@@ -179,7 +178,9 @@ def _plans(context: Context, stages: Sequence[Stage]) -> list[StagePlan]:
     return plans
 
 
-def _obstacles(context: Context, stages: Sequence[Stage], plans: Sequence[StagePlan]) -> list[QuantpipeError]:
+def _obstacles(
+    context: Context, stages: Sequence[AnyStage], plans: Sequence[StagePlan]
+) -> list[QuantpipeError]:
     """Every reason for which the stages that have to run could not."""
     pending = [stage for stage, planned in zip(stages, plans, strict=True) if planned.action == "run"]
     found: list[QuantpipeError] = []
@@ -206,7 +207,7 @@ def _existing(path: Path) -> Path:
 
 
 def _execute(
-    context: Context, selection: Selection, stages: Sequence[Stage], sources: Sequence[dict[str, Receipt]]
+    context: Context, selection: Selection, stages: Sequence[AnyStage], sources: Sequence[Receipts]
 ) -> None:
     _reuse(context, selection, stages, sources)
     _require_begun(selection, context)
@@ -248,7 +249,7 @@ def _combined(obstacles: Sequence[QuantpipeError]) -> QuantpipeError:
     )
 
 
-def _run_stage(stage: Stage, context: Context) -> Receipt:
+def _run_stage(stage: AnyStage, context: Context) -> AnyReceipt:
     key = stage.key(context)
     context.console.event("stage", stage=stage.name, status="started")
     context.console.detail(f"{stage.name:<9} {context.plans[stage.name].summary}")
@@ -259,5 +260,5 @@ def _run_stage(stage: Stage, context: Context) -> Receipt:
     context.console.line(
         f"{stage.name:<9} {result.summary}, {human_seconds(seconds)}", stage=stage.name, seconds=seconds
     )
-    context.console.event("stage", stage=stage.name, status="finished", figures=result.figures)
+    context.console.event("stage", stage=stage.name, status="finished", figures=receipt.figures.to_json())
     return receipt

@@ -3,15 +3,24 @@
 A stage's key is a digest of all that decides its result: its section of the recipe and the outputs of
 the stages before it. A receipt with the same key, whose outputs are still there, stands for the work:
 that one rule gives resume, no-op refreshes and partial re-runs.
+
+What stages hand on to one another is typed: outputs and figures in `store/outputs.py`, plans here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, cast
 
 from quantpipe.digest import digest_of
-from quantpipe.store.receipt import Receipt, RunDirectory
+from quantpipe.store.outputs import (
+    FetchOutput,
+    PublishOutput,
+    QuantizeOutput,
+    VerifyOutput,
+)
+from quantpipe.store.receipt import FiguresT, OutputT, Receipt, Receipts, RunDirectory
+from quantpipe.store.stages import STAGE_NAMES, StageName
 
 if TYPE_CHECKING:
     from quantpipe.console import Console
@@ -30,50 +39,117 @@ class StagePlan:
         summary: one line for people.
         disk_bytes: bytes that the stage would add to the store.
         memory_bytes: host memory that it needs at its peak.
-        figures: numbers that later plans build on.
         notes: things that the user has to know beforehand.
     """
 
-    stage: str
+    stage: StageName
     action: str
     summary: str
     disk_bytes: int = 0
     memory_bytes: int = 0
-    figures: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FetchPlan(StagePlan):
+    """The plan of stage fetch.
+
+    Attributes:
+        source_bytes: of the snapshot, whether there already or not.
+        missing_files: how many have to be fetched.
+        config: the model's parsed config.json; None where it is not available.
+    """
+
+    source_bytes: int = 0
+    missing_files: int = 0
+    config: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class QuantizePlan(StagePlan):
+    """The plan of stage quantize.
+
+    Attributes:
+        checkpoint_bytes: of the checkpoint, whether there already or not.
+        seconds: a rough guess at the time; None where config.json is not available.
+    """
+
+    checkpoint_bytes: int = 0
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class VerifyPlan(StagePlan):
+    """The plan of stage verify: how many bytes it reads."""
+
+    read_bytes: int = 0
+
+
+class Plans(dict[StageName, StagePlan]):
+    """Plans by stage; the attributes are typed, and a KeyError says that there is no plan yet."""
+
+    @property
+    def fetch(self) -> FetchPlan:
+        """Of stage fetch."""
+        return cast(FetchPlan, self["fetch"])
+
+    @property
+    def quantize(self) -> QuantizePlan:
+        """Of stage quantize."""
+        return cast(QuantizePlan, self["quantize"])
 
 
 @dataclass
 class Context:
-    """What a stage may see: the recipe, how to run it, and what was done before."""
+    """What a stage may see: the recipe, how to run it, and what was done before.
+
+    `fetch`, `quantize`, `verify` and `publish` are the outputs of those stages; a KeyError says that the
+    stage has not finished.
+    """
 
     recipe: Recipe
     settings: Settings
     store: Store
     console: Console
     run: RunDirectory
-    receipts: dict[str, Receipt] = field(default_factory=dict)
-    plans: dict[str, StagePlan] = field(default_factory=dict)
+    receipts: Receipts = field(default_factory=Receipts)
+    plans: Plans = field(default_factory=Plans)
 
-    def output(self, stage: str, name: str) -> Any:
-        """An output of an earlier stage."""
-        return self.receipts[stage].outputs[name]
+    @property
+    def fetch(self) -> FetchOutput:
+        """The snapshot."""
+        return self.receipts.fetch.outputs
+
+    @property
+    def quantize(self) -> QuantizeOutput:
+        """The checkpoint in staging."""
+        return self.receipts.quantize.outputs
+
+    @property
+    def verify(self) -> VerifyOutput:
+        """The sealed generation."""
+        return self.receipts.verify.outputs
+
+    @property
+    def publish(self) -> PublishOutput:
+        """What the pointer names."""
+        return self.receipts.publish.outputs
 
 
 @dataclass(frozen=True)
-class Result:
+class StageResult(Generic[OutputT, FiguresT]):
     """What a stage's run gives back; the pipeline makes the receipt of it."""
 
-    outputs: dict[str, Any]
-    figures: dict[str, Any]
+    outputs: OutputT
+    figures: FiguresT
     summary: str = ""
 
 
-class Stage(Protocol):
+class Stage(Protocol[OutputT, FiguresT]):
     """One step of the pipeline."""
 
     @property
-    def name(self) -> str:
+    def name(self) -> StageName:
         """The stage's name, as in `--from` and in receipts."""
         ...
 
@@ -93,21 +169,31 @@ class Stage(Protocol):
         """
         ...
 
-    def run(self, context: Context) -> Result:
+    def run(self, context: Context) -> StageResult[OutputT, FiguresT]:
         """Do it. Killed at any instant, it may be run again."""
         ...
 
-    def still_there(self, context: Context, receipt: Receipt) -> bool:
+    def still_there(self, context: Context, receipt: Receipt[OutputT, FiguresT]) -> bool:
         """Whether the receipt's outputs exist; a cheap look that reads no file's content."""
         ...
 
 
+AnyStage = Stage[Any, Any]
+
 __all__ = [
+    "STAGE_NAMES",
+    "AnyStage",
     "Context",
+    "FetchPlan",
+    "Plans",
+    "QuantizePlan",
     "Receipt",
-    "Result",
+    "Receipts",
     "RunDirectory",
     "Stage",
+    "StageName",
     "StagePlan",
+    "StageResult",
+    "VerifyPlan",
     "digest_of",
 ]

@@ -11,7 +11,7 @@ from quantpipe.text import human_bytes
 
 if TYPE_CHECKING:
     from quantpipe.doctor import Finding
-    from quantpipe.pipeline import Outcome
+    from quantpipe.pipeline import RunResult
     from quantpipe.publish.prune import Candidate
     from quantpipe.recipe.model import Recipe
     from quantpipe.settings import Settings
@@ -50,7 +50,7 @@ def _fitting(text: str, longest: int = _LONGEST_LINE) -> str:
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
-def outcome(recipe: Recipe, settings: Settings, result: Outcome) -> Rendered:
+def outcome(recipe: Recipe, settings: Settings, result: RunResult) -> Rendered:
     """How a run ended: where the checkpoint is, its size, and the command that serves it."""
     from quantpipe.smoke.server_command import serve_command
     from quantpipe.store.store import Store
@@ -63,7 +63,7 @@ def outcome(recipe: Recipe, settings: Settings, result: Outcome) -> Rendered:
         "stages": [receipt.to_json() for receipt in result.receipts.values()],
     }
     if result.status == "held":
-        digest = result.receipts["publish"].outputs["digest"]
+        digest = result.receipts.publish.outputs.digest
         value["digest"] = digest
         return value, [
             f"{recipe.name}: {digest[:12]} is there and was rolled back: the pointer stays as it is",
@@ -71,22 +71,22 @@ def outcome(recipe: Recipe, settings: Settings, result: Outcome) -> Rendered:
         ]
     if "publish" not in result.receipts:
         return value, [f"{recipe.name}: {result.status} after {list(result.receipts)[-1]}"]
-    digest = result.receipts["publish"].outputs["digest"]
+    digest = result.receipts.publish.outputs.digest
     pointer = store.pointer(recipe.name)
     script = settings.serve_python.with_name("vllm")
     program = str(script) if script.is_file() else "vllm"
     command = serve_command(pointer, recipe.smoke.serve, launcher=recipe.smoke.launcher, program=program)
-    figures = result.receipts["quantize"].figures
+    figures = result.receipts.quantize.figures
     value |= {
         "digest": digest,
         "path": str(store.generation(recipe.name, digest)),
         "pointer": str(pointer),
-        "bytes": figures["bytes"],
-        "source_bytes": figures["source_bytes"],
+        "bytes": figures.bytes,
+        "source_bytes": figures.source_bytes,
         "serve": {"arguments": list(command.arguments), "environment": command.environment},
     }
-    share = 100 * figures["bytes"] / figures["source_bytes"]
-    size = f"{human_bytes(figures['bytes'])}, {share:.0f} % of {human_bytes(figures['source_bytes'])} in BF16"
+    share = 100 * figures.bytes / figures.source_bytes
+    size = f"{human_bytes(figures.bytes)}, {share:.0f} % of {human_bytes(figures.source_bytes)} in BF16"
     lines = [f"{recipe.name}: {result.status}", f"  {pointer} -> {digest[:12]} ({size})"]
     if result.status != "up to date":
         lines += ["", "Serve it with", "", *("  " + line for line in command.shell().splitlines())]

@@ -15,6 +15,7 @@ from quantpipe.console import Console
 
 if TYPE_CHECKING:
     from quantpipe.settings import Settings
+    from quantpipe.store.stages import StageName
 
 
 @click.command()
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 @output_options
 def run(
     recipe: Path,
-    first: str | None,
-    last: str | None,
-    force: str | None,
+    first: StageName | None,
+    last: StageName | None,
+    force: StageName | None,
     deep: bool,
     settings: Settings,
     console: Console,

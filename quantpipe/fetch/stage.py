@@ -19,7 +19,9 @@ from quantpipe.fetch.hubs.local import LocalHub
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.snapshot import PRIVATE, Snapshot
 from quantpipe.fetch.sources import selector, trusts_remote_code, variant
-from quantpipe.stage import Context, Receipt, Result, StagePlan, digest_of
+from quantpipe.stage import Context, FetchPlan, StageName, StageResult, digest_of
+from quantpipe.store.outputs import FetchedFile, FetchFigures, FetchOutput
+from quantpipe.store.receipt import FetchReceipt
 from quantpipe.text import human_bytes
 
 T = TypeVar("T")
@@ -38,7 +40,7 @@ class FetchStage:
         deep: hash what is there again instead of trusting receipts.
     """
 
-    name = "fetch"
+    name: StageName = "fetch"
 
     def __init__(self, policy: Policy | None = None, *, deep: bool = False) -> None:
         self._policy = policy
@@ -54,7 +56,7 @@ class FetchStage:
         source = self._resolved(context)
         return self._key(context, source.commit)
 
-    def plan(self, context: Context) -> StagePlan:
+    def plan(self, context: Context) -> FetchPlan:
         """What is to be fetched, in bytes; asks the hub, writes nothing, hashes nothing."""
         recipe = context.recipe
         hub = self._hub(context)
@@ -72,25 +74,17 @@ class FetchStage:
         landed = reuse.partial_bytes(snapshot)
         absent = max(0, sum(file.size for file in missing if file.path not in linked) - landed)
         free = preflight.Space.below(context.store.root).free
-        figures: dict[str, Any] = {
-            "bytes": total,
-            "files": len(files),
-            "missing_files": len(missing),
-            "missing_bytes": absent,
-            "free_bytes": free,
-        }
-        config = self._config(context, hub, commit, snapshot, files)
-        if config is not None:
-            figures["config"] = config
         short = (f"the store has only {human_bytes(free)} free",) if absent > free else ()
-        return StagePlan(
+        return FetchPlan(
             stage=self.name,
             action="run" if missing else "reuse",
             summary=f"{hub.describe(recipe.source.repo)}: {len(files)} files, {human_bytes(total)}"
             + (f", {human_bytes(absent)} of it to be fetched" if missing else ", all there"),
             disk_bytes=absent,
-            figures=figures,
             notes=short,
+            source_bytes=total,
+            missing_files=len(missing),
+            config=self._config(context, hub, commit, snapshot, files),
         )
 
     def preflight(self, context: Context) -> None:
@@ -103,11 +97,10 @@ class FetchStage:
             PreflightError: it cannot, or it has not.
         """
         preflight.check_writable(context.store.root)
-        figures = context.plans[self.name].figures if self.name in context.plans else {}
-        missing = int(figures.get("missing_files", 0))
+        missing = context.plans.fetch.missing_files if self.name in context.plans else 0
         preflight.check_space(context.store.root, missing_bytes=0, missing_files=missing)
 
-    def run(self, context: Context) -> Result:
+    def run(self, context: Context) -> StageResult[FetchOutput, FetchFigures]:
         """Fetch, and leave a snapshot in which every file is complete and right.
 
         Raises:
@@ -124,30 +117,26 @@ class FetchStage:
             snapshot.begin(files, self._about(context, source))
             if not isinstance(source.hub, LocalHub):
                 offline.remember(snapshot.path.parent, context.recipe.source.revision, source.commit)
-            figures = fill(context, source, files, policy=self._patience(), deep=self._deep)
+            fetched = fill(context, source, files, policy=self._patience(), deep=self._deep)
             sanity.check_weights(snapshot.path, [file.path for file in files])
             manifest = snapshot.finish(finished(snapshot, files))
             reuse.sweep(snapshot, files)
-        return Result(
-            outputs={
-                "snapshot": context.store.relative(snapshot.path),
-                "commit": source.commit,
-                "manifest": manifest.digest(),
-            },
-            figures={
-                "files": len(files),
-                "bytes": manifest.total_bytes,
-                "bytes_transferred": sum(f.bytes_transferred for f in figures),
-                "seconds": round(time.monotonic() - started, 3),
-                "retries": sum(f.retries for f in figures),
-                "per_file": [f.to_json() for f in sorted(figures, key=lambda f: f.path)],
-            },
+        return StageResult(
+            FetchOutput(context.store.relative(snapshot.path), source.commit, manifest.digest()),
+            FetchFigures(
+                files=len(files),
+                bytes=manifest.total_bytes,
+                bytes_transferred=sum(f.bytes_transferred for f in fetched),
+                seconds=round(time.monotonic() - started, 3),
+                retries=sum(f.retries for f in fetched),
+                per_file=tuple(FetchedFile(**f.to_json()) for f in sorted(fetched, key=lambda f: f.path)),
+            ),
             summary=f"{len(files)} files, {human_bytes(manifest.total_bytes)}",
         )
 
-    def still_there(self, context: Context, receipt: Receipt) -> bool:
+    def still_there(self, context: Context, receipt: FetchReceipt) -> bool:
         """Whether every file of the snapshot is untouched, by size, mtime and inode; reads receipts only."""
-        snapshot = Snapshot(context.store.absolute(str(receipt.outputs["snapshot"])))
+        snapshot = Snapshot(context.store.absolute(receipt.outputs.snapshot))
         try:
             files = snapshot.files()
         except VerificationError:

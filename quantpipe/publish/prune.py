@@ -74,10 +74,8 @@ def remove(store: Store, chosen: list[Candidate]) -> None:
 
 def _kept_by_recipe(store: Store, recipe: str) -> int:
     """How many generations the recipe itself wanted to keep when it was last published."""
-    published = [
-        receipts["publish"] for receipts in store.published_receipts(recipe) if "publish" in receipts
-    ]
-    return int(published[0].figures.get("keep", 0)) if published else 0
+    published = [receipts.publish for receipts in store.published_receipts(recipe) if "publish" in receipts]
+    return published[0].figures.keep if published else 0
 
 
 def _needed_snapshots(store: Store) -> set[Path]:
@@ -86,7 +84,7 @@ def _needed_snapshots(store: Store) -> set[Path]:
     for recipe in store.recipes():
         receipts = [published.get("fetch") for published in store.published_receipts(recipe)[:1]]
         receipts += [run.load("fetch") for run in store.runs(recipe)[-KEPT_RUNS:]]
-        needed |= {store.absolute(receipt.outputs["snapshot"]) for receipt in receipts if receipt}
+        needed |= {store.absolute(receipt.outputs.snapshot) for receipt in receipts if receipt}
     return needed
 
 

@@ -7,7 +7,6 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,11 @@ from quantpipe.quantize.finish import finish
 from quantpipe.quantize.spec import adapter_for, build_spec
 from quantpipe.quantize.worker.protocol import Job
 from quantpipe.recipe.datasets import dataset_digest, write_msmodelslim_dataset
-from quantpipe.stage import Context, Receipt, Result, StagePlan
+from quantpipe.stage import Context, QuantizePlan, StageName, StageResult
 from quantpipe.store import manifest
 from quantpipe.store.manifest import FileEntry, Manifest
+from quantpipe.store.outputs import QuantizeFigures, QuantizeOutput
+from quantpipe.store.receipt import QuantizeReceipt
 from quantpipe.text import human_bytes, human_seconds
 
 OUTPUT_FORMAT = 1
@@ -52,36 +53,35 @@ _STOCK_MEMORY_BASE = 2 << 30
 class QuantizeStage:
     """Runs msmodelslim in its own interpreter and makes its output servable."""
 
-    name = "quantize"
+    name: StageName = "quantize"
 
     def key(self, context: Context) -> str:
         """From the quantize section with its prompts, and the snapshot's manifest."""
         inputs = context.recipe.stage_inputs()["quantize"]
-        return digest_of([self.name, OUTPUT_FORMAT, inputs, context.output("fetch", "manifest")])
+        return digest_of([self.name, OUTPUT_FORMAT, inputs, context.fetch.manifest])
 
-    def plan(self, context: Context) -> StagePlan:
+    def plan(self, context: Context) -> QuantizePlan:
         """Disk for the checkpoint; memory for the whole model (`stock`) or for a few layers (`streaming`)."""
-        source_bytes = int(context.plans["fetch"].figures["bytes"])
+        source_bytes = context.plans.fetch.source_bytes
         quantize = context.recipe.quantize
         output = math.ceil(source_bytes * _OUTPUT_SHARE) + (1 << 20)
         memory = math.ceil(source_bytes * _STOCK_MEMORY_SHARE) + _STOCK_MEMORY_BASE
-        figures: dict[str, Any] = {"bytes": output}
-        time = ""
+        seconds, time = None, ""
         if quantize.engine == "streaming" and (found := _estimate(context)) is not None:
             memory = min(memory, found.memory_bytes)
-            figures["estimate"] = asdict(found)
-            time = f", very roughly {human_seconds(found.seconds)}"
+            seconds, time = found.seconds, f", very roughly {human_seconds(found.seconds)}"
         elif quantize.engine == "streaming":
             memory = BASE_MEMORY + math.ceil(source_bytes * _UNKNOWN_LAYERS_SHARE)
-        return StagePlan(
+        return QuantizePlan(
             self.name,
             "run",
             f"{quantize.scheme} with engine {quantize.engine} on {quantize.device}, "
             f"{len(context.recipe.calibration_prompts())} prompts, about {human_bytes(output)}{time}",
             disk_bytes=output,
             memory_bytes=memory,
-            figures=figures,
             notes=self._notes(context),
+            checkpoint_bytes=output,
+            seconds=seconds,
         )
 
     def preflight(self, context: Context) -> None:
@@ -108,13 +108,13 @@ class QuantizeStage:
                 + (", or set `engine: streaming`" if context.recipe.quantize.engine == "stock" else ""),
             )
 
-    def run(self, context: Context) -> Result:
+    def run(self, context: Context) -> StageResult[QuantizeOutput, QuantizeFigures]:
         """Quantize; engine `streaming` continues an interrupted run, engine `stock` cannot.
 
         Raises:
             QuantpipeError: of worker_process.run.
         """
-        snapshot = context.store.absolute(context.output("fetch", "snapshot"))
+        snapshot = context.store.absolute(context.fetch.snapshot)
         streaming = context.recipe.quantize.engine == "streaming"
         if not streaming:
             _refuse_tied_rotation(context, snapshot)
@@ -135,26 +135,26 @@ class QuantizeStage:
         finish(staging, snapshot, scheme=quantize.scheme, trust_remote_code=quantize.trust_remote_code)
         durable.fsync_tree(staging)  # before the receipt says that it is there
         written = _hash(context, staging, _hashed(context) if streaming else {})
-        return Result(
-            outputs={"checkpoint": context.store.relative(staging), "manifest": written.to_json()},
-            figures={
-                "bytes": written.total_bytes,
-                "source_bytes": _weight_bytes(snapshot),
-                "files": len(written.entries),
-                "layers": outcome.layers,
-                "worker_seconds": outcome.seconds,
-                "versions": outcome.versions,
-                "threads": outcome.threads,
-                "resumed_units": outcome.resumed,
-            },
+        return StageResult(
+            QuantizeOutput(context.store.relative(staging), written),
+            QuantizeFigures(
+                bytes=written.total_bytes,
+                source_bytes=_weight_bytes(snapshot),
+                files=len(written.entries),
+                layers=outcome.layers,
+                worker_seconds=outcome.seconds,
+                versions=outcome.versions,
+                threads=outcome.threads,
+                resumed_units=outcome.resumed,
+            ),
             summary=f"{outcome.layers} layers, {human_bytes(written.total_bytes)}",
         )
 
-    def still_there(self, context: Context, receipt: Receipt) -> bool:
+    def still_there(self, context: Context, receipt: QuantizeReceipt) -> bool:
         """Its files lie in staging, or are sealed already; what is in them is for verify to judge."""
-        written = Manifest.from_json(receipt.outputs["manifest"], where="receipt of quantize")
+        written = receipt.outputs.manifest
         places = (
-            context.store.absolute(receipt.outputs["checkpoint"]),
+            context.store.absolute(receipt.outputs.checkpoint),
             context.store.generation(context.recipe.name, written.digest()),
         )
         return any(_has_files(place, written) for place in places)
@@ -203,8 +203,8 @@ def _require_plain_path(store: Path) -> None:
 def _estimate(context: Context) -> Estimate | None:
     """From config.json, if the fetch plan could see it."""
     quantize, recipe = context.recipe.quantize, context.recipe
-    config = context.plans["fetch"].figures.get("config")
-    if not isinstance(config, dict):
+    config = context.plans.fetch.config
+    if config is None:
         return None
     smooth = quantize.anti_outlier is not None and quantize.anti_outlier.method != "none"
     another = smooth and recipe.anti_outlier_prompts() != recipe.calibration_prompts()
@@ -236,7 +236,7 @@ def _identity(context: Context) -> dict[str, str]:
     """What decides the output and the worker cannot see: by content, since paths change between runs."""
     recipe = context.recipe
     return {
-        "source": str(context.output("fetch", "manifest")),
+        "source": context.fetch.manifest,
         "calibration prompts": dataset_digest(recipe.calibration_prompts()),
         "anti-outlier prompts": dataset_digest(recipe.anti_outlier_prompts()),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from quantpipe.console import Console
 from quantpipe.digest import digest_of
@@ -13,19 +12,19 @@ from quantpipe.smoke.model import ModelFigures, read_model
 from quantpipe.smoke.reference import FILENAME, load_reference
 from quantpipe.smoke.rules import require_rules
 from quantpipe.smoke.scratch import sweep
-from quantpipe.stage import Context, Receipt, Result, RunDirectory, StagePlan
+from quantpipe.stage import Context, RunDirectory, StageName, StagePlan, StageResult
+from quantpipe.store.outputs import SmokeFigures, SmokeOutput
+from quantpipe.store.receipt import SmokeReceipt
 
 
 class SmokeStage:
     """The last gate: only what answered rightly is published."""
 
-    name = "smoke"
+    name: StageName = "smoke"
 
     def key(self, context: Context) -> str:
         """From the smoke section and the checkpoint's digest."""
-        return digest_of(
-            [self.name, context.recipe.stage_inputs()["smoke"], context.output("verify", "digest")]
-        )
+        return digest_of([self.name, context.recipe.stage_inputs()["smoke"], context.verify.digest])
 
     def plan(self, context: Context) -> StagePlan:
         """What would be started and asked."""
@@ -50,13 +49,13 @@ class SmokeStage:
         reap(launcher, of_runs(context.run), context.console)
         launcher.preflight()
 
-    def run(self, context: Context) -> Result:
+    def run(self, context: Context) -> StageResult[SmokeOutput, SmokeFigures]:
         """Start, ask, stop."""
         smoke, launcher = context.recipe.smoke, _launcher(context)
-        checkpoint = context.store.absolute(context.output("verify", "checkpoint"))
+        checkpoint = context.store.absolute(context.verify.checkpoint)
         require_rules(smoke, read_model(checkpoint))
         reap(launcher, of_runs(context.run), context.console)
-        figures = smoke_load(
+        found = smoke_load(
             checkpoint,
             smoke,
             launcher,
@@ -65,9 +64,10 @@ class SmokeStage:
             console=context.console,
             reference=load_reference(context.run.path / FILENAME),
         )
-        return Result(outputs={}, figures=figures, summary=_summary(figures))
+        figures = SmokeFigures.from_json(found, where="smoke")
+        return StageResult(SmokeOutput(), figures, _summary(figures))
 
-    def still_there(self, context: Context, receipt: Receipt) -> bool:
+    def still_there(self, context: Context, receipt: SmokeReceipt) -> bool:
         """A smoke load leaves nothing but its receipt."""
         del context, receipt
         return True
@@ -80,19 +80,14 @@ def _launcher(context: Context) -> Launcher:
 def _planned_model(context: Context) -> ModelFigures | None:
     """The model's figures, from the plans: its config.json at the source and the size it will have."""
     plans = context.plans
-    config = plans["fetch"].figures.get("config") if "fetch" in plans else None
-    size = plans["quantize"].figures.get("bytes", 0) if "quantize" in plans else 0
-    return ModelFigures.of(config, int(size)) if isinstance(config, dict) else None
+    config = plans.fetch.config if "fetch" in plans else None
+    size = plans.quantize.checkpoint_bytes if "quantize" in plans else 0
+    return ModelFigures.of(config, size) if config is not None else None
 
 
 def of_runs(run: RunDirectory) -> Callable[[str], bool]:
     """Whether a run id is that of this run, or of one that it continues."""
-    ids = set()
-    current: RunDirectory | None = run
-    while current is not None and current.id not in ids:
-        ids.add(current.id)
-        before = current.state().get("continues")
-        current = RunDirectory(current.path.parent / before) if isinstance(before, str) else None
+    ids = {each.id for each in run.lineage()}
     return lambda run_id: run_id in ids
 
 
@@ -104,8 +99,8 @@ def reap(launcher: Launcher, wanted: Callable[[str], bool], console: Console) ->
         console.warning(f"removed what a killed run had left: {', '.join(map(str, folders))}")
 
 
-def _summary(figures: dict[str, Any]) -> str:
-    text = f"{len(figures['probes'])} probes answered, {figures['matched']} of {figures['known']} as known"
-    if figures["bench"]:
-        text += f", {figures['bench']['output_throughput']:.0f} tokens/s"
+def _summary(figures: SmokeFigures) -> str:
+    text = f"{len(figures.probes)} probes answered, {figures.matched} of {figures.known} as known"
+    if figures.bench:
+        text += f", {figures.bench['output_throughput']:.0f} tokens/s"
     return text

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from quantpipe import durable
-from quantpipe.errors import VerificationError
+from quantpipe.store.outputs import (
+    CONTENTS,
+    FetchFigures,
+    FetchOutput,
+    Figures,
+    Output,
+    PublishFigures,
+    PublishOutput,
+    QuantizeFigures,
+    QuantizeOutput,
+    SmokeFigures,
+    SmokeOutput,
+    VerifyFigures,
+    VerifyOutput,
+    not_a_receipt,
+)
+from quantpipe.store.stages import STAGE_NAMES, StageName
+
+_RUN_ID = re.compile(r"\w[\w.-]{0,99}")
+
+OutputT = TypeVar("OutputT", bound=Output)
+FiguresT = TypeVar("FiguresT", bound=Figures)
 
 
 @dataclass(frozen=True)
-class Receipt:
+class Receipt(Generic[OutputT, FiguresT]):
     """What a finished stage leaves, as JSON.
 
     Attributes:
@@ -25,29 +48,121 @@ class Receipt:
         summary: one line for people.
     """
 
-    stage: str
+    stage: StageName
     key: str
-    outputs: dict[str, Any]
-    figures: dict[str, Any]
+    outputs: OutputT
+    figures: FiguresT
     started: str
     seconds: float
     summary: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The receipt as a JSON object."""
-        return asdict(self)
+        return {
+            "stage": self.stage,
+            "key": self.key,
+            "outputs": self.outputs.to_json(),
+            "figures": self.figures.to_json(),
+            "started": self.started,
+            "seconds": self.seconds,
+            "summary": self.summary,
+        }
+
+    def moved(self, old: str, new: str) -> Receipt[OutputT, FiguresT]:
+        """The same after the run directory `old` has become `new`, both relative to the store."""
+        return replace(self, outputs=self.outputs.moved(old, new))
+
+
+AnyReceipt = Receipt[Any, Any]
+FetchReceipt = Receipt[FetchOutput, FetchFigures]
+QuantizeReceipt = Receipt[QuantizeOutput, QuantizeFigures]
+VerifyReceipt = Receipt[VerifyOutput, VerifyFigures]
+SmokeReceipt = Receipt[SmokeOutput, SmokeFigures]
+PublishReceipt = Receipt[PublishOutput, PublishFigures]
+
+
+def receipt_from_json(value: Any, *, where: str, stage: str | None = None) -> AnyReceipt:
+    """Read what `Receipt.to_json` made.
+
+    Args:
+        where: the file it came from, for the error.
+        stage: whose receipt it has to be; None where any will do.
+
+    Raises:
+        VerificationError: it is not a receipt, or another stage's.
+    """
+    if not isinstance(value, dict):
+        raise not_a_receipt(f"{type(value).__name__} instead of an object", where)
+    name = value.get("stage")
+    if name not in STAGE_NAMES or stage not in (None, name):
+        raise not_a_receipt(f"stage is {name!r}" + (f" instead of {stage!r}" if stage else ""), where)
+    outputs, figures = CONTENTS[name]
+    text = {key: value.get(key) for key in ("key", "started")} | {"summary": value.get("summary", "")}
+    seconds = value.get("seconds")
+    if wrong := [key for key, found in text.items() if not isinstance(found, str)]:
+        raise not_a_receipt(f"{wrong[0]} is {text[wrong[0]]!r}", where)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise not_a_receipt(f"seconds is {seconds!r}", where)
+    return Receipt(
+        stage=name,
+        key=cast(str, text["key"]),
+        outputs=outputs.from_json(value.get("outputs"), where=where),
+        figures=figures.from_json(value.get("figures"), where=where),
+        started=cast(str, text["started"]),
+        seconds=seconds,
+        summary=cast(str, text["summary"]),
+    )
+
+
+class Receipts(dict[StageName, AnyReceipt]):
+    """The receipts of one run, or of one published generation, by stage and in their order.
+
+    The attributes are for code that knows the stage, and typed; a KeyError says that it has not finished.
+    """
+
+    @property
+    def fetch(self) -> FetchReceipt:
+        """Of stage fetch."""
+        return self["fetch"]
+
+    @property
+    def quantize(self) -> QuantizeReceipt:
+        """Of stage quantize."""
+        return self["quantize"]
+
+    @property
+    def verify(self) -> VerifyReceipt:
+        """Of stage verify."""
+        return self["verify"]
+
+    @property
+    def smoke(self) -> SmokeReceipt:
+        """Of stage smoke."""
+        return self["smoke"]
+
+    @property
+    def publish(self) -> PublishReceipt:
+        """Of stage publish."""
+        return self["publish"]
 
     @classmethod
-    def from_json(cls, value: Any, *, where: str) -> Receipt:
-        """Read what `to_json` made.
+    def of(cls, *receipts: AnyReceipt) -> Receipts:
+        """From receipts in the order of their stages."""
+        return cls({receipt.stage: receipt for receipt in receipts})
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object: receipts by stage."""
+        return {name: receipt.to_json() for name, receipt in self.items()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], *, where: str) -> Receipts:
+        """Read what `to_json` made; stages that this version does not know are left out.
 
         Raises:
-            VerificationError: it is not a receipt.
+            VerificationError: one of them is not a receipt.
         """
-        try:
-            return cls(**value)
-        except TypeError as error:
-            raise _no_receipt(error, where) from error
+        known = [name for name in value if name in STAGE_NAMES]
+        return cls.of(*(receipt_from_json(value[name], where=where, stage=name) for name in known))
 
 
 @dataclass(frozen=True)
@@ -76,6 +191,15 @@ class RunDirectory:
         """One JSON object per line: all that happened."""
         return self.path / "events.jsonl"
 
+    def receipts(self) -> Receipts:
+        """The receipts of all stages that have finished.
+
+        Raises:
+            VerificationError: one of the files is not a receipt.
+        """
+        found = [self.load(stage) for stage in STAGE_NAMES]
+        return Receipts.of(*(receipt for receipt in found if receipt is not None))
+
     def receipt_path(self, stage: str) -> Path:
         """Where the receipt of `stage` lies."""
         return self.path / "receipts" / f"{stage}.json"
@@ -102,16 +226,31 @@ class RunDirectory:
         for folder in (self.logs, self.path / "receipts"):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, receipt: Receipt) -> None:
+    def lineage(self) -> Iterator[RunDirectory]:
+        """This run, the one that it continues, and so on; each once, whatever run.json says."""
+        run, seen = self, set[str]()
+        while run.id not in seen:
+            yield run
+            seen.add(run.id)
+            before = run.state().get("continues")
+            if not isinstance(before, str) or not _RUN_ID.fullmatch(before):
+                return
+            run = RunDirectory(run.path.with_name(before))
+
+    def save(self, receipt: AnyReceipt) -> None:
         """Keep a receipt, durably."""
         durable.write_json(self.receipt_path(receipt.stage), receipt.to_json())
 
-    def load(self, stage: str) -> Receipt | None:
-        """The receipt of `stage`; None where the stage has not finished."""
+    def load(self, stage: StageName) -> AnyReceipt | None:
+        """The receipt of `stage`; None where the stage has not finished.
+
+        Raises:
+            VerificationError: what lies there is not its receipt.
+        """
         path = self.receipt_path(stage)
         if not path.is_file():
             return None
-        return Receipt.from_json(read_receipt_file(path), where=str(path))
+        return receipt_from_json(read_receipt_file(path), where=str(path), stage=stage)
 
 
 def read_receipt_file(path: Path) -> dict[str, Any]:
@@ -123,12 +262,7 @@ def read_receipt_file(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise _no_receipt(error, str(path)) from error
+        raise not_a_receipt(error, str(path)) from error
     if not isinstance(value, dict):
-        raise _no_receipt(f"{type(value).__name__} instead of an object", str(path))
+        raise not_a_receipt(f"{type(value).__name__} instead of an object", str(path))
     return value
-
-
-def _no_receipt(why: object, where: str) -> VerificationError:
-    hint = "remove the file: the stages that it stood for run again"
-    return VerificationError(f"not a receipt: {why}", where=where, hint=hint)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import platform
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 from quantpipe.console import Console
@@ -20,7 +18,7 @@ from quantpipe.errors import (
     StorageFullError,
 )
 from quantpipe.recipe.model import Recipe
-from quantpipe.stage import Receipt, RunDirectory
+from quantpipe.store.receipt import Receipts, RunDirectory
 from quantpipe.store.store import Store
 from quantpipe.text import now
 
@@ -35,13 +33,7 @@ def unfinished(store: Store, recipe: str) -> RunDirectory | None:
     return begun[-1]
 
 
-def receipts_of(run: RunDirectory | None, stages: Sequence[str]) -> dict[str, Receipt]:
-    """The receipts that a run has left, by stage."""
-    found = {} if run is None else {name: run.load(name) for name in stages}
-    return {name: receipt for name, receipt in found.items() if receipt is not None}
-
-
-def begin(store: Store, recipe: Recipe, stages: Sequence[str]) -> tuple[RunDirectory, dict[str, Receipt]]:
+def begin(store: Store, recipe: Recipe) -> tuple[RunDirectory, Receipts]:
     """A fresh run directory, which takes over what an unfinished run has got, and that run's receipts.
 
     The staging directory moves by rename. Should that run be alive after all (the lease is no fence),
@@ -53,12 +45,12 @@ def begin(store: Store, recipe: Recipe, stages: Sequence[str]) -> tuple[RunDirec
     """
     earlier = unfinished(store, recipe.name)
     run = store.new_run(recipe.name)
-    receipts: dict[str, Receipt] = {}
+    receipts = Receipts()
     if earlier is not None:
-        new = store.relative(run.path)
-        for name, receipt in receipts_of(earlier, stages).items():
-            receipts[name] = _moved(receipt, store.relative(earlier.path), new)
-            run.save(receipts[name])
+        old, new = store.relative(earlier.path), store.relative(run.path)
+        receipts = Receipts.of(*(receipt.moved(old, new) for receipt in earlier.receipts().values()))
+        for receipt in receipts.values():
+            run.save(receipt)
     run.update_state(
         recipe=recipe.name,
         digest=recipe.digest(),
@@ -76,18 +68,11 @@ def begin(store: Store, recipe: Recipe, stages: Sequence[str]) -> tuple[RunDirec
 
 def _take_staging(earlier: RunDirectory, run: RunDirectory) -> None:
     """Move the staging directory of `earlier`, or the one that `earlier` was about to take."""
-    source: RunDirectory | None = earlier
-    while source is not None and not run.staging.exists():
+    for source in earlier.lineage():
+        if run.staging.exists():
+            return
         with contextlib.suppress(FileNotFoundError):
             source.staging.rename(run.staging)
-        before = source.state().get("continues")
-        source = RunDirectory(source.path.parent / before) if before else None
-
-
-def _moved(receipt: Receipt, old: str, new: str) -> Receipt:
-    """The receipt with paths inside the run directory `old` turned into those inside `new`."""
-    outputs = json.loads(json.dumps(receipt.outputs).replace(f'"{old}/', f'"{new}/'))
-    return replace(receipt, outputs=outputs)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from typing import Any
 
 from quantpipe import durable
 from quantpipe.errors import VerificationError
-from quantpipe.store.receipt import Receipt, RunDirectory, read_receipt_file
+from quantpipe.store.receipt import Receipts, RunDirectory, read_receipt_file
 
 PROVENANCE = "quantpipe.json"
 """In every generation: its manifest and where it came from. Not part of the manifest itself."""
@@ -227,21 +227,24 @@ class Store:
         """Where the receipts of a published generation lie."""
         return self.model(recipe) / "receipts" / f"{digest}.json"
 
-    def save_receipts(self, recipe: str, digest: str, receipts: dict[str, Receipt]) -> None:
+    def save_receipts(self, recipe: str, digest: str, receipts: Receipts) -> None:
         """Keep the receipts of the run that published a generation."""
         path = self.receipts_path(recipe, digest)
         path.parent.mkdir(parents=True, exist_ok=True)
-        durable.write_json(path, {name: receipt.to_json() for name, receipt in receipts.items()})
+        durable.write_json(path, receipts.to_json())
 
-    def load_receipts(self, recipe: str, digest: str) -> dict[str, Receipt]:
-        """The receipts of a published generation, by stage; empty where it was never published."""
+    def load_receipts(self, recipe: str, digest: str) -> Receipts:
+        """The receipts of a published generation; empty where it was never published.
+
+        Raises:
+            VerificationError: the file holds something else.
+        """
         path = self.receipts_path(recipe, digest)
         if not path.is_file():
-            return {}
-        value = read_receipt_file(path)
-        return {name: Receipt.from_json(item, where=str(path)) for name, item in value.items()}
+            return Receipts()
+        return Receipts.from_json(read_receipt_file(path), where=str(path))
 
-    def published_receipts(self, recipe: str) -> list[dict[str, Receipt]]:
+    def published_receipts(self, recipe: str) -> list[Receipts]:
         """The receipts of all published generations, the current one's first, then the newest."""
         published = [g for g in self.generations(recipe) if g.published is not None]
         published.sort(key=lambda generation: (generation.current, generation.age_key), reverse=True)

@@ -9,8 +9,10 @@ from typing import Any
 from quantpipe import __version__
 from quantpipe.checkpoint.layout import GIB, Layout, layout_of_serve
 from quantpipe.errors import VerificationError
-from quantpipe.stage import Context, Receipt, Result, StagePlan, digest_of
+from quantpipe.stage import Context, StageName, StageResult, VerifyPlan, digest_of
 from quantpipe.store.manifest import Manifest, check
+from quantpipe.store.outputs import VerifyFigures, VerifyOutput
+from quantpipe.store.receipt import VerifyReceipt
 from quantpipe.store.store import PROVENANCE
 from quantpipe.text import human_bytes, now
 from quantpipe.verify.report import Report
@@ -19,10 +21,7 @@ from quantpipe.verify.report import Report
 class VerifyStage:
     """Checks the staging directory and turns it into a generation."""
 
-    @property
-    def name(self) -> str:
-        """`verify`."""
-        return "verify"
+    name: StageName = "verify"
 
     def key(self, context: Context) -> str:
         """Digest of the verify section and layout, of the quantize receipt's key and of what it wrote."""
@@ -30,57 +29,57 @@ class VerifyStage:
             {
                 "verify": context.recipe.stage_inputs()["verify"],
                 "layout": asdict(_layout(context)),
-                "quantize": context.receipts["quantize"].key,
-                "manifest": _manifest(context).digest(),
+                "quantize": context.receipts.quantize.key,
+                "manifest": context.quantize.manifest.digest(),
             }
         )
 
-    def plan(self, context: Context) -> StagePlan:
+    def plan(self, context: Context) -> VerifyPlan:
         """One pass over the checkpoint's bytes; nothing is added to the store."""
         size = _planned_bytes(context)
         deep = "every value" if context.recipe.verify.deep else "headers"
         amount = f"{human_bytes(size)} " if size else ""
-        return StagePlan(
+        return VerifyPlan(
             stage=self.name,
             action="run",
             summary=f"read {amount}back, compare with the manifest, check {deep} for vllm-ascend "
             f"{context.recipe.verify.target}",
-            figures={"read_bytes": size},
+            read_bytes=size,
         )
 
     def preflight(self, context: Context) -> None:
         """The checks need nothing but what the core needs anyway."""
 
-    def run(self, context: Context) -> Result:
+    def run(self, context: Context) -> StageResult[VerifyOutput, VerifyFigures]:
         """Check and seal. Killed after sealing and run again, it finds the generation and checks that.
 
         Raises:
             VerificationError: a file or a tensor is not what it has to be; nothing is sealed.
         """
-        manifest = _manifest(context)
+        manifest = context.quantize.manifest
         digest = manifest.digest()
-        staging = context.store.absolute(context.output("quantize", "checkpoint"))
+        staging = context.store.absolute(context.quantize.checkpoint)
         sealed = context.store.generation(context.recipe.name, digest)
         place = staging if staging.is_dir() or not sealed.is_dir() else sealed
         report = self._verify(context, place, manifest)
         if place is staging:
             _require_intact(context, sealed, manifest)
             sealed = context.store.seal(staging, context.recipe.name, digest, _provenance(context, manifest))
-        outputs = {"checkpoint": context.store.relative(sealed), "digest": digest}
-        figures = {
-            "bytes": manifest.total_bytes,
-            "tensors": report.figures["tensors"],
-            "findings": report.counts(),
-            "report": {**report.to_json(), "path": outputs["checkpoint"]},
-        }
+        outputs = VerifyOutput(context.store.relative(sealed), digest)
+        figures = VerifyFigures(
+            bytes=manifest.total_bytes,
+            tensors=report.figures["tensors"],
+            findings=report.counts(),
+            report={**report.to_json(), "path": outputs.checkpoint},
+        )
         summary = (
             f"{len(report.passed)} checks passed on {report.figures['tensors']} tensors, sealed {digest[:12]}"
         )
-        return Result(outputs, figures, summary)
+        return StageResult(outputs, figures, summary)
 
-    def still_there(self, context: Context, receipt: Receipt) -> bool:
+    def still_there(self, context: Context, receipt: VerifyReceipt) -> bool:
         """Whether the generation and its provenance exist."""
-        checkpoint = context.store.absolute(receipt.outputs["checkpoint"])
+        checkpoint = context.store.absolute(receipt.outputs.checkpoint)
         return checkpoint.is_dir() and (checkpoint / PROVENANCE).is_file()
 
     def _verify(self, context: Context, place: Path, manifest: Manifest) -> Report:
@@ -150,32 +149,26 @@ def _require_intact(context: Context, sealed: Path, manifest: Manifest) -> None:
         )
 
 
-def _manifest(context: Context) -> Manifest:
-    return Manifest.from_json(context.output("quantize", "manifest"), where="the quantize receipt")
-
-
 def _planned_bytes(context: Context) -> int:
     """What the quantize receipt or, before it exists, its plan says."""
     if "quantize" in context.receipts:
-        return _manifest(context).total_bytes
-    plan = context.plans.get("quantize")
-    return plan.disk_bytes if plan is not None else 0
+        return context.quantize.manifest.total_bytes
+    return context.plans.quantize.checkpoint_bytes if "quantize" in context.plans else 0
 
 
 def _provenance(context: Context, manifest: Manifest) -> dict[str, Any]:
     recipe = context.recipe
-    figures = context.receipts["quantize"].figures
     return {
         "format": 1,
         "recipe": {"name": recipe.name, "digest": recipe.digest()},
         "source": {
             "hub": recipe.source.hub,
             "repo": recipe.source.repo,
-            "commit": context.output("fetch", "commit"),
+            "commit": context.fetch.commit,
         },
         "run": context.run.id,
         "created": now(),
         "quantpipe": __version__,
-        "versions": figures.get("versions"),
+        "versions": context.receipts.quantize.figures.versions,
         "manifest": manifest.to_json(),
     }

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.receipts import publish_receipt, quantize_receipt
 
 from quantpipe.cli import render
 from quantpipe.errors import PreflightError, QuantizeError, RecipeError, VerificationError
-from quantpipe.pipeline import Outcome
+from quantpipe.pipeline import RunResult
 from quantpipe.publish.prune import Candidate
 from quantpipe.recipe import load as recipe_file
 from quantpipe.settings import Settings
-from quantpipe.stage import Receipt, RunDirectory, StagePlan
+from quantpipe.stage import Receipts, RunDirectory, StagePlan
 from quantpipe.store.store import Store
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -51,18 +52,13 @@ def test_endless_lines_are_cut() -> None:
 
 
 @pytest.fixture
-def outcome(tmp_path: Path) -> Outcome:
-    def receipt(stage: str, outputs: dict[str, Any], figures: dict[str, Any]) -> Receipt:
-        return Receipt(stage, "k", outputs, figures, "2026-01-01T00:00:00Z", 1.0, "done")
-
-    receipts = {
-        "quantize": receipt("quantize", {}, {"bytes": 220 << 30, "source_bytes": 440 << 30}),
-        "publish": receipt("publish", {"digest": "ab" * 32}, {}),
-    }
-    return Outcome("published", receipts, RunDirectory(tmp_path / "20260101-x"))
+def outcome(tmp_path: Path) -> RunResult:
+    quantized = quantize_receipt(bytes=220 << 30, source_bytes=440 << 30)
+    receipts = Receipts.of(quantized, publish_receipt("ab" * 32))
+    return RunResult("published", receipts, RunDirectory(tmp_path / "20260101-x"))
 
 
-def test_the_end_of_a_run(outcome: Outcome, tmp_path: Path) -> None:
+def test_the_end_of_a_run(outcome: RunResult, tmp_path: Path) -> None:
     recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
     settings = Settings.resolve({}, store=tmp_path / "store", serve_python=tmp_path / "python")
     value, lines = render.outcome(recipe, settings, outcome)
@@ -76,19 +72,19 @@ def test_the_end_of_a_run(outcome: Outcome, tmp_path: Path) -> None:
     assert value["run"] == "20260101-x"
 
 
-def test_up_to_date_is_short(outcome: Outcome, tmp_path: Path) -> None:
+def test_up_to_date_is_short(outcome: RunResult, tmp_path: Path) -> None:
     recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
     value, lines = render.outcome(
-        recipe, Settings.resolve({}, store=tmp_path), Outcome("up to date", outcome.receipts, None)
+        recipe, Settings.resolve({}, store=tmp_path), RunResult("up to date", outcome.receipts, None)
     )
     assert len(lines) == 2
     assert value["run"] is None
 
 
-def test_a_run_that_stopped_early(outcome: Outcome, tmp_path: Path) -> None:
+def test_a_run_that_stopped_early(outcome: RunResult, tmp_path: Path) -> None:
     recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
-    receipts = {"quantize": outcome.receipts["quantize"]}
-    value, lines = render.outcome(recipe, Settings.resolve({}), Outcome("stopped", receipts, outcome.run))
+    receipts = Receipts.of(outcome.receipts.quantize)
+    value, lines = render.outcome(recipe, Settings.resolve({}), RunResult("stopped", receipts, outcome.run))
     assert lines == ["qwen3-235b-w8a8-rot: stopped after quantize"]
     assert "digest" not in value
 

@@ -53,7 +53,7 @@ def main(store: str, hub: str, repo: str, jobs: str = "8") -> int:
     except QuantpipeError as error:
         sys.stdout.write(json.dumps(error.to_json()))
         return error.exit_code
-    sys.stdout.write(json.dumps({"outputs": result.outputs, "figures": result.figures}))
+    sys.stdout.write(json.dumps({"outputs": result.outputs.to_json(), "figures": result.figures.to_json()}))
     return 0
 
 

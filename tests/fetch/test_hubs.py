@@ -15,7 +15,9 @@ from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, RecipeError, RetryableError, VerificationError
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.stage import FetchStage
-from quantpipe.stage import Context, Receipt, Result
+from quantpipe.stage import Context, Receipt, StageResult
+from quantpipe.store.outputs import FetchFigures, FetchOutput
+from quantpipe.store.receipt import FetchReceipt
 from quantpipe.testing.faults import Fault, busy, gated
 from quantpipe.testing.hubs import HuggingFaceServer, ModelScopeServer
 from quantpipe.testing.origin import SIGNATURE
@@ -23,6 +25,8 @@ from quantpipe.testing.repository import Repository
 from quantpipe.testing.server import HubServer
 
 from .conftest import MakeContext, model_files, read_files
+
+FetchResult = StageResult[FetchOutput, FetchFigures]
 
 REPO = "acme/tiny"
 TOKEN = "hf_PLANTEDplantedPLANTED"
@@ -58,7 +62,9 @@ class Bench:
         context.console.record_to(context.run.events)
         return context
 
-    def fetch(self, context: Context | None = None, policy: Policy = QUICK) -> tuple[Receipt, Result]:
+    def fetch(
+        self, context: Context | None = None, policy: Policy = QUICK
+    ) -> tuple[FetchReceipt, FetchResult]:
         context = context or self.context()
         stage = FetchStage(policy)
         key = stage.key(context)
@@ -67,8 +73,8 @@ class Bench:
         context.run.save(receipt)
         return receipt, result
 
-    def snapshot(self, result: Result) -> dict[str, bytes]:
-        return read_files(self._folder / "store" / str(result.outputs["snapshot"]))
+    def snapshot(self, result: FetchResult) -> dict[str, bytes]:
+        return read_files(self._folder / "store" / result.outputs.snapshot)
 
     def everything_written(self) -> str:
         texts = [path.read_bytes() for path in self._folder.rglob("*") if path.is_file()]
@@ -116,15 +122,15 @@ def test_correct_hub(bench: Bench) -> None:
     receipt, result = bench.fetch(context)
     assert bench.snapshot(result) == FILES
     commit = bench.repository.branches[bench.branch]
-    assert result.outputs["commit"] == commit
-    assert result.outputs["snapshot"] == f"sources/{bench.kind}/acme--tiny/{commit}"
-    assert result.figures["bytes"] == result.figures["bytes_transferred"] == TOTAL
-    assert result.figures["retries"] == 0
-    assert {f["path"]: f["bytes"] for f in result.figures["per_file"]} == {
+    assert result.outputs.commit == commit
+    assert result.outputs.snapshot == f"sources/{bench.kind}/acme--tiny/{commit}"
+    assert result.figures.bytes == result.figures.bytes_transferred == TOTAL
+    assert result.figures.retries == 0
+    assert {f.path: f.bytes for f in result.figures.per_file} == {
         path: len(data) for path, data in FILES.items()
     }
     stored = json.loads(
-        (context.store.absolute(result.outputs["snapshot"]) / ".quantpipe/manifest.json").read_text()
+        (context.store.absolute(result.outputs.snapshot) / ".quantpipe/manifest.json").read_text()
     )
     assert stored["complete"] is True
     assert stored["revision"] is None
@@ -145,7 +151,7 @@ def test_unchanged_refresh_transfers_nothing(bench: Bench) -> None:
     assert stage.key(context) == receipt.key
     assert stage.still_there(context, receipt)
     _, again = bench.fetch()
-    assert again.figures["bytes_transferred"] == 0
+    assert again.figures.bytes_transferred == 0
     assert bench.server.sent() == sent
 
 
@@ -161,7 +167,7 @@ def test_moved_branch_fetches_only_what_changed(bench: Bench) -> None:
     sent += bench.server.sent() - sent
     after, second = bench.fetch()
     assert after.key != before.key
-    assert second.outputs["manifest"] != first.outputs["manifest"]
+    assert second.outputs.manifest != first.outputs.manifest
     assert bench.snapshot(second) == changed
     assert bench.snapshot(first) == FILES
     assert bench.server.sent() - sent == len(changed["config.json"])
@@ -174,7 +180,7 @@ def test_branch_that_moves_between_calls(bench: Bench) -> None:
     old = bench.repository.branches[bench.branch]
     bench.repository.commit({**FILES, "config.json": b"{}"}, branch=bench.branch)
     result = stage.run(context)
-    assert result.outputs["commit"] == old
+    assert result.outputs.commit == old
     assert stage.key(context) == key
     assert bench.snapshot(result) == FILES
 
@@ -183,7 +189,7 @@ def test_truncated_body_is_continued(bench: Bench) -> None:
     bench.server.faults.append(Fault(files=SHARD, times=2, cut_after=60_000))
     _, result = bench.fetch()
     assert bench.snapshot(result) == FILES
-    assert result.figures["retries"] == 2
+    assert result.figures.retries == 2
     assert bench.server.sent(SHARD) == len(FILES[SHARD])
     starts = [r.start for r in bench.server.requests if r.path == SHARD]
     assert starts == [0, 60_000, 120_000]
@@ -215,7 +221,7 @@ def test_hub_that_always_stalls(bench: Bench) -> None:
 def test_slow_hub_is_not_a_stall(bench: Bench) -> None:
     bench.server.faults.append(Fault(files=SHARD, slow=200_000.0))
     _, result = bench.fetch()
-    assert result.figures["retries"] == 0
+    assert result.figures.retries == 0
 
 
 def test_server_without_ranges(bench: Bench) -> None:
@@ -253,7 +259,7 @@ def test_busy_hub_is_waited_for(bench: Bench) -> None:
     _, result = bench.fetch()
     assert time.monotonic() - started >= 1.0
     assert bench.snapshot(result) == FILES
-    assert result.figures["retries"] == 3
+    assert result.figures.retries == 3
 
 
 def test_broken_hub_ends_as_retryable(bench: Bench) -> None:
@@ -291,7 +297,7 @@ def test_tag_and_commit_as_revision(bench: Bench) -> None:
     _, by_tag = bench.fetch(bench.context(revision="v1"))
     _, by_commit = bench.fetch(bench.context(revision=commit))
     assert by_tag.outputs == by_commit.outputs
-    assert by_commit.figures["bytes_transferred"] == 0
+    assert by_commit.figures.bytes_transferred == 0
 
 
 def test_redirect_to_a_signed_address(
@@ -350,9 +356,9 @@ def test_hub_that_disappears_while_fetching(bench: Bench) -> None:
     sent = bench.server.sent()
     _, result = bench.fetch()
     assert bench.snapshot(result) == FILES
-    finished = [f for f in result.figures["per_file"] if f["how"] == "kept"]
+    finished = [f for f in result.figures.per_file if f.how == "kept"]
     assert finished
-    assert bench.server.sent() - sent == TOTAL - sum(f["bytes"] for f in finished)
+    assert bench.server.sent() - sent == TOTAL - sum(f.bytes for f in finished)
 
 
 def test_hub_that_is_not_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,8 +396,8 @@ def test_plan_asks_but_writes_nothing(bench: Bench, tmp_path: Path) -> None:
     context = bench.context()
     plan = FetchStage(QUICK).plan(context)
     assert plan.action == "run"
-    assert plan.disk_bytes == plan.figures["bytes"] == TOTAL
-    assert plan.figures["config"]["model_type"] == "qwen3_moe"
+    assert plan.disk_bytes == plan.source_bytes == TOTAL
+    assert plan.config and plan.config["model_type"] == "qwen3_moe"
     assert not (tmp_path / "store" / "sources").exists()
     bench.fetch()
     assert FetchStage(QUICK).plan(bench.context()).action == "reuse"
@@ -424,7 +430,7 @@ def test_offline_uses_what_is_there(start: Callable[..., Bench], monkeypatch: py
     context = bench.context()
     assert stage.key(context) == receipt.key
     assert stage.still_there(context, receipt)
-    assert stage.run(context).figures["bytes_transferred"] == 0
+    assert stage.run(context).figures.bytes_transferred == 0
     assert len(bench.server.requests) == asked
     with pytest.raises(PreflightError, match="offline"):
         FetchStage(QUICK).key(bench.context(revision="v2"))
@@ -434,7 +440,7 @@ def test_modelscope_mirror_without_commits(start: Callable[..., Bench]) -> None:
     bench = start("modelscope", commits=False)
     before, first = bench.fetch()
     assert bench.snapshot(first) == FILES
-    assert len(first.outputs["commit"]) == 64
+    assert len(first.outputs.commit) == 64
     again, _ = bench.fetch()
     assert again.key == before.key
     bench.repository.commit({**FILES, "config.json": b"{}"}, branch="master")

@@ -75,7 +75,7 @@ def test_what_is_there_already_needs_no_space(
 ) -> None:
     source = write_files(tmp_path / "models" / "Tiny", model_files())
     context = make_context(source)
-    snapshot = context.store.absolute(FetchStage().run(context).outputs["snapshot"])
+    snapshot = context.store.absolute(FetchStage().run(context).outputs.snapshot)
     (snapshot / "config.json").unlink()
     size = len(model_files()["config.json"])
     asked: list[int] = []
@@ -111,8 +111,8 @@ def test_disk_that_fills_up_keeps_what_was_fetched(
     assert caught.value.exit_code == 5
     assert "kept" in (caught.value.hint or "")
     result = FetchStage().run(context)
-    assert read_files(context.store.absolute(result.outputs["snapshot"])) == model_files(size=10_000)
-    assert any(f["how"] == "kept" for f in result.figures["per_file"])
+    assert read_files(context.store.absolute(result.outputs.snapshot)) == model_files(size=10_000)
+    assert any(f.how == "kept" for f in result.figures.per_file)
 
 
 def test_preflight_of_the_stage(
@@ -140,7 +140,7 @@ def test_store_that_is_a_file(tmp_path: Path) -> None:
 
 def test_plan_counts_what_has_landed(tmp_path: Path, make_context: MakeContext) -> None:
     context = make_context(write_files(tmp_path / "models" / "Tiny", model_files(size=10_000)))
-    snapshot = context.store.absolute(FetchStage().run(context).outputs["snapshot"])
+    snapshot = context.store.absolute(FetchStage().run(context).outputs.snapshot)
     shard = snapshot / "model-00001-of-00003.safetensors"
     (snapshot / ".quantpipe/partial").mkdir(exist_ok=True)
     (snapshot / ".quantpipe/partial/x.1").write_bytes(b"1" * 4000)

@@ -18,7 +18,7 @@ from .conftest import MakeContext, model_files, read_files, write_files
 def snapshot(tmp_path: Path, make_context: MakeContext) -> Snapshot:
     source = write_files(tmp_path / "models" / "Tiny", model_files())
     context = make_context(source)
-    return Snapshot(context.store.absolute(FetchStage().run(context).outputs["snapshot"]))
+    return Snapshot(context.store.absolute(FetchStage().run(context).outputs.snapshot))
 
 
 def test_partial_files_of_living_processes_stay(snapshot: Snapshot) -> None:

@@ -10,13 +10,17 @@ from quantpipe.errors import RecipeError, VerificationError
 from quantpipe.fetch import snapshot
 from quantpipe.fetch.hubs import local
 from quantpipe.fetch.stage import FetchStage
-from quantpipe.stage import Context, Receipt, Result
+from quantpipe.stage import Context, Receipt, StageResult
 from quantpipe.store.manifest import build
+from quantpipe.store.outputs import FetchFigures, FetchOutput
+from quantpipe.store.receipt import FetchReceipt
 
 from .conftest import MakeContext, model_files, read_files, shard_bytes, write_files
 
+FetchResult = StageResult[FetchOutput, FetchFigures]
 
-def fetch(context: Context) -> tuple[Receipt, Result]:
+
+def fetch(context: Context) -> tuple[FetchReceipt, FetchResult]:
     stage = FetchStage()
     key = stage.key(context)
     result = stage.run(context)
@@ -31,12 +35,12 @@ def source(tmp_path: Path) -> Path:
 def test_snapshot_equals_the_directory(source: Path, make_context: MakeContext) -> None:
     context = make_context(source)
     receipt, result = fetch(context)
-    path = context.store.absolute(result.outputs["snapshot"])
+    path = context.store.absolute(result.outputs.snapshot)
     assert read_files(path) == model_files()
-    assert result.outputs["snapshot"] == f"sources/local/models--Tiny/{result.outputs['commit']}"
-    assert result.outputs["manifest"] == build(path, jobs=1, exclude=[".quantpipe"]).digest()
-    assert result.figures["files"] == 6
-    assert result.figures["bytes"] == sum(map(len, model_files().values()))
+    assert result.outputs.snapshot == f"sources/local/models--Tiny/{result.outputs.commit}"
+    assert result.outputs.manifest == build(path, jobs=1, exclude=[".quantpipe"]).digest()
+    assert result.figures.files == 6
+    assert result.figures.bytes == sum(map(len, model_files().values()))
     assert FetchStage().still_there(context, receipt)
 
 
@@ -56,7 +60,7 @@ def test_refresh_reads_no_content(
     assert stage.key(context) == receipt.key
     assert stage.still_there(context, receipt)
     assert stage.plan(context).action == "reuse"
-    assert stage.run(context).figures["bytes_transferred"] == 0
+    assert stage.run(context).figures.bytes_transferred == 0
     assert time.monotonic() - started < 0.5
 
 
@@ -76,12 +80,12 @@ def test_changed_file_alone_is_transferred(source: Path, make_context: MakeConte
     _, before = fetch(context)
     (source / "config.json").write_bytes(b'{"model_type": "other"}')
     _, after = fetch(context)
-    assert after.outputs["commit"] != before.outputs["commit"]
-    assert after.figures["bytes_transferred"] == len(b'{"model_type": "other"}')
-    how = {f["path"]: f["how"] for f in after.figures["per_file"]}
+    assert after.outputs.commit != before.outputs.commit
+    assert after.figures.bytes_transferred == len(b'{"model_type": "other"}')
+    how = {f.path: f.how for f in after.figures.per_file}
     assert how.pop("config.json") == "fetched"
     assert set(how.values()) == {"linked"}
-    first, second = (context.store.absolute(r.outputs["snapshot"]) for r in (before, after))
+    first, second = (context.store.absolute(r.outputs.snapshot) for r in (before, after))
     name = "model-00001-of-00003.safetensors"
     assert (first / name).samefile(second / name)
     assert read_files(first)["config.json"] == model_files()["config.json"]
@@ -90,27 +94,27 @@ def test_changed_file_alone_is_transferred(source: Path, make_context: MakeConte
 def test_tampered_snapshot_is_mended(source: Path, make_context: MakeContext) -> None:
     context = make_context(source)
     receipt, result = fetch(context)
-    victim = context.store.absolute(result.outputs["snapshot"]) / "config.json"
+    victim = context.store.absolute(result.outputs.snapshot) / "config.json"
     victim.chmod(0o644)
     victim.write_bytes(b"{}")
     assert not FetchStage().still_there(context, receipt)
     _, again = fetch(context)
     assert victim.read_bytes() == model_files()["config.json"]
-    assert again.figures["bytes_transferred"] == len(model_files()["config.json"])
+    assert again.figures.bytes_transferred == len(model_files()["config.json"])
 
 
 def test_deep_finds_what_stamps_hide(source: Path, make_context: MakeContext) -> None:
     context = make_context(source)
     _, result = fetch(context)
-    victim = context.store.absolute(result.outputs["snapshot"]) / "model-00001-of-00003.safetensors"
+    victim = context.store.absolute(result.outputs.snapshot) / "model-00001-of-00003.safetensors"
     status = victim.stat()
     victim.chmod(0o644)
     data = bytearray(victim.read_bytes())
     data[-1] ^= 1
     victim.write_bytes(data)
     os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert FetchStage().run(context).figures["bytes_transferred"] == 0
-    assert FetchStage(deep=True).run(context).figures["bytes_transferred"] == len(data)
+    assert FetchStage().run(context).figures.bytes_transferred == 0
+    assert FetchStage(deep=True).run(context).figures.bytes_transferred == len(data)
     assert victim.read_bytes() == model_files()[victim.name]
 
 
@@ -118,8 +122,8 @@ def test_plan_writes_nothing(source: Path, make_context: MakeContext) -> None:
     context = make_context(source)
     plan = FetchStage().plan(context)
     assert plan.action == "run"
-    assert plan.disk_bytes == plan.figures["bytes"] == sum(map(len, model_files().values()))
-    assert plan.figures["config"]["model_type"] == "qwen3_moe"
+    assert plan.disk_bytes == plan.source_bytes == sum(map(len, model_files().values()))
+    assert plan.config and plan.config["model_type"] == "qwen3_moe"
     assert not (context.store.root / "sources").exists()
 
 
@@ -128,10 +132,10 @@ def test_other_formats_and_code_stay_out(source: Path, make_context: MakeContext
         write_files(source, {name: b"x"})
     context = make_context(source)
     _, plain = fetch(context)
-    assert set(read_files(context.store.absolute(plain.outputs["snapshot"]))) == set(model_files())
+    assert set(read_files(context.store.absolute(plain.outputs.snapshot))) == set(model_files())
     trusting = make_context(source, trust=True)
     receipt, result = fetch(trusting)
-    assert (trusting.store.absolute(result.outputs["snapshot"]) / "modeling_x.py").is_file()
+    assert (trusting.store.absolute(result.outputs.snapshot) / "modeling_x.py").is_file()
     assert receipt.key != FetchStage().key(context)
 
 
@@ -179,7 +183,7 @@ def test_links_of_a_hub_cache_are_followed(source: Path, tmp_path: Path, make_co
         (cache / path.name).symlink_to(path)
     context = make_context(cache)
     _, result = fetch(context)
-    assert read_files(context.store.absolute(result.outputs["snapshot"])) == model_files()
+    assert read_files(context.store.absolute(result.outputs.snapshot)) == model_files()
     (source / "tokenizer.json").unlink()
     with pytest.raises(RecipeError, match=r"tokenizer\.json"):
         FetchStage().key(context)

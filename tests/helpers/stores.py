@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from helpers.receipts import fetch_receipt
 from quantpipe.store import manifest
-from quantpipe.store.receipt import Receipt
+from quantpipe.store.receipt import Receipts
 from quantpipe.store.store import Generation, Store
 
 RECIPE = "tiny"
@@ -35,7 +36,7 @@ def published(store: Store, content: str) -> str:
 
 def publish(store: Store, digest: str) -> None:
     store.point(RECIPE, digest)
-    store.save_receipts(RECIPE, digest, {"fetch": Receipt("fetch", "k", {"content": digest}, {}, "now", 0.0)})
+    store.save_receipts(RECIPE, digest, Receipts.of(fetch_receipt(commit=digest)))
     time.sleep(0.01)  # filesystems keep times to some milliseconds
 
 

@@ -5,10 +5,11 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.receipts import fetch_receipt
 
 from quantpipe.publish import prune
 from quantpipe.publish.stage import UNPUBLISHED_GRACE_SECONDS
-from quantpipe.stage import Receipt
+from quantpipe.store.receipt import Receipts
 from quantpipe.store.store import PROVENANCE, Store
 
 
@@ -41,9 +42,9 @@ def generation(store: Store, letter: str, source: Path, *, published: bool = Tru
     (run.staging / "weights").write_bytes(b"y" * 50)
     path = store.seal(run.staging, "tiny", digest, {})
     if published:
-        fetched = Receipt("fetch", "k", {"snapshot": store.relative(source)}, {}, "now", 0.0)
+        fetched = fetch_receipt(store.relative(source))
         store.point("tiny", digest)
-        store.save_receipts("tiny", digest, {"fetch": fetched})
+        store.save_receipts("tiny", digest, Receipts.of(fetched))
         time.sleep(0.01)
     assert (path / PROVENANCE).is_file()
     return digest
@@ -72,7 +73,7 @@ def test_a_snapshot_that_an_unfinished_run_fetched_stays(store: Store) -> None:
     mine = snapshot(store, "c1")
     run = store.new_run("tiny")
     run.update_state(status="failed")
-    run.save(Receipt("fetch", "k", {"snapshot": store.relative(mine)}, {}, "now", 0.0))
+    run.save(fetch_receipt(store.relative(mine)))
     assert found(store) == {}
 
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.receipts import verify_receipt
 
 from quantpipe.console import Console
 from quantpipe.errors import VerificationError
@@ -14,6 +15,7 @@ from quantpipe.publish.stage import UNPUBLISHED_GRACE_SECONDS, PublishStage, con
 from quantpipe.recipe import load as recipe_file
 from quantpipe.settings import Settings
 from quantpipe.stage import Context, Receipt
+from quantpipe.store.receipt import PublishReceipt
 from quantpipe.store.store import Store
 
 
@@ -42,14 +44,16 @@ def seal(context: Context, letter: str) -> str:
     return letter * 64
 
 
-def publish(context: Context, letter: str) -> Receipt:
+def publish(context: Context, letter: str) -> PublishReceipt:
     """As the pipeline does: run the stage, make its receipt, conclude."""
     digest = seal(context, letter)
-    context.receipts["verify"] = Receipt("verify", "k", {"digest": digest}, {}, "now", 0.0)
+    context.receipts["verify"] = verify_receipt(digest)
     stage = PublishStage()
     key = stage.key(context)
     result = stage.run(context)
-    receipt = Receipt("publish", key, result.outputs, result.figures, "now", 0.0, result.summary)
+    receipt: PublishReceipt = Receipt(
+        "publish", key, result.outputs, result.figures, "now", 0.0, result.summary
+    )
     context.receipts["publish"] = receipt
     conclude(context)
     time.sleep(0.01)
@@ -64,8 +68,8 @@ def test_the_pointer_moves_and_the_receipt_tells_from_where(context: Context) ->
     first, second = publish(context, "a"), publish(context, "b")
     current = context.store.current("tiny")
     assert current is not None and current.name == "b" * 64
-    assert first.figures["previous"] is None
-    assert second.figures["previous"] == "a" * 64
+    assert first.figures.previous is None
+    assert second.figures.previous == "a" * 64
     assert second.summary == "current -> bbbbbbbbbbbb"
     assert set(context.store.load_receipts("tiny", "b" * 64)) == {"verify", "publish"}
 
@@ -115,7 +119,7 @@ def test_a_generation_at_its_smoke_load_is_left_alone_for_a_week(context: Contex
 
 def test_a_generation_that_went_away_is_not_pointed_at(context: Context) -> None:
     publish(context, "a")
-    context.receipts["verify"] = Receipt("verify", "k", {"digest": "e" * 64}, {}, "now", 0.0)
+    context.receipts["verify"] = verify_receipt("e" * 64)
     with pytest.raises(VerificationError, match="not there"):
         PublishStage().run(context)
     current = context.store.current("tiny")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.receipts import MANIFEST, quantize_receipt
 
 from quantpipe.console import Console
 from quantpipe.errors import (
@@ -19,11 +20,9 @@ from quantpipe.errors import (
 )
 from quantpipe.recipe import load as recipe_file
 from quantpipe.recipe.model import Recipe
-from quantpipe.stage import Receipt, RunDirectory
 from quantpipe.store import runs
+from quantpipe.store.receipt import QuantizeReceipt, RunDirectory
 from quantpipe.store.store import Store
-
-STAGES = ("fetch", "quantize", "verify", "smoke", "publish")
 
 
 @pytest.fixture
@@ -45,13 +44,11 @@ def console() -> Console:
     return Console("human", stream=io.StringIO())
 
 
-def work(store: Store, run: RunDirectory, content: str = "weights") -> Receipt:
+def work(store: Store, run: RunDirectory, content: str = "weights") -> QuantizeReceipt:
     """What a finished quantize stage leaves."""
     run.staging.mkdir()
     (run.staging / "model.safetensors").write_text(content)
-    receipt = Receipt(
-        "quantize", "key", {"checkpoint": store.relative(run.staging), "name": "tiny"}, {}, "now", 1.0
-    )
+    receipt = quantize_receipt(store.relative(run.staging / "checkpoint"))
     run.save(receipt)
     return receipt
 
@@ -61,7 +58,7 @@ def staged(run: RunDirectory) -> str:
 
 
 def test_the_first_run_begins_with_nothing(store: Store, recipe: Recipe) -> None:
-    run, receipts = runs.begin(store, recipe, STAGES)
+    run, receipts = runs.begin(store, recipe)
     assert receipts == {}
     state = run.state()
     assert state["status"] == "running"
@@ -71,35 +68,36 @@ def test_the_first_run_begins_with_nothing(store: Store, recipe: Recipe) -> None
 
 @pytest.mark.parametrize("status", ["failed", "interrupted", "running", "stopped"])
 def test_an_unfinished_run_is_taken_over(store: Store, recipe: Recipe, status: str) -> None:
-    first, _ = runs.begin(store, recipe, STAGES)
+    first, _ = runs.begin(store, recipe)
     work(store, first)
     first.update_state(status=status)
-    second, receipts = runs.begin(store, recipe, STAGES)
+    second, receipts = runs.begin(store, recipe)
     assert staged(second) == "weights"
     assert not first.staging.exists()
-    assert receipts["quantize"].outputs == {"checkpoint": store.relative(second.staging), "name": "tiny"}
+    assert receipts.quantize.outputs.checkpoint == store.relative(second.staging / "checkpoint")
+    assert receipts.quantize.outputs.manifest == MANIFEST
     assert first.state()["by"] == second.id
 
 
 def test_a_published_run_is_not_continued(store: Store, recipe: Recipe) -> None:
-    first, _ = runs.begin(store, recipe, STAGES)
+    first, _ = runs.begin(store, recipe)
     work(store, first)
     first.update_state(status="published")
-    _, receipts = runs.begin(store, recipe, STAGES)
+    _, receipts = runs.begin(store, recipe)
     assert receipts == {}
     assert first.staging.exists()
 
 
 def test_a_run_that_stops_before_its_first_stage_passes_the_work_on(store: Store, recipe: Recipe) -> None:
     """Hours of quantizing must not be lost to a port in use at the next two attempts."""
-    first, _ = runs.begin(store, recipe, STAGES)
+    first, _ = runs.begin(store, recipe)
     work(store, first)
     for _ in range(3):
-        run, receipts = runs.begin(store, recipe, STAGES)
+        run, receipts = runs.begin(store, recipe)
         with pytest.raises(PreflightError), runs.recorded(run, console()):
             raise PreflightError("port 8000 cannot be had")
-    last, receipts = runs.begin(store, recipe, STAGES)
-    assert receipts["quantize"].outputs["checkpoint"] == store.relative(last.staging)
+    last, receipts = runs.begin(store, recipe)
+    assert receipts.quantize.outputs.checkpoint == store.relative(last.staging / "checkpoint")
     assert staged(last) == "weights"
 
 
@@ -112,7 +110,7 @@ def test_killed_at_any_step_of_taking_over_nothing_is_lost(
     store: Store, recipe: Recipe, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the count-th step that changes the store the process dies; then twice more; then it runs."""
-    first, _ = runs.begin(store, recipe, STAGES)
+    first, _ = runs.begin(store, recipe)
     work(store, first)
     left = [count]
 
@@ -133,22 +131,26 @@ def test_killed_at_any_step_of_taking_over_nothing_is_lost(
             patch.setattr(RunDirectory, "update_state", dying(RunDirectory.update_state))
             patch.setattr(Path, "rename", dying(Path.rename))
             try:
-                runs.begin(store, recipe, STAGES)
+                runs.begin(store, recipe)
             except Killed:
                 pass
             else:
                 assert count > 4  # it has fewer steps than that
-    last, receipts = runs.begin(store, recipe, STAGES)
-    assert receipts["quantize"].outputs["checkpoint"] == store.relative(last.staging)
+    last, receipts = runs.begin(store, recipe)
+    assert receipts.quantize.outputs.checkpoint == store.relative(last.staging / "checkpoint")
     assert staged(last) == "weights"
 
 
-def test_receipts_of_stages_that_are_not_asked_for_are_left(store: Store, recipe: Recipe) -> None:
-    first, _ = runs.begin(store, recipe, STAGES)
-    work(store, first)
-    assert runs.receipts_of(first, ("fetch",)) == {}
-    assert set(runs.receipts_of(first, STAGES)) == {"quantize"}
-    assert runs.receipts_of(None, STAGES) == {}
+@pytest.mark.parametrize("before", ["itself", "", "..", "a/b", "a\0b", "x" * 4300, 7, None, ["x"]])
+def test_whatever_run_json_names_as_the_run_before_nothing_loops_or_leads_out(
+    store: Store, recipe: Recipe, before: Any
+) -> None:
+    """By hand: an id that is its own, no id, or none of a run beside it."""
+    first, _ = runs.begin(store, recipe)
+    first.update_state(continues=first.id if before == "itself" else before)
+    second, _ = runs.begin(store, recipe)
+    assert [run.id for run in second.lineage()] == [second.id, first.id]
+    assert not second.staging.exists()
 
 
 # -- how a run's end is recorded ----------------------------------------------------------------------
@@ -167,7 +169,7 @@ def test_receipts_of_stages_that_are_not_asked_for_are_left(store: Store, recipe
 def test_the_end_is_in_the_state_and_in_the_events(
     store: Store, recipe: Recipe, error: BaseException, status: str
 ) -> None:
-    run, _ = runs.begin(store, recipe, STAGES)
+    run, _ = runs.begin(store, recipe)
     said = console()
     said.record_to(run.events)
     with pytest.raises(type(error)), runs.recorded(run, said):
@@ -182,8 +184,8 @@ def test_the_end_is_in_the_state_and_in_the_events(
 
 @pytest.mark.parametrize("error", [FileNotFoundError("staging"), QuantizeError("the worker failed")])
 def test_a_run_whose_work_was_taken_over_says_so(store: Store, recipe: Recipe, error: Exception) -> None:
-    slow, _ = runs.begin(store, recipe, STAGES)
-    fast, _ = runs.begin(store, recipe, STAGES)
+    slow, _ = runs.begin(store, recipe)
+    fast, _ = runs.begin(store, recipe)
     with pytest.raises(RetryableError, match=fast.id), runs.recorded(slow, console()):
         raise error
     assert slow.state()["status"] == "taken over"
@@ -192,7 +194,7 @@ def test_a_run_whose_work_was_taken_over_says_so(store: Store, recipe: Recipe, e
 def test_an_error_is_not_hidden_by_a_disk_that_cannot_record_it(
     store: Store, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, _ = runs.begin(store, recipe, STAGES)
+    run, _ = runs.begin(store, recipe)
 
     def full(*arguments: object, **fields: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -3,11 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.receipts import fetch_receipt
 
 from quantpipe.cli import render
-from quantpipe.stage import Receipt
 from quantpipe.store import status
 from quantpipe.store.lease import Lease
+from quantpipe.store.receipt import Receipts
 from quantpipe.store.store import Store
 
 
@@ -23,7 +24,7 @@ def generation(store: Store, letter: str, *, published: bool) -> str:
     store.seal(staging, "tiny", digest, {})
     if published:
         store.point("tiny", digest)
-        store.save_receipts("tiny", digest, {"fetch": Receipt("fetch", "k", {}, {}, "now", 0.0)})
+        store.save_receipts("tiny", digest, Receipts.of(fetch_receipt()))
     return digest
 
 

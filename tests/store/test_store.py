@@ -248,9 +248,9 @@ def test_receipts_of_a_generation(store: Store) -> None:
 def test_receipts_of_the_current_generation_come_first(store: Store) -> None:
     first, second = published(store, "a"), published(store, "b")
     sealed(store, "never published")
-    assert [r["fetch"].outputs["content"] for r in store.published_receipts(RECIPE)] == [second, first]
+    assert [r.fetch.outputs.commit for r in store.published_receipts(RECIPE)] == [second, first]
     store.point(RECIPE, first)
-    assert [r["fetch"].outputs["content"] for r in store.published_receipts(RECIPE)] == [first, second]
+    assert [r.fetch.outputs.commit for r in store.published_receipts(RECIPE)] == [first, second]
 
 
 def test_damaged_receipts_are_named(store: Store) -> None:

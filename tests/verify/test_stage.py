@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from helpers.commands import write_recipe
+from helpers.receipts import fetch_receipt, quantize_receipt, verify_receipt
 
 from quantpipe.console import Console
 from quantpipe.errors import VerificationError
 from quantpipe.recipe import load as recipe_file
 from quantpipe.settings import Settings
-from quantpipe.stage import Context, Receipt, RunDirectory
+from quantpipe.stage import Context, Receipts, RunDirectory
 from quantpipe.store import manifest
 from quantpipe.store.store import PROVENANCE, Store
 from quantpipe.verify.stage import VerifyStage
@@ -21,10 +22,6 @@ from verify import edit
 
 pytestmark = pytest.mark.quantize_env
 Plant = Callable[[Path], object]
-
-
-def receipt(stage: str, outputs: dict[str, Any], figures: dict[str, Any] | None = None) -> Receipt:
-    return Receipt(stage, f"key of {stage}", outputs, figures or {}, "2026-01-01T00:00:00Z", 1.0)
 
 
 @pytest.fixture
@@ -42,41 +39,36 @@ def make_context(made: Path, tmp_path: Path, plant: Plant = lambda path: None, *
     written = manifest.build(run.staging, jobs=2)
     settings = Settings.resolve({}, store=store.root, jobs=2)
     context = Context(recipe, settings, store, Console(stream=io.StringIO()), run)
-    context.receipts = {
-        "fetch": receipt("fetch", {"snapshot": "sources/x", "commit": "c0ffee", "manifest": "d"}),
-        "quantize": receipt(
-            "quantize",
-            {"checkpoint": store.relative(run.staging), "manifest": written.to_json()},
-            {"versions": {"msmodelslim": "26.1.0"}},
-        ),
-    }
+    context.receipts = Receipts.of(
+        fetch_receipt("sources/x", commit="c0ffee"), quantize_receipt(store.relative(run.staging), written)
+    )
     return context
 
 
 def digest(context: Context) -> str:
-    return manifest.Manifest.from_json(context.output("quantize", "manifest"), where="").digest()
+    return context.quantize.manifest.digest()
 
 
 def test_seals_what_passes(context: Context) -> None:
     staging = context.run.staging
     result = VerifyStage().run(context)
-    sealed = context.store.absolute(result.outputs["checkpoint"])
-    assert result.outputs["digest"] == digest(context) == sealed.name
+    sealed = context.store.absolute(result.outputs.checkpoint)
+    assert result.outputs.digest == digest(context) == sealed.name
     assert not staging.exists()
     assert {path.stat().st_mode & 0o777 for path in sealed.rglob("*") if path.is_file()} == {0o444}
-    assert result.figures["findings"] == {"error": 0, "warning": 0, "note": 0}
-    assert {"C1", "B6", "A10"} <= set(result.figures["report"]["passed"])
-    assert result.figures["tensors"] == 125
+    assert result.figures.findings == {"error": 0, "warning": 0, "note": 0}
+    assert {"C1", "B6", "A10"} <= set(result.figures.report["passed"])
+    assert result.figures.tensors == 125
     assert "checks passed" in result.summary
     assert manifest.check(sealed, context_manifest(context), jobs=2, exclude=(PROVENANCE,)) == []
 
 
 def context_manifest(context: Context) -> manifest.Manifest:
-    return manifest.Manifest.from_json(context.output("quantize", "manifest"), where="")
+    return context.quantize.manifest
 
 
 def test_provenance(context: Context) -> None:
-    sealed = context.store.absolute(VerifyStage().run(context).outputs["checkpoint"])
+    sealed = context.store.absolute(VerifyStage().run(context).outputs.checkpoint)
     value = context.store.provenance(sealed)
     assert value is not None
     assert value["format"] == 1
@@ -143,11 +135,13 @@ def test_killed_after_sealing(context: Context) -> None:
     first = VerifyStage().run(context)
     second = VerifyStage().run(context)
     assert second.outputs == first.outputs
-    assert VerifyStage().still_there(context, receipt("verify", second.outputs))
+    assert VerifyStage().still_there(
+        context, verify_receipt(second.outputs.digest, second.outputs.checkpoint)
+    )
 
 
 def test_killed_after_sealing_and_damaged_since(context: Context) -> None:
-    sealed = context.store.absolute(VerifyStage().run(context).outputs["checkpoint"])
+    sealed = context.store.absolute(VerifyStage().run(context).outputs.checkpoint)
     flip_a_byte(sealed)
     with pytest.raises(VerificationError, match="C1"):
         VerifyStage().run(context)
@@ -157,9 +151,9 @@ def test_an_equal_generation_is_trusted_only_while_it_is_what_its_name_says(
     context: Context, tmp_path: Path
 ) -> None:
     again = shutil.copytree(context.run.staging, tmp_path / "again")
-    sealed = context.store.absolute(VerifyStage().run(context).outputs["checkpoint"])
+    sealed = context.store.absolute(VerifyStage().run(context).outputs.checkpoint)
     shutil.copytree(again, context.run.staging)
-    assert context.store.absolute(VerifyStage().run(context).outputs["checkpoint"]) == sealed
+    assert context.store.absolute(VerifyStage().run(context).outputs.checkpoint) == sealed
     flip_a_byte(sealed)
     shutil.copytree(again, context.run.staging)
     with pytest.raises(VerificationError, match="changed since it was sealed"):
@@ -170,7 +164,7 @@ def test_an_equal_generation_is_trusted_only_while_it_is_what_its_name_says(
 def test_killed_while_sealing(context: Context) -> None:
     (context.run.staging / PROVENANCE).write_text("{}")
     (context.run.staging / ".tmp-0123-quantpipe.json").write_text("{")
-    sealed = context.store.absolute(VerifyStage().run(context).outputs["checkpoint"])
+    sealed = context.store.absolute(VerifyStage().run(context).outputs.checkpoint)
     assert context.store.provenance(sealed) != {}
     assert not list(sealed.glob(".tmp-*"))
 
@@ -183,9 +177,10 @@ def test_nothing_there_at_all(context: Context) -> None:
 
 def test_still_there(context: Context) -> None:
     stage = VerifyStage()
-    done = receipt("verify", stage.run(context).outputs)
+    outputs = stage.run(context).outputs
+    done = verify_receipt(outputs.digest, outputs.checkpoint)
     assert stage.still_there(context, done)
-    sealed = context.store.absolute(done.outputs["checkpoint"])
+    sealed = context.store.absolute(done.outputs.checkpoint)
     sealed.chmod(0o755)
     (sealed / PROVENANCE).unlink()
     assert not stage.still_there(context, done)
@@ -205,7 +200,7 @@ def test_key(made: Path, tmp_path: Path) -> None:
 def test_plan(context: Context) -> None:
     plan = VerifyStage().plan(context)
     assert plan.disk_bytes == 0
-    assert plan.figures["read_bytes"] == context_manifest(context).total_bytes
+    assert plan.read_bytes == context_manifest(context).total_bytes
     context.receipts.clear()
-    assert VerifyStage().plan(context).figures["read_bytes"] == 0
+    assert VerifyStage().plan(context).read_bytes == 0
     VerifyStage().preflight(context)

@@ -4,13 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.receipts import quantize_receipt
 
 from quantpipe.errors import VerificationError
-from quantpipe.stage import Receipt, RunDirectory
-
-
-def receipt(stage: str = "quantize") -> Receipt:
-    return Receipt(stage, "k" * 64, {"checkpoint": "a/b"}, {"bytes": 3}, "2026-01-01T00:00:00Z", 1.5, "done")
+from quantpipe.stage import RunDirectory
 
 
 @pytest.fixture
@@ -23,8 +20,8 @@ def run(tmp_path: Path) -> RunDirectory:
 
 def test_receipts_are_kept_and_read_back(run: RunDirectory) -> None:
     assert run.load("quantize") is None
-    run.save(receipt())
-    assert run.load("quantize") == receipt()
+    run.save(quantize_receipt())
+    assert run.load("quantize") == quantize_receipt()
     assert run.load("verify") is None
 
 

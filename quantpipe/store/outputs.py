@@ -1,0 +1,276 @@
+"""What finished stages hand on (outputs) and report (figures): the typed contents of receipts.
+
+They are declared below the stages, since no stage imports another. Laws, which tests hold:
+
+- `from_json(x.to_json()) == x`, and a receipt that 0.1.0 wrote is written again byte for byte;
+- a field that a later version adds has a default, and stays out of the JSON while it has that value;
+- what a later version added is ignored, what is missing or of another type is a VerificationError.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from quantpipe.errors import VerificationError
+from quantpipe.store.manifest import Manifest
+from quantpipe.store.stages import StageName
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Record:
+    """Base of the frozen dataclasses here: their way into JSON and back."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with the fields in their order."""
+        return {
+            field.name: _plain(getattr(self, field.name))
+            for field in fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
+            if field.default is MISSING or getattr(self, field.name) != field.default
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, *, where: str) -> Self:
+        """Read what `to_json` made.
+
+        Args:
+            where: the file it came from, for the error.
+
+        Raises:
+            VerificationError: a field is missing, or of another type.
+        """
+        from pydantic import TypeAdapter, ValidationError  # slow to import, and most commands read no receipt
+
+        try:
+            # By way of JSON text: pydantic's strict rules take arrays for tuples only there.
+            record: Self = TypeAdapter(cls).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            found = error.errors(include_url=False)[0]
+            name = ".".join(str(part) for part in found["loc"])
+            raise not_a_receipt(f"{name}: {found['msg']}" if name else found["msg"], where) from error
+        return record
+
+
+class Output(Record):
+    """What a later stage needs of an earlier one. Paths are relative to the store."""
+
+    def moved(self, old: str, new: str) -> Self:
+        """The same after the run directory `old` has become `new`, both relative to the store."""
+        del old, new
+        return self
+
+
+class Figures(Record):
+    """What a person wants to know of a finished stage: bytes, counts, findings, probes."""
+
+
+# -- outputs ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FetchOutput(Output):
+    """A snapshot: its path, the commit of the source, and the digest of its manifest."""
+
+    snapshot: str
+    commit: str
+    manifest: str
+
+    def __post_init__(self) -> None:
+        _require_inside(self.snapshot)
+
+
+@dataclass(frozen=True)
+class QuantizeOutput(Output):
+    """A checkpoint in a run's staging directory: its path, and what was meant to be written."""
+
+    checkpoint: str
+    manifest: Manifest
+
+    def __post_init__(self) -> None:
+        _require_inside(self.checkpoint)
+
+    @classmethod
+    def from_json(cls, value: Any, *, where: str) -> Self:
+        """Read what `to_json` made; see `Record.from_json`."""
+        try:
+            return cls(_text(value["checkpoint"]), Manifest.from_json(value["manifest"], where=where))
+        except (KeyError, TypeError, ValueError) as error:
+            raise not_a_receipt(f"outputs of quantize: {error!r}", where) from error
+
+    def moved(self, old: str, new: str) -> Self:
+        """The same after the run directory `old` has become `new`."""
+        if not self.checkpoint.startswith(f"{old}/"):
+            return self
+        return replace(self, checkpoint=new + self.checkpoint.removeprefix(old))
+
+
+@dataclass(frozen=True)
+class VerifyOutput(Output):
+    """A sealed generation: its path, and the digest of its manifest, which is its name."""
+
+    checkpoint: str
+    digest: str
+
+    def __post_init__(self) -> None:
+        _require_inside(self.checkpoint)
+
+
+@dataclass(frozen=True)
+class SmokeOutput(Output):
+    """Nothing: a smoke load leaves only its receipt."""
+
+
+@dataclass(frozen=True)
+class PublishOutput(Output):
+    """The digest of the generation that the pointer names."""
+
+    digest: str
+
+
+# -- figures ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FetchedFile(Record):
+    """What fetching one file took; the fields are those of `fetch.figures.FileFigures`."""
+
+    path: str
+    bytes: int
+    bytes_transferred: int
+    seconds: float
+    retries: int
+    how: str
+
+
+@dataclass(frozen=True)
+class FetchFigures(Figures):
+    """What fetching took.
+
+    Attributes:
+        files: in the snapshot.
+        bytes: of the snapshot.
+        bytes_transferred: what the hub delivered, repetitions included.
+        seconds: wall time of the stage.
+        retries: how often a file was tried again.
+        per_file: the same by file, sorted by path.
+    """
+
+    files: int
+    bytes: int
+    bytes_transferred: int
+    seconds: float
+    retries: int
+    per_file: tuple[FetchedFile, ...]
+
+
+@dataclass(frozen=True)
+class QuantizeFigures(Figures):
+    """What quantizing took.
+
+    Attributes:
+        bytes: of the checkpoint.
+        source_bytes: of the snapshot's weights.
+        files: in the checkpoint.
+        layers: decoder layers of the model.
+        worker_seconds: the worker's own wall time.
+        versions: of the packages in the worker's interpreter.
+        threads: of torch, which can change the last bits on a CPU.
+        resumed_units: units (embedding, layers, head) that an earlier run had finished.
+    """
+
+    bytes: int
+    source_bytes: int
+    files: int
+    layers: int
+    worker_seconds: float
+    versions: dict[str, str]
+    threads: int
+    resumed_units: int
+
+
+@dataclass(frozen=True)
+class VerifyFigures(Figures):
+    """What verifying found: bytes and tensors read, findings by severity, and the whole report."""
+
+    bytes: int
+    tensors: int
+    findings: dict[str, int]
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SmokeFigures(Figures):
+    """What the server did.
+
+    Attributes:
+        launcher: how it was started.
+        command: with which it was started; empty where it ran already.
+        model: what it says about the model.
+        ready_seconds: until it answered.
+        effective_quantization: the line of its log that says which quantization is in effect; None where
+            the log is not here.
+        probes: every probe with its request, answer and time.
+        matched: probes that were answered as known.
+        known: probes whose answer is known.
+        checks: every check with its request, answer and time.
+        bench: the benchmark's numbers; None where the recipe has none.
+    """
+
+    launcher: str
+    command: tuple[str, ...]
+    model: dict[str, Any]
+    ready_seconds: float
+    effective_quantization: str | None
+    probes: tuple[dict[str, Any], ...]
+    matched: int
+    known: int
+    checks: tuple[dict[str, Any], ...]
+    bench: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class PublishFigures(Figures):
+    """The digest that the pointer named before, and how many generations the recipe keeps."""
+
+    previous: str | None
+    keep: int
+
+
+CONTENTS: Mapping[StageName, tuple[type[Output], type[Figures]]] = {
+    "fetch": (FetchOutput, FetchFigures),
+    "quantize": (QuantizeOutput, QuantizeFigures),
+    "verify": (VerifyOutput, VerifyFigures),
+    "smoke": (SmokeOutput, SmokeFigures),
+    "publish": (PublishOutput, PublishFigures),
+}
+"""Outputs and figures of each stage."""
+
+
+def not_a_receipt(why: object, where: str) -> VerificationError:
+    """The error for a file, or a part of it, that is no receipt."""
+    hint = "remove the file: the stages that it stood for run again"
+    return VerificationError(f"not a receipt: {why}", where=where, hint=hint)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record | Manifest):
+        return value.to_json()
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _require_inside(path: str) -> None:
+    """A receipt that was edited does not lead out of the store."""
+    pure = PurePosixPath(path)
+    if not path or "\0" in path or pure.is_absolute() or ".." in pure.parts:
+        raise ValueError(f"{path!r} does not lie in the store")
