@@ -49,7 +49,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         fsync_directory(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # never instead of the error, nor after a rename that is done
+            temporary.unlink()
 
 
 def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:

@@ -23,6 +23,7 @@ from quantpipe.settings import Settings
 from quantpipe.smoke.stage import SmokeStage
 from quantpipe.stage import STAGE_NAMES, AnyStage, Context, Receipt, RunDirectory, StageName, StagePlan
 from quantpipe.store import runs
+from quantpipe.store.faults import storage_faults
 from quantpipe.store.lease import Lease
 from quantpipe.store.receipt import AnyReceipt, Receipts
 from quantpipe.store.store import SPARE_BYTES, Store
@@ -111,10 +112,10 @@ def run(recipe: Recipe, settings: Settings, console: Console, selection: Selecti
     _reuse(context, selection, stages, published)
     if len(context.receipts) == len(stages):
         return RunResult(_settled(context), context.receipts, None)
-    with runs.storage_faults(store), Lease.for_recipe(store.root, recipe.name):
+    with storage_faults(store.root), Lease.for_recipe(store.root, recipe.name):
         context.run, earlier = runs.begin(store, recipe)
         console.record_to(context.run.events)
-        with runs.recorded(context.run, console):
+        with runs.recorded(context.run, console), storage_faults(store.root):
             _execute(context, selection, stages, [earlier, *published])
             status = "stopped"
             if "publish" in context.receipts:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -49,6 +50,18 @@ def test_an_error_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> Non
         raise RuntimeError("half way")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_fault_of_cleaning_up_is_none_of_the_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    durable.write_bytes(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+    with pytest.raises(RuntimeError, match="half way"), durable.replacing(tmp_path / "file") as temporary:
+        temporary.write_bytes(b"ne")
+        raise RuntimeError("half way")
 
 
 def test_the_file_is_flushed_before_the_rename_and_the_folder_after_it(

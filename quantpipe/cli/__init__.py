@@ -56,8 +56,15 @@ def main() -> NoReturn:
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:
-        fail(_unexpected(error))
+        fail(_fault_of_storage(error) or _unexpected(error))
     sys.exit(0)
+
+
+def _fault_of_storage(error: Exception) -> QuantpipeError | None:
+    """A full disk or a lost mount is no bug, wherever it was met; None where it is something else."""
+    from quantpipe.store.faults import storage_error
+
+    return storage_error(error, where="") if isinstance(error, OSError) else None
 
 
 def _unexpected(error: Exception) -> QuantpipeError:

@@ -13,10 +13,9 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from quantpipe.errors import PreflightError, StorageFullError
 from quantpipe.fetch.hashes import Hashes
 from quantpipe.fetch.hubs.base import RemoteFile, Stopped
 from quantpipe.fetch.snapshot import Stamp
@@ -27,7 +26,6 @@ _FICLONE = 0x40049409
 """ioctl of Linux, <linux/fs.h>: share all blocks of another file."""
 
 _CANNOT_CLONE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM}
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Partial:
@@ -73,13 +71,12 @@ class Partial:
 
         Raises:
             Stopped: the transfer was told to stop.
-            StorageFullError: the disk or the quota is full.
+            OSError: the disk or the quota is full, say.
         """
         self._check()
-        with explained(self.path):
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
         self._hashes.update(chunk)
         self._on_landed(len(chunk))
 
@@ -162,9 +159,8 @@ class Partial:
 
     def flush(self) -> Stamp:
         """Make the content durable and read-only; the stamp that the finished file will have."""
-        with explained(self.path):
-            os.fchmod(self._descriptor, 0o444)
-            os.fsync(self._descriptor)
+        os.fchmod(self._descriptor, 0o444)
+        os.fsync(self._descriptor)
         return Stamp.of(self.path)
 
     def discard(self) -> None:
@@ -181,9 +177,8 @@ class Partial:
         self._on_alive(count)
 
     def _open(self) -> None:
-        with explained(self.path):
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
-            os.lseek(self._descriptor, 0, os.SEEK_END)
+        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
+        os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def _take_over(self, folder: Path) -> None:
         candidates = []
@@ -199,7 +194,7 @@ class Partial:
                     return
             elif not owner.on_this_host():
                 # It may still write there: a copy cannot be changed behind the hash.
-                with contextlib.suppress(FileNotFoundError), explained(self.path):
+                with contextlib.suppress(FileNotFoundError):
                     shutil.copyfile(path, self.path)
                     return
 
@@ -208,29 +203,3 @@ def file_id(file: RemoteFile) -> str:
     """A short name for a file and the content that the hub promised."""
     what = f"{file.path}\0{file.size}\0{file.sha256}\0{file.git_sha1}"
     return hashlib.sha256(what.encode()).hexdigest()[:24]
-
-
-@contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Say what a full disk or a read-only one is.
-
-    Raises:
-        StorageFullError: no space or no quota is left.
-        PreflightError: the store cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StorageFullError(
-                f"the storage is full: {error.strerror}",
-                where=str(path.parent),
-                hint="free space or raise the quota, then run again: what was fetched is kept",
-            ) from error
-        if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
-            raise PreflightError(
-                f"the store cannot be written: {error.strerror}",
-                where=str(path.parent),
-                hint="check the mount and the permissions of the store",
-            ) from error
-        raise

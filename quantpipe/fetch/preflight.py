@@ -10,7 +10,7 @@ from pathlib import Path
 
 from quantpipe import durable
 from quantpipe.errors import PreflightError
-from quantpipe.fetch.partial import explained
+from quantpipe.store.faults import storage_faults
 from quantpipe.store.store import SPARE_BYTES
 from quantpipe.text import human_bytes
 
@@ -91,7 +91,7 @@ def check_semantics(folder: Path) -> None:
     """
     token = secrets.token_hex(8)
     first, second = (folder / f"{durable.TEMPORARY_PREFIX}probe-{token}-{i}" for i in (1, 2))
-    with explained(folder / "probe"):
+    with storage_faults(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             first.write_text("old", "ascii")

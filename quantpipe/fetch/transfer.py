@@ -19,9 +19,10 @@ from quantpipe.errors import RetryableError, VerificationError
 from quantpipe.fetch import sanity
 from quantpipe.fetch.figures import FileFigures
 from quantpipe.fetch.hubs.base import Hub, PassingFault, RemoteFile, Stopped
-from quantpipe.fetch.partial import Partial, explained
+from quantpipe.fetch.partial import Partial
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.snapshot import FileReceipt, Snapshot, Stamp
+from quantpipe.store.faults import storage_faults
 from quantpipe.store.manifest import OnBytes
 
 _GONE = {errno.ENOENT, errno.ESTALE}
@@ -181,7 +182,7 @@ class Transfers:
         started = time.monotonic()
         transfer = self._begin(file)
         try:
-            with explained(self._snapshot.path):
+            with storage_faults(self._snapshot.path):
                 while not self._tried(transfer):
                     pass
         finally:

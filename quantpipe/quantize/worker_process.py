@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -21,11 +22,11 @@ from quantpipe.errors import (
     QuantizeError,
     QuantpipeError,
     RetryableError,
-    StorageFullError,
 )
 from quantpipe.host import child, supervisor
 from quantpipe.host.machine import for_other_python
 from quantpipe.quantize.worker.protocol import Job
+from quantpipe.store.faults import storage_error
 
 WORKER = Path(__file__).parent / "worker" / "__main__.py"
 _POLL_SECONDS = 1.0
@@ -210,8 +211,9 @@ def _hung(stall_seconds: float, log: Path) -> RetryableError:
 
 def _failed(failure: Mapping[str, str], log: Path) -> QuantpipeError:
     """msmodelslim's own error, as the kind of error that it is."""
+    if failure["fault"] == "storage":
+        return _storage(failure, log)
     kinds: dict[str, tuple[type[QuantpipeError], str]] = {
-        "disk": (StorageFullError, "free space on the store and run again"),
         "memory": (PreflightError, "use a host with more memory (`quantpipe plan` says how much)"),
         "environment": (
             PreflightError,
@@ -224,6 +226,16 @@ def _failed(failure: Mapping[str, str], log: Path) -> QuantpipeError:
     who = "msmodelslim" if kind is QuantizeError else "the quantize worker"
     what = f"{who} failed: {failure['type']}: {failure['message']}"
     return kind(what, where=str(log), hint=failure["action"] or hint, details=child.tail(log, 20))
+
+
+def _storage(failure: Mapping[str, str], log: Path) -> QuantpipeError:
+    """A fault of the storage is nobody's bug: the same error as everywhere, without frames of Python."""
+    number = getattr(errno, failure["errno"])
+    fault = storage_error(OSError(number, failure["message"], failure["file"] or None), log)
+    if fault is None:
+        raise AssertionError(f"{failure['errno']} is no fault of the storage")
+    fault.details = (f"met by the quantize worker, whose log is {log}",)
+    return fault
 
 
 def _died(status: int, out_of_memory: bool, log: Path) -> QuantpipeError:

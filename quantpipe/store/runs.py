@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import platform
 from collections.abc import Iterator
-from pathlib import Path
 
 from quantpipe.console import Console
-from quantpipe.errors import (
-    InterruptedRunError,
-    PreflightError,
-    QuantpipeError,
-    RetryableError,
-    StorageFullError,
-)
+from quantpipe.errors import InterruptedRunError, QuantpipeError, RetryableError
 from quantpipe.recipe.model import Recipe
 from quantpipe.store.receipt import Receipts, RunDirectory
 from quantpipe.store.store import Store
@@ -107,40 +99,3 @@ def _described(error: BaseException) -> dict[str, object]:
     if isinstance(error, QuantpipeError):
         return error.to_json()
     return {"error": type(error).__name__, "what": str(error)}
-
-
-@contextlib.contextmanager
-def storage_faults(store: Store) -> Iterator[None]:
-    """Say of a full, read-only or vanishing store that it is one, wherever it was met.
-
-    Raises:
-        StorageFullError: no space, or no quota.
-        PreflightError: the store, or something else that the run needs, may not be accessed.
-        RetryableError: the file server went away for a while.
-    """
-    try:
-        yield
-    except OSError as error:
-        where = str(error.filename or store.root)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFullError(
-                os.strerror(error.errno),
-                where=where,
-                hint="free space (`quantpipe prune` lists what may go) and run again: finished work is kept",
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise _no_access(error.errno, where, store) from error
-        if error.errno in (errno.ESTALE, errno.ETIMEDOUT):
-            raise RetryableError(
-                f"the storage went away: {os.strerror(error.errno)}",
-                where=where,
-                hint="run again once the mount answers: finished work is kept",
-            ) from error
-        raise
-
-
-def _no_access(number: int, where: str, store: Store) -> PreflightError:
-    if Path(where).is_relative_to(store.root):
-        hint = "check mount options and owner, or name another store with --store"
-        return PreflightError(f"the store cannot be written: {os.strerror(number)}", where=where, hint=hint)
-    return PreflightError(os.strerror(number), where=where, hint="check the owner and the permissions")

@@ -157,3 +157,11 @@ def test_runs_from_another_folder(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_store_that_is_a_file_is_no_bug(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("")
+    done = quantpipe("run", write_recipe(tmp_path), "--store", tmp_path / "store")
+    assert done.status == 5
+    assert "Traceback" not in done.stderr
+    assert "something else is where a directory has to be" in done.stderr

@@ -150,22 +150,36 @@ def caused(outer: Exception, inner: Exception) -> Exception:
 @pytest.mark.parametrize(
     ("error", "fault"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "disk"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk"),
-        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk"),
+        (OSError(errno.ENOSPC, "No space left on device"), "storage"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "storage"),
+        (OSError(errno.ESTALE, "Stale file handle"), "storage"),
+        (OSError(errno.EIO, "Input/output error"), "storage"),
+        (
+            RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "storage",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory"),
         (MemoryError(), "memory"),
         (RuntimeError("NPU out of memory. Tried to allocate 20.00 GiB"), "memory"),
         (ModuleNotFoundError("No module named 'msmodelslim'"), "environment"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), "memory"),
         (device.DeviceError("npu:9 was asked for, 8 visible"), "device"),
         (ValueError("something else"), "error"),
-        (OSError(errno.EACCES, "Permission denied"), "error"),
-        (caused(RuntimeError("wrapped"), OSError(errno.ENOSPC, "full")), "disk"),
+        (OSError(errno.EACCES, "Permission denied"), "storage"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), "error"),
+        (caused(RuntimeError("wrapped"), OSError(errno.ENOSPC, "full")), "storage"),
     ],
 )
 def test_the_kind_of_a_failure(error: Exception, fault: str) -> None:
     assert main.describe(error)["fault"] == fault
     assert fault in FAULTS
+
+
+def test_a_fault_of_the_storage_names_itself_and_its_file() -> None:
+    described = main.describe(OSError(errno.ESTALE, "Stale file handle", "/store/shard"))
+    assert (described["errno"], described["file"]) == ("ESTALE", "/store/shard")
+    described = main.describe(RuntimeError("I/O error: Input/output error (os error 5)"))
+    assert (described["errno"], described["file"]) == ("EIO", "")
 
 
 def test_the_first_cause_speaks_with_the_wrapper_s_advice() -> None:

@@ -150,7 +150,6 @@ def test_the_job_file_stays_for_whoever_looks_into_it(worker: Worker) -> None:
 # -- failures -----------------------------------------------------------------------------------------
 
 KINDS = {
-    "disk": (StorageFullError, 5, "free space"),
     "memory": (PreflightError, 5, "more memory"),
     "environment": (PreflightError, 5, "QUANTPIPE_QUANTIZE_PYTHON"),
     "device": (PreflightError, 5, "quantize.device"),
@@ -158,7 +157,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", KINDS)
 def test_each_fault_becomes_its_error(worker: Worker, fault: str) -> None:
     kind, code, hint = KINDS[fault]
     failure = worker.fails(STARTED, failed(fault), ["exit", 1])
@@ -170,9 +169,27 @@ def test_each_fault_becomes_its_error(worker: Worker, fault: str) -> None:
     assert "the worker's own log" in failure.details
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "code"),
+    [("ENOSPC", StorageFullError, 5), ("EACCES", PreflightError, 5), ("EIO", RetryableError, 75)],
+)
+def test_a_fault_of_the_storage_is_the_same_error_as_everywhere(
+    worker: Worker, name: str, kind: type[QuantpipeError], code: int
+) -> None:
+    assert {"storage", *KINDS} == set(FAULTS)
+    told = {"type": "OSError", "message": "m", "action": "", "fault": "storage", "errno": name}
+    failure = worker.fails(STARTED, ["send", {"event": "failed", **told, "file": "/shard"}], ["exit", 1])
+    assert type(failure) is kind
+    assert failure.exit_code == code
+    assert failure.where == "/shard"
+    assert failure.details == (f"met by the quantize worker, whose log is {worker.log}",)
+    failure = worker.fails(["send", {"event": "failed", **told, "file": ""}], ["exit", 1])
+    assert failure.where == str(worker.log)
+
+
 def test_only_its_own_errors_are_laid_on_msmodelslim(worker: Worker) -> None:
     assert worker.fails(failed("error")).what.startswith("msmodelslim failed")
-    assert "msmodelslim failed" not in worker.fails(failed("disk")).what
+    assert "msmodelslim failed" not in worker.fails(failed("memory")).what
 
 
 def test_msmodelslim_s_own_advice_comes_first(worker: Worker) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -143,9 +144,10 @@ def test_many_contenders_one_winner(tmp_path: Path) -> None:
         lease.release()
 
 
-def test_filesystem_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EPERM])  # EPERM: vfat, sshfs
+def test_filesystem_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def refuse(*_: object) -> None:
-        raise OSError(95, "not supported")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", refuse)
     first, second = Lease(tmp_path / "x.json"), Lease(tmp_path / "x.json")
@@ -171,6 +173,17 @@ def test_store_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Path, "write_text", refuse)
     with pytest.raises(PreflightError, match="lease"):
         Lease(tmp_path / "x.json").acquire()
+
+
+@pytest.mark.parametrize("call", ["read_text", "unlink"])
+def test_a_fault_while_giving_back_is_no_fault_of_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with Lease(tmp_path / "x.json"):
+        monkeypatch.setattr(Path, call, fail)
 
 
 def test_owner_token_round_trip() -> None:

@@ -10,14 +10,7 @@ import pytest
 from helpers.receipts import MANIFEST, quantize_receipt
 
 from quantpipe.console import Console
-from quantpipe.errors import (
-    InterruptedRunError,
-    PreflightError,
-    QuantizeError,
-    QuantpipeError,
-    RetryableError,
-    StorageFullError,
-)
+from quantpipe.errors import InterruptedRunError, PreflightError, QuantizeError, RetryableError
 from quantpipe.recipe import load as recipe_file
 from quantpipe.recipe.model import Recipe
 from quantpipe.store import runs
@@ -202,36 +195,3 @@ def test_an_error_is_not_hidden_by_a_disk_that_cannot_record_it(
     monkeypatch.setattr(RunDirectory, "update_state", full)
     with pytest.raises(QuantizeError, match="the reason"), runs.recorded(run, console()):
         raise QuantizeError("the reason")
-
-
-@pytest.mark.parametrize(
-    ("number", "kind", "code"),
-    [
-        (errno.ENOSPC, StorageFullError, 5),
-        (errno.EDQUOT, StorageFullError, 5),
-        (errno.EROFS, PreflightError, 5),
-        (errno.EACCES, PreflightError, 5),
-        (errno.ESTALE, RetryableError, 75),
-    ],
-)
-def test_storage_faults_become_errors_with_the_file_in_them(
-    store: Store, number: int, kind: type[QuantpipeError], code: int
-) -> None:
-    file = str(store.root / "runs" / "x")
-    with pytest.raises(kind) as caught, runs.storage_faults(store):
-        raise OSError(number, "said by the system", file)
-    assert caught.value.where == file
-    assert caught.value.hint
-    assert caught.value.exit_code == code
-
-
-def test_a_file_elsewhere_that_may_not_be_read_is_not_called_the_store(store: Store) -> None:
-    with pytest.raises(PreflightError) as caught, runs.storage_faults(store):
-        raise PermissionError(errno.EACCES, "Permission denied", "/data/model/config.json")
-    assert "store" not in str(caught.value)
-    assert caught.value.where == "/data/model/config.json"
-
-
-def test_other_system_errors_pass(store: Store) -> None:
-    with pytest.raises(IsADirectoryError), runs.storage_faults(store):
-        raise IsADirectoryError(errno.EISDIR, "Is a directory")

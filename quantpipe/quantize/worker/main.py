@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import time
 import traceback
@@ -13,6 +14,10 @@ from pathlib import Path
 from quantpipe.quantize.worker import device
 from quantpipe.quantize.worker.protocol import EXIT_STOPPED, Job, Reporter, StoppedError
 from quantpipe.quantize.worker.versions import versions
+from quantpipe.store.faults import is_storage_fault
+
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How safetensors, as all of Rust, reports errno: in the text of an error of its own."""
 
 
 def main(job_file: Path, descriptor: int) -> int:
@@ -64,13 +69,23 @@ def describe(error: BaseException) -> dict[str, str]:
         "type": type(first).__name__,
         "message": str(first) or repr(first),
         "action": str(action),
-        "fault": _fault(first),
+        **_kind(first),
     }
 
 
+def _kind(error: BaseException) -> dict[str, str]:
+    """What kind of fault it is; of one of the storage, which one and of which file."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := _SYSTEM_ERROR.search(str(error))):
+        number = int(found[1])
+    if number is None or not is_storage_fault(number):
+        return {"fault": _fault(error)}
+    file = getattr(error, "filename", None)
+    name = os.fsdecode(file) if isinstance(file, str | bytes) else ""
+    return {"fault": "storage", "errno": errno.errorcode[number], "file": name}
+
+
 def _fault(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "disk"
     # torch's own words on a CPU and on a device; there is no type for them.
     said = str(error).lower()
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -81,7 +96,4 @@ def _fault(error: BaseException) -> str:
         return "environment"
     if isinstance(error, device.DeviceError):
         return "device"
-    # safetensors reports a full disk as an error of its own, with only the system's words in it.
-    if "No space left on device" in str(error) or "os error 28" in str(error):
-        return "disk"
     return "error"

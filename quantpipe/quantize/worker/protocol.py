@@ -9,7 +9,8 @@ Pipe, from the worker to quantpipe, one JSON object per line, the key "event" be
     resumed   units: finished parts of the work that an earlier run has left (engine `streaming`)
     discarded units: as above, but given up; differences: why, one line each
     stopped   message: SIGTERM came, the state is kept
-    failed    type, message, action: msmodelslim's own words; fault: what kind it is, of `FAULTS`
+    failed    type, message, action: msmodelslim's own words; fault: what kind it is, of `FAULTS`;
+              for "storage" also errno (its name, as in errno.h) and file ("" where it is not known)
     finished  seconds
 """
 
@@ -21,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-FAULTS = ("disk", "memory", "environment", "device", "error")
+FAULTS = ("storage", "memory", "environment", "device", "error")
 """Kinds of failures: the first four are this host's, "error" is everything else."""
 
 
