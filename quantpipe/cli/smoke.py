@@ -43,9 +43,9 @@ def smoke(
     from quantpipe.smoke import standalone
 
     stop_on_sigterm()
-    load = standalone.section(load_recipe(recipe) if recipe else None, standalone.Choice(**choice), path)
+    setup = standalone.setup(load_recipe(recipe) if recipe else None, standalone.Choice(**choice), path)
     if print_command:
-        command = standalone.command(path, load, settings)
+        command = standalone.server_command(path, setup, settings)
         emit(console, command.to_json(), [command.shell()])
         return
-    emit(console, *render.smoke(standalone.load(path, load, settings, console)))
+    emit(console, *render.smoke(standalone.smoke_directory(path, setup, settings, console)))

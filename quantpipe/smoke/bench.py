@@ -15,6 +15,7 @@ from quantpipe.recipe.model import Bench
 from quantpipe.smoke.launchers import Launcher
 from quantpipe.smoke.scratch import Scratch, for_sockets
 from quantpipe.smoke.server_command import ServerCommand
+from quantpipe.smoke.session import Session
 
 _KEPT = (
     "duration",
@@ -33,10 +34,11 @@ _KEPT = (
 """Of all that vLLM says, what a person compares."""
 
 
-def bench_arguments(bench: Bench, url: str, model: str, checkpoint: Path) -> tuple[str, ...]:
+def bench_arguments(bench: Bench, session: Session, checkpoint: Path) -> tuple[str, ...]:
     """The options of `vllm bench serve`: random prompts, no hub, as many tokens as asked for."""
-    arguments = ["bench", "serve", "--backend", "vllm", "--base-url", url]
-    arguments += ["--model", str(checkpoint), "--tokenizer", str(checkpoint), "--served-model-name", model]
+    arguments = ["bench", "serve", "--backend", "vllm", "--base-url", session.client.url]
+    arguments += ["--model", str(checkpoint), "--tokenizer", str(checkpoint)]
+    arguments += ["--served-model-name", session.model]
     arguments += ["--dataset-name", "random", "--seed", "0", "--ignore-eos", "--disable-tqdm"]
     arguments += ["--num-prompts", str(bench.num_prompts)]
     arguments += ["--random-input-len", str(bench.input_len), "--random-output-len", str(bench.output_len)]
@@ -48,16 +50,14 @@ def bench_arguments(bench: Bench, url: str, model: str, checkpoint: Path) -> tup
 def measure(
     bench: Bench,
     launcher: Launcher,
+    session: Session,
     *,
-    url: str,
-    model: str,
     checkpoint: Path,
     log: Path,
     run_id: str,
-    api_key: str | None,
     console: Console,
 ) -> dict[str, Any]:
-    """Run the benchmark and hold its throughput against the baseline.
+    """Run the benchmark and compare its throughput with the baseline.
 
     Args:
         log: receives what the benchmark prints; its result, whole, comes beside it as `.json`.
@@ -70,9 +70,9 @@ def measure(
     """
     result = log.with_suffix(".json")
     result.unlink(missing_ok=True)
-    command = launcher.bench_command(bench_arguments(bench, url, model, checkpoint), result, run_id)
+    command = launcher.bench_command(bench_arguments(bench, session, checkpoint), result, run_id)
     with for_sockets(run_id) as own, console.progress("bench", None):
-        _run(_with_key(command, api_key), bench.timeout, log, run_id, own)
+        _run(_with_key(command, session.client.api_key), bench.timeout, log, run_id, own)
     return _gated(bench, _figures(result, log), log)
 
 

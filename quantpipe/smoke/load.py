@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -10,14 +11,16 @@ from typing import Any
 from quantpipe.checkpoint.chat_template import has_chat_template
 from quantpipe.console import Console
 from quantpipe.recipe.model import Smoke
-from quantpipe.smoke import checks
+from quantpipe.smoke import conformance
 from quantpipe.smoke.bench import measure
-from quantpipe.smoke.checks import Check
 from quantpipe.smoke.client import Client
+from quantpipe.smoke.conformance import Exchange
 from quantpipe.smoke.effective import effective_quantization
 from quantpipe.smoke.launchers import Launcher
-from quantpipe.smoke.probes import Answer, ask, require_matches, require_model
+from quantpipe.smoke.probes import Reply, ask, require_matches
 from quantpipe.smoke.reference import compare
+from quantpipe.smoke.server import Server
+from quantpipe.smoke.session import Session
 
 _API_KEY = "VLLM_API_KEY"
 
@@ -44,38 +47,30 @@ def smoke_load(
         its request, answer and time, and the benchmark's numbers.
 
     Raises:
-        SmokeError: it did not load, or did not answer rightly.
+        SmokeError: it did not load, or did not answer correctly.
         PreflightError: this host cannot serve.
     """
     began = monotonic()
     with launcher.serving(checkpoint, log, run_id, console) as server:
         ready = round(monotonic() - began, 3)
-        api_key = smoke.serve.environment.get(_API_KEY) or os.environ.get(_API_KEY)
-        client = Client(server.url, smoke.timeouts.probe, api_key)
-        name = smoke.serve.served_model_name
-        model = require_model(client, name, checkpoint, ours=launcher.ours)
-        effective = effective_quantization(server, client)
-        if effective is None:
-            console.warning(
-                "which quantization is in effect cannot be seen: the server's log is not here; "
-                "started with VLLM_SERVER_DEV_MODE=1 it would tell"
-            )
-        if not strict and not has_chat_template(checkpoint):
+        session = _session(server, smoke)
+        model = session.require_checkpoint(checkpoint, ours=launcher.ours)
+        effective = _effective(server, session, console)
+        chat = has_chat_template(checkpoint)
+        if not strict and not chat:
             smoke = smoke.model_copy(update={"probes": tuple(p for p in smoke.probes if not p.chat)})
-        answers = _probes(client, smoke, console, strict=strict)
-        require_matches(answers, smoke.min_matches if strict else 0)
-        made = _checks(client, checkpoint, smoke, console, reference or [])
+        replies = _ask(session, smoke, console, strict=strict)
+        require_matches(replies, smoke.min_matches if strict else 0)
+        exchanges = _conformance(session, smoke, console, reference or [], chat=chat)
         bench = None
         if smoke.bench is not None:
             bench = measure(
                 smoke.bench,
                 launcher,
-                url=server.url,
-                model=name,
+                session,
                 checkpoint=checkpoint,
                 log=log.with_name("bench.log"),
                 run_id=run_id,
-                api_key=api_key,
                 console=console,
             )
             console.line(f"bench     {bench['output_throughput']:.1f} output tokens per second")
@@ -85,45 +80,60 @@ def smoke_load(
         "model": model,
         "ready_seconds": ready,
         "effective_quantization": effective,
-        "probes": [answer.to_json() for answer in answers],
-        "matched": sum(answer.matches is True for answer in answers),
-        "known": sum(answer.matches is not None for answer in answers),
-        "checks": [check.to_json() for check in made],
+        "probes": [reply.to_json() for reply in replies],
+        "matched": sum(reply.matches is True for reply in replies),
+        "known": sum(reply.matches is not None for reply in replies),
+        "checks": [exchange.to_json() for exchange in exchanges],
         "bench": bench,
     }
 
 
-def _probes(client: Client, smoke: Smoke, console: Console, *, strict: bool) -> list[Answer]:
-    answers = []
+def _session(server: Server, smoke: Smoke) -> Session:
+    api_key = smoke.serve.environment.get(_API_KEY) or os.environ.get(_API_KEY)
+    client = Client(server.url, smoke.timeouts.probe, api_key)
+    return Session(client, smoke.serve.served_model_name)
+
+
+def _effective(server: Server, session: Session, console: Console) -> str | None:
+    effective = effective_quantization(server, session.client)
+    if effective is None:
+        console.warning(
+            "the quantization in effect is unknown: the server's log is not on this host; "
+            "a server started with VLLM_SERVER_DEV_MODE=1 reports it"
+        )
+    return effective
+
+
+def _ask(session: Session, smoke: Smoke, console: Console, *, strict: bool) -> list[Reply]:
+    replies = []
     with console.progress("ask", len(smoke.probes), unit="probe") as bar:
         for probe in smoke.probes:
-            answer = ask(client, smoke.serve.served_model_name, probe, strict=strict)
-            console.event("probe", **answer.to_json())
-            answers.append(answer)
+            reply = ask(session, probe, strict=strict)
+            console.event("probe", **reply.to_json())
+            replies.append(reply)
             bar.advance()
-    return answers
+    return replies
 
 
-def _checks(
-    client: Client, checkpoint: Path, smoke: Smoke, console: Console, reference: list[dict[str, Any]]
-) -> list[Check]:
-    """What any server has to do; each is told as it holds."""
-    name = smoke.serve.served_model_name
-    text, chat = checks.samples(smoke.probes)
-    made = []
+def _conformance(
+    session: Session, smoke: Smoke, console: Console, reference: Sequence[dict[str, Any]], *, chat: bool
+) -> list[Exchange]:
+    """What any server has to do; each exchange is an event as soon as it is over."""
+    text_probe, chat_probe = conformance.samples(smoke.probes)
+    exchanges = []
 
-    def keep(check: Check) -> None:
-        console.event("check", **check.to_json())
-        made.append(check)
+    def keep(exchange: Exchange) -> None:
+        console.event("check", **exchange.to_json())
+        exchanges.append(exchange)
 
     with console.progress("check", None):
-        keep(checks.repeats(client, name, text, "completion"))
-        if has_chat_template(checkpoint):
-            keep(checks.repeats(client, name, chat, "chat"))
+        keep(conformance.repeats(session, text_probe, "completion"))
+        if chat:
+            keep(conformance.repeats(session, chat_probe, "chat"))
         else:
-            keep(Check("chat", skipped="the tokenizer has no chat template"))
-        keep(checks.batch(client, name, smoke.probes or (text,), smoke.concurrency))
-        keep(checks.finite(client, name, text))
+            keep(Exchange("chat", skipped="the tokenizer has no chat template"))
+        keep(conformance.batch(session, smoke.probes or (text_probe,), smoke.concurrency))
+        keep(conformance.finite(session, text_probe))
         if reference:
-            keep(compare(client, name, reference, smoke.max_logprob_drift))
-    return made
+            keep(compare(session, reference, smoke.max_logprob_drift))
+    return exchanges

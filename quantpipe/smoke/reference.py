@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from quantpipe.errors import SmokeError
-from quantpipe.smoke.checks import Check, token_logprobs
-from quantpipe.smoke.client import Client, short
+from quantpipe.smoke.client import short
+from quantpipe.smoke.conformance import Exchange
+from quantpipe.smoke.session import COMPLETIONS, Request, Session
 
 FILENAME = "reference.json"
 
@@ -39,7 +41,7 @@ def load_reference(path: Path) -> list[dict[str, Any]]:
     return list(value)
 
 
-def compare(client: Client, model: str, reference: list[dict[str, Any]], most: float) -> Check:
+def compare(session: Session, reference: Sequence[dict[str, Any]], most: float) -> Exchange:
     """The mean difference of the prompts' log-probabilities to the reference.
 
     Args:
@@ -48,18 +50,16 @@ def compare(client: Client, model: str, reference: list[dict[str, Any]], most: f
     Raises:
         SmokeError: it is more, or the tokens are not the same.
     """
-    path = "/v1/completions"
     began = time.monotonic()
     differences: list[float] = []
     for entry in reference:
-        body = {"model": model, "prompt": entry["prompt"], "temperature": 0, "max_tokens": 1}
-        answer = client.json(path, {**body, "echo": True, "logprobs": 1})
+        request = _echo(session, entry["prompt"])
         wanted = entry["token_logprobs"]
-        found = token_logprobs(answer)[: len(wanted)]
+        found = session.complete(request).token_logprobs[: len(wanted)]
         if len(found) != len(wanted):
             raise SmokeError(
                 f"{short(entry['prompt'])} has {len(found)} tokens here and {len(wanted)} in the reference",
-                where=client.url + path,
+                where=session.url(request),
                 hint="the reference was made with another tokenizer",
             )
         pairs = zip(found, wanted, strict=True)
@@ -72,8 +72,14 @@ def compare(client: Client, model: str, reference: list[dict[str, Any]], most: f
             hint="quantization changed the model too much: `quantpipe verify --against` says where",
         )
     numbers = {"tokens": len(differences), "mean_difference": round(drift, 6)}
-    request = [entry["prompt"] for entry in reference]
-    return Check("reference", request, numbers, round(time.monotonic() - began, 3))
+    prompts = [entry["prompt"] for entry in reference]
+    return Exchange("reference", prompts, numbers, round(time.monotonic() - began, 3))
+
+
+def _echo(session: Session, prompt: str) -> Request:
+    """Asks for the log-probabilities of the prompt's own tokens."""
+    body = {"model": session.model, "prompt": prompt, "temperature": 0, "max_tokens": 1}
+    return Request(COMPLETIONS, {**body, "echo": True, "logprobs": 1})
 
 
 def _difference(found: Any, wanted: Any) -> float:

@@ -38,8 +38,8 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Load:
-    """What to do with a checkpoint.
+class Setup:
+    """How to load a checkpoint.
 
     Attributes:
         smoke: the section to use.
@@ -51,8 +51,8 @@ class Load:
     strict: bool = True
 
 
-def section(recipe: Recipe | None, choice: Choice, path: Path) -> Load:
-    """The smoke section to use: the recipe's or a small default one, with what the command line says.
+def setup(recipe: Recipe | None, choice: Choice, path: Path) -> Setup:
+    """How to load `path`: by the recipe's or a small default one, with what the command line says.
 
     A profile made for NPUs is reduced for launcher cpu.
 
@@ -63,14 +63,14 @@ def section(recipe: Recipe | None, choice: Choice, path: Path) -> Load:
     if recipe is None:
         launcher = "cpu" if rehearsing else "native"
         serve = _REHEARSAL_PROFILE if rehearsing else Serve()
-        return Load(_changed(Smoke(serve=serve), choice, launcher))
+        return Setup(_changed(Smoke(serve=serve), choice, launcher))
     smoke = recipe.smoke
     if not rehearsing or smoke.launcher == "cpu":
-        return Load(_changed(smoke, choice, smoke.launcher))
+        return Setup(_changed(smoke, choice, smoke.launcher))
     model = read_model(path)
     native = model.native_length if model else 0
     smoke = smoke.model_copy(update={"serve": reduced(smoke.serve, native, choice.tp or 1), "bench": None})
-    return Load(_changed(smoke, choice, "cpu"), strict=False)
+    return Setup(_changed(smoke, choice, "cpu"), strict=False)
 
 
 def _changed(smoke: Smoke, choice: Choice, launcher: str) -> Smoke:
@@ -88,19 +88,19 @@ def _changed(smoke: Smoke, choice: Choice, launcher: str) -> Smoke:
         raise UsageError(said, where="--launcher", hint=hint) from error
 
 
-def command(path: Path, load: Load, settings: Settings) -> ServerCommand:
-    """What `load` would start, with the profile checked as it would be.
+def server_command(path: Path, setup: Setup, settings: Settings) -> ServerCommand:
+    """What `smoke_directory` would start, with the profile checked as there.
 
     Raises:
         UsageError, PreflightError: the profile breaks a rule; launcher attach starts nothing.
     """
     checkpoint = path.absolute()
-    _require_profile(load.smoke, checkpoint)
-    launcher = launcher_for(load.smoke, settings, checkpoint)
+    _require_profile(setup.smoke, checkpoint)
+    launcher = launcher_for(setup.smoke, settings, checkpoint)
     return launcher.command(checkpoint, settings.port or 8000, _run_prefix(checkpoint))
 
 
-def load(path: Path, load: Load, settings: Settings, console: Console) -> dict[str, Any]:
+def smoke_directory(path: Path, setup: Setup, settings: Settings, console: Console) -> dict[str, Any]:
     """Start a server on `path`, ask the probes, end it.
 
     Raises:
@@ -114,24 +114,24 @@ def load(path: Path, load: Load, settings: Settings, console: Console) -> dict[s
         hint = "name the directory that holds config.json and the shards"
         raise UsageError("no checkpoint: there is no config.json", where=str(path), hint=hint)
     checkpoint = path.absolute()
-    _require_profile(load.smoke, checkpoint)
-    launcher = launcher_for(load.smoke, settings, checkpoint)
+    _require_profile(setup.smoke, checkpoint)
+    launcher = launcher_for(setup.smoke, settings, checkpoint)
     prefix = _run_prefix(checkpoint)
     reap(launcher, lambda run_id: run_id.startswith(f"{prefix}-"), console)
     launcher.preflight()
-    if not load.strict:
-        console.line("a rehearsal of a recipe for NPUs: its answers are shown and do not count")
+    if not setup.strict:
+        console.line("rehearsal of a recipe for NPUs: its answers are shown but do not count")
     run_id = f"{prefix}-{secrets.token_hex(4)}"
     with scratch.for_logs(run_id, prefix) as folder:
         try:
             return smoke_load(
                 checkpoint,
-                load.smoke,
+                setup.smoke,
                 launcher,
                 log=folder.path / "smoke.log",
                 run_id=run_id,
                 console=console,
-                strict=load.strict,
+                strict=setup.strict,
             )
         except (SmokeError, PreflightError):
             folder.keep()  # the log is named in the error

@@ -19,7 +19,7 @@ from quantpipe.console import Console
 from quantpipe.errors import SmokeError
 from quantpipe.recipe.model import Bench, Probe, Smoke
 from quantpipe.settings import Settings
-from quantpipe.smoke import checks
+from quantpipe.smoke import conformance
 from quantpipe.smoke.bench import bench_arguments, measure
 from quantpipe.smoke.client import Client
 from quantpipe.smoke.effective import effective_quantization
@@ -28,6 +28,7 @@ from quantpipe.smoke.probes import ask
 from quantpipe.smoke.reference import compare, load_reference
 from quantpipe.smoke.server import Server, choose_port
 from quantpipe.smoke.server_command import ServerCommand
+from quantpipe.smoke.session import Session
 
 STAND_IN = Path(__file__).with_name("stand_in_server.py")
 ONE = Probe(prompt="One", max_tokens=4)
@@ -35,11 +36,11 @@ CHAT = Probe(prompt="Two", max_tokens=4, chat=True)
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Callable[[str], Client]]:
+def server(tmp_path: Path) -> Iterator[Callable[[str], Session]]:
     """Starts the stand-in in a mode; a client to it."""
     started = []
 
-    def start(mode: str) -> Client:
+    def start(mode: str) -> Session:
         port = choose_port(0)
         with (tmp_path / "log").open("wb") as log:
             command = [sys.executable, str(STAND_IN), str(port), mode]
@@ -53,7 +54,7 @@ def server(tmp_path: Path) -> Iterator[Callable[[str], Client]]:
                 assert time.monotonic() < deadline, (tmp_path / "log").read_text()
                 time.sleep(0.05)
             else:
-                return client
+                return Session(client, "tiny")
 
     yield start
     for process in started:
@@ -62,8 +63,8 @@ def server(tmp_path: Path) -> Iterator[Callable[[str], Client]]:
 
 
 @pytest.mark.parametrize("probe", [ONE, CHAT])
-def test_a_sound_server_repeats_itself_and_streams(server: Callable[[str], Client], probe: Probe) -> None:
-    check = checks.repeats(server("ready"), "tiny", probe, "name")
+def test_a_sound_server_repeats_itself_and_streams(server: Callable[[str], Session], probe: Probe) -> None:
+    check = conformance.repeats(server("ready"), probe, "name")
     assert check.answer == {"text": f" after {probe.prompt} in 4", "pieces": 2}
     assert check.request["max_tokens"] == 4
     assert check.seconds > 0
@@ -78,26 +79,26 @@ def test_a_sound_server_repeats_itself_and_streams(server: Callable[[str], Clien
     ],
 )
 @pytest.mark.parametrize("probe", [ONE, CHAT])
-def test_a_server_that_does_not(server: Callable[[str], Client], mode: str, said: str, probe: Probe) -> None:
+def test_a_server_that_does_not(server: Callable[[str], Session], mode: str, said: str, probe: Probe) -> None:
     with pytest.raises(SmokeError, match=said) as caught:
-        checks.repeats(server(mode), "tiny", probe, "name")
+        conformance.repeats(server(mode), probe, "name")
     assert caught.value.hint
 
 
-def test_a_batch_is_answered_all_of_it(server: Callable[[str], Client]) -> None:
-    check = checks.batch(server("ready"), "tiny", (ONE, CHAT), 9)
+def test_a_batch_is_answered_all_of_it(server: Callable[[str], Session]) -> None:
+    check = conformance.batch(server("ready"), (ONE, CHAT), 9)
     assert check.answer == [f" after {'One' if n % 2 == 0 else 'Two'} in 16" for n in range(9)]
 
 
-def test_a_batch_of_which_some_fail(server: Callable[[str], Client]) -> None:
+def test_a_batch_of_which_some_fail(server: Callable[[str], Session]) -> None:
     """A server that takes one request at a time: asked one by one it would pass."""
     with pytest.raises(SmokeError, match=r"of 6 concurrent requests failed: HTTP 429") as caught:
-        checks.batch(server("crowded"), "tiny", (ONE,), 6)
+        conformance.batch(server("crowded"), (ONE,), 6)
     assert 1 <= len(caught.value.details) < 6
 
 
 def test_ctrl_c_during_a_batch_does_not_wait_for_its_answers(
-    server: Callable[[str], Client], monkeypatch: pytest.MonkeyPatch
+    server: Callable[[str], Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted:
         def put(self, item: object) -> None: ...
@@ -106,15 +107,15 @@ def test_ctrl_c_during_a_batch_does_not_wait_for_its_answers(
             raise KeyboardInterrupt
 
     client = server("slow")
-    monkeypatch.setattr(checks.queue, "SimpleQueue", Interrupted)
+    monkeypatch.setattr(conformance.queue, "SimpleQueue", Interrupted)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        checks.batch(client, "tiny", (ONE,), 2)
+        conformance.batch(client, (ONE,), 2)
     assert time.monotonic() - began < 5
 
 
-def test_finite_logprobs(server: Callable[[str], Client]) -> None:
-    assert checks.finite(server("ready"), "tiny", ONE).answer["token_logprobs"] == [-0.25] * 3
+def test_finite_logprobs(server: Callable[[str], Session]) -> None:
+    assert conformance.finite(server("ready"), ONE).answer["token_logprobs"] == [-0.25] * 3
 
 
 @pytest.mark.parametrize(
@@ -126,46 +127,46 @@ def test_finite_logprobs(server: Callable[[str], Client]) -> None:
         ("no-logprobs", "no log-prob"),
     ],
 )
-def test_logprobs_that_are_none(server: Callable[[str], Client], mode: str, said: str) -> None:
+def test_logprobs_that_are_none(server: Callable[[str], Session], mode: str, said: str) -> None:
     with pytest.raises(SmokeError, match=said):
-        checks.finite(server(mode), "tiny", ONE)
+        conformance.finite(server(mode), ONE)
 
 
-def test_an_answer_has_to_stop_where_the_recipe_says_so(server: Callable[[str], Client]) -> None:
+def test_an_answer_has_to_stop_where_the_recipe_says_so(server: Callable[[str], Session]) -> None:
     probe = ONE.model_copy(update={"must_stop": True})
-    assert ask(server("ready"), "tiny", probe).finish_reason == "stop"
-    with pytest.raises(SmokeError, match="not at its end after 4 tokens"):
-        ask(server("long"), "tiny", probe)
+    assert ask(server("ready"), probe).finish_reason == "stop"
+    with pytest.raises(SmokeError, match="not complete after 4 tokens"):
+        ask(server("long"), probe)
 
 
-def test_any_script_may_be_allowed(server: Callable[[str], Client]) -> None:
+def test_any_script_may_be_allowed(server: Callable[[str], Session]) -> None:
     client = server("script")
     with pytest.raises(SmokeError, match="another script"):
-        ask(client, "tiny", ONE)
-    assert ask(client, "tiny", ONE.model_copy(update={"any_script": True})).fault is None
+        ask(client, ONE)
+    assert ask(client, ONE.model_copy(update={"any_script": True})).fault is None
 
 
 def test_samples() -> None:
-    text, chat = checks.samples((CHAT, ONE))
+    text, chat = conformance.samples((CHAT, ONE))
     assert (text.prompt, text.chat, chat.prompt, chat.chat) == ("One", False, "Two", True)
-    text, chat = checks.samples(())
-    assert text.prompt == chat.prompt == checks.DEFAULT_PROMPT and chat.chat
+    text, chat = conformance.samples(())
+    assert text.prompt == chat.prompt == conformance.DEFAULT_PROMPT and chat.chat
 
 
 # -- the client ---------------------------------------------------------------------------------------
 
 
-def test_an_answer_that_drips_is_given_up_in_time(server: Callable[[str], Client]) -> None:
+def test_an_answer_that_drips_is_given_up_in_time(server: Callable[[str], Session]) -> None:
     """Each byte comes soon, the whole never does."""
-    client = server("drips")
+    client = server("drips").client
     began = time.monotonic()
     with pytest.raises(SmokeError, match="no answer within 1 s"):
         Client(client.url, 1).json("/v1/completions", {})
     assert time.monotonic() - began < 5
 
 
-def test_a_key_is_sent_and_never_shown(server: Callable[[str], Client]) -> None:
-    client = server("locked")
+def test_a_key_is_sent_and_never_shown(server: Callable[[str], Session]) -> None:
+    client = server("locked").client
     with pytest.raises(SmokeError, match="HTTP 401") as caught:
         client.json("/v1/models")
     assert "VLLM_API_KEY" in (caught.value.hint or "")
@@ -197,43 +198,43 @@ def test_the_server_s_own_word_counts(tmp_path: Path, line: str) -> None:
 
 @pytest.mark.parametrize("mode", ["told", "told-as-text"])
 def test_a_server_whose_log_is_elsewhere_may_tell_its_configuration(
-    server: Callable[[str], Client], mode: str
+    server: Callable[[str], Session], mode: str
 ) -> None:
-    assert effective_quantization(Server("u"), server(mode)) == "/server_info: quantization=ascend"
+    assert effective_quantization(Server("u"), server(mode).client) == "/server_info: quantization=ascend"
 
 
 @pytest.mark.parametrize("mode", ["ready", "told-nothing"])
-def test_or_it_may_not(server: Callable[[str], Client], mode: str) -> None:
-    assert effective_quantization(Server("u"), server(mode)) is None
+def test_or_it_may_not(server: Callable[[str], Session], mode: str) -> None:
+    assert effective_quantization(Server("u"), server(mode).client) is None
 
 
 @pytest.mark.parametrize("mode", ["told-none", "told-none-as-text"])
-def test_a_configuration_without_quantization_fails(server: Callable[[str], Client], mode: str) -> None:
+def test_a_configuration_without_quantization_fails(server: Callable[[str], Session], mode: str) -> None:
     with pytest.raises(SmokeError, match="runs with quantization None and not `ascend`"):
-        effective_quantization(Server("u"), server(mode))
+        effective_quantization(Server("u"), server(mode).client)
 
 
 # -- reference answers --------------------------------------------------------------------------------
 
 
-def test_reference_answers(server: Callable[[str], Client], tmp_path: Path) -> None:
+def test_reference_answers(server: Callable[[str], Session], tmp_path: Path) -> None:
     path = tmp_path / "reference.json"
     assert load_reference(path) == []
     path.write_text(json.dumps([{"prompt": "One", "token_logprobs": [None, -0.25, -0.5]}]))
     client = server("ready")
-    check = compare(client, "tiny", load_reference(path), 0.2)
+    check = compare(client, load_reference(path), 0.2)
     assert check.answer == {"tokens": 2, "mean_difference": 0.125}
     with pytest.raises(SmokeError, match=r"differ from the reference by 0\.125"):
-        compare(client, "tiny", load_reference(path), 0.1)
+        compare(client, load_reference(path), 0.1)
     path.write_text(json.dumps([{"prompt": "One", "token_logprobs": [None] + [-0.25] * 5}]))
     with pytest.raises(SmokeError, match="has 3 tokens here and 6"):
-        compare(client, "tiny", load_reference(path), 1)
+        compare(client, load_reference(path), 1)
 
 
-def test_a_number_that_is_none_is_no_agreement(server: Callable[[str], Client]) -> None:
+def test_a_number_that_is_none_is_no_agreement(server: Callable[[str], Session]) -> None:
     reference = [{"prompt": "One", "token_logprobs": [None, -0.25, -0.5]}]
     with pytest.raises(SmokeError, match="by nan"):
-        compare(server("nan"), "tiny", reference, 9)
+        compare(server("nan"), reference, 9)
 
 
 @pytest.mark.parametrize("text", ["{", "3", '[{"prompt": 3, "token_logprobs": []}]', '[{"prompt": "x"}]'])
@@ -260,12 +261,10 @@ def bench(
     return measure(
         section,
         Process(Smoke(launcher="cpu"), Settings.resolve({})),
-        url="http://127.0.0.1:1",
-        model="tiny",
+        Session(Client("http://127.0.0.1:1", 10, "geheim"), "tiny"),
         checkpoint=tmp_path,
         log=tmp_path / "bench.log",
         run_id=f"test-{secrets.token_hex(6)}",
-        api_key="geheim",
         console=Console("quiet", stream=io.StringIO()),
     )
 
@@ -317,7 +316,7 @@ def test_a_benchmark_that_fails(
 
 def test_the_benchmark_s_options() -> None:
     section = Bench(num_prompts=3, input_len=5, output_len=7, concurrency=2)
-    arguments = bench_arguments(section, "http://127.0.0.1:9", "tiny", Path("/x"))
+    arguments = bench_arguments(section, Session(Client("http://127.0.0.1:9", 1), "tiny"), Path("/x"))
     assert arguments[:2] == ("bench", "serve")
     pairs = dict(itertools.pairwise(arguments))
     assert pairs["--base-url"] == "http://127.0.0.1:9"

@@ -24,9 +24,11 @@ from quantpipe.recipe.model import Bench, Container, Probe, Serve, Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke import container
 from quantpipe.smoke.bench import measure
+from quantpipe.smoke.client import Client
 from quantpipe.smoke.container import Containers
 from quantpipe.smoke.launchers import launcher_for
 from quantpipe.smoke.load import smoke_load
+from quantpipe.smoke.session import Session
 
 HERE = Path(__file__).parent
 CHECKPOINT = Path("/store/models/m/checkpoint")
@@ -253,12 +255,10 @@ def test_bench_runs_inside_and_its_result_comes_out(
     figures = measure(
         Bench(num_prompts=4),
         containers(SMOKE, settings),
-        url="http://127.0.0.1:1",
-        model="tiny",
+        Session(Client("http://127.0.0.1:1", 10), "tiny"),
         checkpoint=CHECKPOINT,
         log=tmp_path / "bench.log",
         run_id="r",
-        api_key=None,
         console=Console("quiet"),
     )
     assert figures["output_throughput"] == 12.5

@@ -4,11 +4,11 @@ import pytest
 
 from quantpipe.errors import SmokeError
 from quantpipe.smoke.garbage import garbage
-from quantpipe.smoke.probes import Answer, require_matches
+from quantpipe.smoke.probes import Reply, require_matches
 
 
-def answer(matches: bool | None, prompt: str = "p") -> Answer:
-    return Answer(prompt, None if matches is None else "expected", "got", matches, 0.1)
+def answer(matches: bool | None, prompt: str = "p") -> Reply:
+    return Reply(prompt, None if matches is None else "expected", "got", matches, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_too_few_matches_name_each_mismatch(answers: list[bool | None], least: f
 
 
 def test_long_texts_are_shortened_in_the_error() -> None:
-    long = Answer("p" * 5000, "e" * 5000, "g" * 5000, False, 0.1)
+    long = Reply("p" * 5000, "e" * 5000, "g" * 5000, False, 0.1)
     with pytest.raises(SmokeError) as caught:
         require_matches([long], 1.0)
     assert len(caught.value.details[0]) < 500

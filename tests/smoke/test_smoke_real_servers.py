@@ -98,5 +98,5 @@ def test_a_server_that_somebody_else_started(
             assert figures["known"] == 18
             told = figures["effective_quantization"]
             assert told == ("/server_info: quantization=ascend" if dev_mode == "1" else None)
-            assert ("cannot be seen" in done.stderr) == (dev_mode == "0")
+            assert ("quantization in effect is unknown" in done.stderr) == (dev_mode == "0")
     assert list(folder.iterdir()) == []

@@ -19,9 +19,10 @@ from quantpipe.host import child
 from quantpipe.recipe.model import Probe, Timeouts
 from quantpipe.smoke import server
 from quantpipe.smoke.client import Client
-from quantpipe.smoke.probes import Answer, ask, require_model
+from quantpipe.smoke.probes import Reply, ask
 from quantpipe.smoke.server import choose_port, running
 from quantpipe.smoke.server_command import ServerCommand
+from quantpipe.smoke.session import Session
 
 STAND_IN = Path(__file__).with_name("stand_in_server.py")
 CHECKPOINT = Path("/checkpoint")
@@ -85,11 +86,11 @@ class Server:
             pytest.fail("it counts as ready")
         return caught.value
 
-    def asked(self, mode: str, probe: Probe | None = None, timeout: float = 10) -> Answer:
+    def asked(self, mode: str, probe: Probe | None = None, timeout: float = 10) -> Reply:
         with self(mode) as ready:
-            client = Client(ready.url, timeout)
-            require_model(client, "tiny", CHECKPOINT)
-            return ask(client, "tiny", probe or Probe(prompt="One", max_tokens=7))
+            session = Session(Client(ready.url, timeout), "tiny")
+            session.require_checkpoint(CHECKPOINT)
+            return ask(session, probe or Probe(prompt="One", max_tokens=7))
 
 
 @pytest.fixture
@@ -120,7 +121,9 @@ def test_chat_probes_go_to_the_chat_endpoint(start: Server) -> None:
 def test_known_continuations_are_compared(start: Server) -> None:
     with start("ready") as ready:
         for continuation, matches in (("after One", True), (" after One ", True), ("before", False)):
-            answer = ask(Client(ready.url, 10), "tiny", Probe(prompt="One", continuation=continuation))
+            answer = ask(
+                Session(Client(ready.url, 10), "tiny"), Probe(prompt="One", continuation=continuation)
+            )
             assert answer.matches is matches
 
 
@@ -226,7 +229,7 @@ def test_another_server_on_the_port_does_not_vouch_for_ours(
             pytest.raises(QuantpipeError, match=r"another server|port is in use|and not /mine"),
             second("ready", port=start.port) as ready,
         ):
-            require_model(Client(ready.url, 10), "tiny", Path("/mine"))
+            Session(Client(ready.url, 10), "tiny").require_checkpoint(Path("/mine"))
 
 
 # -- wrong answers ------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from quantpipe.smoke.launchers import Process, launcher_for
 from quantpipe.smoke.load import smoke_load
 from quantpipe.smoke.server import choose_port, running
 from quantpipe.smoke.server_command import ServerCommand
-from quantpipe.smoke.standalone import Choice, Load
+from quantpipe.smoke.standalone import Choice, Setup
 
 STAND_IN = Path(__file__).with_name("stand_in_server.py")
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
@@ -152,40 +152,40 @@ def test_stand_alone_success_leaves_no_log_and_failure_keeps_it(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     modes[0] = "no-root"  # the stand-in does not know the path
-    assert standalone.load(tmp_path, Load(SMOKE), settings, Console("quiet"))["matched"] == 1
+    assert standalone.smoke_directory(tmp_path, Setup(SMOKE), settings, Console("quiet"))["matched"] == 1
     assert list(tmp_path.glob("quantpipe-smoke-*")) == []
     modes[0] = "exits"
     with pytest.raises(SmokeError) as caught:
-        standalone.load(tmp_path, Load(SMOKE), settings, Console("quiet"))
+        standalone.smoke_directory(tmp_path, Setup(SMOKE), settings, Console("quiet"))
     assert Path(caught.value.where or "").is_file()
 
 
 def test_stand_alone_needs_a_directory(tmp_path: Path, settings: Settings) -> None:
     with pytest.raises(UsageError, match="no such directory"):
-        standalone.load(tmp_path / "none", Load(SMOKE), settings, Console("quiet"))
+        standalone.smoke_directory(tmp_path / "none", Setup(SMOKE), settings, Console("quiet"))
     with pytest.raises(UsageError, match=r"no config\.json"):
-        standalone.load(tmp_path, Load(SMOKE), settings, Console("quiet"))
+        standalone.smoke_directory(tmp_path, Setup(SMOKE), settings, Console("quiet"))
 
 
 def test_the_section_to_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     recipe = Recipe.model_construct(smoke=SMOKE)
-    assert standalone.section(recipe, Choice(), tmp_path) == Load(SMOKE)
-    native = standalone.section(recipe, Choice("native", tp=2), tmp_path)
+    assert standalone.setup(recipe, Choice(), tmp_path) == Setup(SMOKE)
+    native = standalone.setup(recipe, Choice("native", tp=2), tmp_path)
     assert native.strict and native.smoke.launcher == "native"
     assert native.smoke.serve.tensor_parallel_size == 2
     monkeypatch.setattr(host, "NPU_DEVICES", tmp_path)
-    assert standalone.section(None, Choice(), tmp_path).smoke.launcher == "cpu"
+    assert standalone.setup(None, Choice(), tmp_path).smoke.launcher == "cpu"
     (tmp_path / "davinci0").touch()
-    assert standalone.section(None, Choice(), tmp_path).smoke.launcher == "native"
-    assert standalone.section(None, Choice("cpu"), tmp_path).smoke.serve.max_model_len is not None
+    assert standalone.setup(None, Choice(), tmp_path).smoke.launcher == "native"
+    assert standalone.setup(None, Choice("cpu"), tmp_path).smoke.serve.max_model_len is not None
 
 
 def test_a_choice_that_lacks_something(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="launcher attach needs `url`"):
-        standalone.section(None, Choice("attach"), tmp_path)
+        standalone.setup(None, Choice("attach"), tmp_path)
     with pytest.raises(UsageError, match="launcher docker needs `hardware`"):
-        standalone.section(None, Choice("docker"), tmp_path)
-    attached = standalone.section(None, Choice("attach", url="http://10.0.0.1:8000"), tmp_path)
+        standalone.setup(None, Choice("docker"), tmp_path)
+    attached = standalone.setup(None, Choice("attach", url="http://10.0.0.1:8000"), tmp_path)
     assert attached.smoke.url == "http://10.0.0.1:8000"
 
 
@@ -193,9 +193,9 @@ def test_a_recipe_for_npus_is_rehearsed_with_a_profile_for_a_small_model(tmp_pat
     """Golden: what is left of the tutorial's profile on a CPU, for a model of 256 tokens."""
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 256}')
     recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
-    load = standalone.section(recipe, Choice("cpu"), tmp_path)
-    assert not load.strict
-    command = standalone.command(tmp_path, load, Settings.resolve({}, serve_python=Path("/p/python")))
+    setup = standalone.setup(recipe, Choice("cpu"), tmp_path)
+    assert not setup.strict
+    command = standalone.server_command(tmp_path, setup, Settings.resolve({}, serve_python=Path("/p/python")))
     assert command.arguments[3:] == (
         *("--model", str(tmp_path), "--host", "127.0.0.1", "--port", "8000", "--quantization", "ascend"),
         *("--served-model-name", "qwen3", "--tensor-parallel-size", "1", "--data-parallel-size", "1"),
@@ -208,8 +208,8 @@ def test_a_recipe_for_npus_is_rehearsed_with_a_profile_for_a_small_model(tmp_pat
 
 def test_two_ranks_of_a_rehearsal(tmp_path: Path) -> None:
     recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
-    load = standalone.section(recipe, Choice("cpu", tp=2), tmp_path)
-    command = standalone.command(tmp_path, load, Settings.resolve({}, serve_python=Path("/p/python")))
+    setup = standalone.setup(recipe, Choice("cpu", tp=2), tmp_path)
+    command = standalone.server_command(tmp_path, setup, Settings.resolve({}, serve_python=Path("/p/python")))
     assert command.arguments[command.arguments.index("--tensor-parallel-size") + 1] == "2"
     assert "--enable-expert-parallel" in command.arguments
     assert command.environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
@@ -235,7 +235,7 @@ def test_a_server_that_runs_already_is_asked_and_left_alone(
         console=Console("quiet"),
     ) as server:
         smoke = SMOKE.model_copy(update={"launcher": "attach", "url": f"{server.url}/"})
-        figures = standalone.load(checkpoint, Load(smoke), settings, Console("quiet"))
+        figures = standalone.smoke_directory(checkpoint, Setup(smoke), settings, Console("quiet"))
         assert figures["effective_quantization"] is None
         assert figures["command"] == []
         assert figures["matched"] == 1
@@ -243,9 +243,9 @@ def test_a_server_that_runs_already_is_asked_and_left_alone(
         other.mkdir()
         (other / "config.json").write_text("{}")
         with pytest.raises(SmokeError, match="serves /checkpoint and not"):
-            standalone.load(other, Load(smoke), settings, Console("quiet"))
+            standalone.smoke_directory(other, Setup(smoke), settings, Console("quiet"))
         with pytest.raises(UsageError, match="starts nothing"):
-            standalone.command(checkpoint, Load(smoke), settings)
+            standalone.server_command(checkpoint, Setup(smoke), settings)
         with urllib.request.urlopen(f"{server.url}/health") as answer:
             assert answer.status == 200
 
@@ -260,7 +260,7 @@ def test_nobody_at_the_url(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "config.json").write_text("{}")
     smoke = SMOKE.model_copy(update={"launcher": "attach", "url": url})
     with pytest.raises(SmokeError, match=r"no valid answer: .*refused"):
-        standalone.load(tmp_path, Load(smoke), settings, Console("quiet"))
+        standalone.smoke_directory(tmp_path, Setup(smoke), settings, Console("quiet"))
 
 
 def test_native_takes_vllm_from_path_where_there_is_no_interpreter(
