@@ -268,8 +268,11 @@ def error_of(checkpoint: Path, snapshot: Path) -> float:
     """The mean relative error of all modules against the BF16 model, rotation and smoothing undone."""
     from quantpipe.checkpoint.checkpoint import open_checkpoint
     from quantpipe.verify.fidelity.compare import compare as compare_with
+    from quantpipe.verify.model import described_model
 
-    found = compare_with(open_checkpoint(checkpoint, target="0.23.0"), snapshot, jobs=2)
+    model = described_model(open_checkpoint(checkpoint), "0.23.0")
+    assert model is not None
+    found = compare_with(model, snapshot, jobs=2)
     return sum(item.error for item in found.errors) / len(found.errors)
 
 

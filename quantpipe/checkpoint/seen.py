@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
-from quantpipe.checkpoint.dims import MAX_EXPERTS_IN_ALL
-
-if TYPE_CHECKING:
-    from quantpipe.checkpoint.checkpoint import Checkpoint
+from quantpipe.checkpoint.dims import MAX_EXPERTS_IN_ALL, Dims
+from quantpipe.checkpoint.safetensors import Tensor
 
 _MOST_DIGITS = 6
 _ENDS = ("model.embed_tokens.weight", "lm_head.weight")
 
 
-def seen_dims(checkpoint: Checkpoint) -> dict[str, int]:
-    """The dimensions, by their name in `Dims`, in which most tensors differ from config.json."""
-    dims = checkpoint.config_dims
-    assert dims is not None
-    sizes = _sizes(checkpoint)
+def seen_dims(dims: Dims, tensors: Mapping[str, Tensor], described: Iterable[str]) -> dict[str, int]:
+    """The dimensions, by their name in `Dims`, in which most tensors differ from `dims`.
+
+    Args:
+        dims: what config.json says.
+        tensors: by name.
+        described: names in the description: they too show how many layers and experts there are.
+    """
+    sizes = _sizes(tensors)
     seen = {key: count.most_common(1)[0][0] for key, count in sizes.items()}
     head_dim = seen.get("head_dim", dims.head_dim)
     for key, rows in (("heads", seen.pop("query", 0)), ("kv_heads", seen.pop("key", 0))):
@@ -27,18 +28,17 @@ def seen_dims(checkpoint: Checkpoint) -> dict[str, int]:
             seen[key] = rows // head_dim
     if dims.vocab in sizes["vocab"]:  # embedding and head disagree: one of them is right
         seen.pop("vocab", None)
-    described = checkpoint.description.types if checkpoint.description else {}
-    layers, experts = _numbers([*checkpoint.tensors, *described])
+    layers, experts = _numbers([*tensors, *described])
     if max(layers, dims.layers) * max(experts, dims.experts, 1) <= MAX_EXPERTS_IN_ALL:  # names may lie
         seen["layers"] = layers or dims.layers
         seen["experts"] = (experts or dims.experts) if dims.experts else 0
     return {key: size for key, size in seen.items() if size > 0 and size != getattr(dims, key)}
 
 
-def _sizes(checkpoint: Checkpoint) -> dict[str, Counter[int]]:
+def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, Counter[int]]:
     """How often each size of a dimension is seen; `query` and `key` are the rows of q_proj and k_proj."""
     sizes: dict[str, Counter[int]] = defaultdict(Counter)
-    for name, tensor in checkpoint.tensors.items():
+    for name, tensor in tensors.items():
         if not name.endswith(".weight"):
             continue
         shape, leaf = tensor.shape, name[:-7].rpartition(".")[2]

@@ -12,16 +12,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from quantpipe.checkpoint.decode import Array, decode
 from quantpipe.checkpoint.safetensors import DTYPE_BYTES, Header, Tensor
 from quantpipe.store.manifest import OnBytes
-
-if TYPE_CHECKING:
-    from quantpipe.checkpoint.checkpoint import Checkpoint
+from quantpipe.verify.model import Model
 
 _CHUNK = 1 << 20
 _LARGEST_ROW = 16 << 20
@@ -75,9 +73,7 @@ class Values:
     sha256: dict[str, str] = field(default_factory=dict)
 
 
-def read_values(
-    checkpoint: Checkpoint, *, jobs: int, hashes: bool, on_bytes: OnBytes | None = None
-) -> Values:
+def read_values(model: Model, *, jobs: int, hashes: bool, on_bytes: OnBytes | None = None) -> Values:
     """Read every shard once.
 
     Args:
@@ -88,12 +84,12 @@ def read_values(
         OSError: a shard cannot be read.
     """
     values = Values()
-    static = {name for name, kind in checkpoint.types.items() if kind in ("W8A8", "W8A8_MIX")}
+    static = {name for name, kind in model.types.items() if kind in ("W8A8", "W8A8_MIX")}
 
     def look(header: Header) -> None:
-        _Reader(checkpoint.path / header.shard, header, values, static, hashes, on_bytes).run()
+        _Reader(model.path / header.shard, header, values, static, hashes, on_bytes).run()
 
-    largest_first = sorted(checkpoint.headers, key=lambda header: -header.size)
+    largest_first = sorted(model.checkpoint.headers, key=lambda header: -header.size)
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
         list(pool.map(look, largest_first))
     return values

@@ -7,17 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from quantpipe.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from quantpipe.checkpoint.layout import Layout, estimate, rule_problems
+from quantpipe.checkpoint.layout import Layout
 from quantpipe.errors import VerificationError
-from quantpipe.store import manifest as manifests
 from quantpipe.store.manifest import Manifest, OnBytes
-from quantpipe.store.store import PROVENANCE
-from quantpipe.verify.checks.registry import NEEDS, Check, all_checks
-from quantpipe.verify.fidelity.compare import compare
+from quantpipe.verify.checks.all import all_checks
+from quantpipe.verify.checks.needs import missing
+from quantpipe.verify.examination import Examination, examine
 from quantpipe.verify.finding import Finding, Severity
 from quantpipe.verify.report import Report
-from quantpipe.verify.values import read_values
 
 _ORDER = list(Severity)
 
@@ -50,9 +47,17 @@ def verify_checkpoint(
         VerificationError: there is no such directory, or a file cannot be read to its end.
     """
     try:
-        checkpoint = open_checkpoint(path, target=target, layout=layout, jobs=jobs)
-        checkpoint.sealing = sealing
-        _look_deeper(checkpoint, deep=deep, against=against, jobs=jobs, on_bytes=on_bytes, manifest=manifest)
+        examination = examine(
+            path,
+            target=target,
+            deep=deep,
+            against=against,
+            layout=layout,
+            jobs=jobs,
+            on_bytes=on_bytes,
+            manifest=manifest,
+            sealing=sealing,
+        )
     except OSError as error:
         raise VerificationError(
             f"the checkpoint cannot be read: {error.strerror}",
@@ -60,87 +65,45 @@ def verify_checkpoint(
             hint="give a directory with *.safetensors and quant_model_description.json that you may read",
         ) from error
     with np.errstate(all="ignore"):  # what overflows is found by a check; numpy need not warn of it
-        return _report(checkpoint)
+        return _report(examination)
 
 
-def _look_deeper(
-    checkpoint: Checkpoint,
-    *,
-    deep: bool,
-    against: Path | None,
-    jobs: int,
-    on_bytes: OnBytes | None,
-    manifest: Manifest | None,
-) -> None:
-    hashed: dict[str, str] = {}
-    judged = checkpoint.quantized and checkpoint.config_dims is not None
-    if deep and judged:
-        hashes = manifest is not None
-        checkpoint.values = read_values(checkpoint, jobs=jobs, hashes=hashes, on_bytes=on_bytes)
-        hashed = checkpoint.values.sha256
-    if against is not None and judged:
-        with np.errstate(all="ignore"):
-            checkpoint.fidelity = compare(checkpoint, against, jobs=jobs)
-    if manifest is not None:
-        checkpoint.mismatches = manifests.check(
-            checkpoint.path, manifest, jobs=jobs, exclude=(PROVENANCE,), on_bytes=on_bytes, hashed=hashed
-        )
-
-
-def _report(checkpoint: Checkpoint) -> Report:
+def _report(examination: Examination) -> Report:
     findings: list[Finding] = []
     passed: list[str] = []
     skipped: dict[str, str] = {}
     for check in all_checks():
-        if reason := _missing_need(check, checkpoint):
-            skipped[check.id] = reason
-        elif found := check.findings(checkpoint):
+        found = check.findings(examination)
+        if found is None:
+            skipped[check.id] = missing(check.needs, examination)
+        elif found:
             findings += found
         else:
             passed.append(check.id)
     # Changed bytes come first: they may be the cause of all the rest.
     findings.sort(key=lambda finding: (_ORDER.index(finding.severity), finding.id != "C1"))
     return Report(
-        checkpoint.path, checkpoint.target, tuple(findings), tuple(passed), skipped, _figures(checkpoint)
+        examination.checkpoint.path,
+        examination.target,
+        tuple(findings),
+        tuple(passed),
+        skipped,
+        _figures(examination),
     )
 
 
-def _missing_need(check: Check, checkpoint: Checkpoint) -> str | None:
-    """Why a check cannot run; None where it can. Without a description only A1 has anything to say."""
-    model = checkpoint.quantized and checkpoint.config_dims is not None
-    there = {
-        "files": checkpoint.quantized or check.id == "A1",
-        "model": model,
-        "deep": checkpoint.values is not None,
-        "source": checkpoint.fidelity is not None,
-        "layout": model and checkpoint.layout is not None,
-        "memory": model and _has_memory(checkpoint),
-        "manifest": checkpoint.mismatches is not None,
-    }
-    if there[check.needs]:
-        return None
-    return NEEDS["model"] if not checkpoint.quantized or not model else NEEDS[check.needs]
-
-
-def _figures(checkpoint: Checkpoint) -> dict[str, Any]:
+def _figures(examination: Examination) -> dict[str, Any]:
+    checkpoint = examination.checkpoint
     figures: dict[str, Any] = {
         "bytes": checkpoint.total_bytes,
         "tensors": len(checkpoint.tensors),
         "shards": len(checkpoint.headers),
     }
-    if not checkpoint.quantized or checkpoint.config_dims is None:
+    if examination.model is None:
         return figures
-    figures["types"] = dict(checkpoint.module_types())
-    if checkpoint.fidelity is not None:
-        figures["fidelity"] = checkpoint.fidelity.to_json()
-    if checkpoint.layout is not None and _has_memory(checkpoint):
-        figures["memory"] = estimate(checkpoint, checkpoint.layout).to_json()
+    figures["types"] = dict(examination.model.module_types())
+    if examination.fidelity is not None:
+        figures["fidelity"] = examination.fidelity.to_json()
+    if examination.memory is not None:
+        figures["memory"] = examination.memory.to_json()
     return figures
-
-
-def _has_memory(checkpoint: Checkpoint) -> bool:
-    """Whether the memory of a device can be estimated: it is named, and the sizes divide."""
-    layout = checkpoint.layout
-    if layout is None or layout.device_memory is None:
-        return False
-    return not any(rule_problems(checkpoint.dims, layout))

@@ -13,6 +13,7 @@ from test_streaming import DENSE, MOE
 
 from quantpipe.checkpoint.checkpoint import open_checkpoint
 from quantpipe.verify.fidelity.compare import compare
+from quantpipe.verify.model import described_model
 
 LONG = [" ".join(str(number * factor) for number in range(150)) for factor in (1, 7, 13)]
 
@@ -59,7 +60,9 @@ def test_it_keeps_within_its_bounds(
 
 def error(checkpoint: Path, snapshot: Path) -> float:
     """The mean relative error of all modules against the BF16 model."""
-    found = compare(open_checkpoint(checkpoint, target="0.23.0"), snapshot, jobs=1)
+    model = described_model(open_checkpoint(checkpoint), "0.23.0")
+    assert model is not None
+    found = compare(model, snapshot, jobs=1)
     return sum(item.error for item in found.errors) / len(found.errors)
 
 

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quantpipe.checkpoint.checkpoint import Checkpoint, looked_up
+from quantpipe.checkpoint.checkpoint import Checkpoint
 from quantpipe.checkpoint.modules import Module
 from quantpipe.checkpoint.names import CONFIG, DESCRIPTION
 from quantpipe.checkpoint.support import supported_types
+from quantpipe.verify.checks.needs import DIRECTORY, FILES, MODEL
 from quantpipe.verify.checks.registry import check
+from quantpipe.verify.examination import Examination
 from quantpipe.verify.finding import Problem, Severity
+from quantpipe.verify.model import Model, looked_up
 
 _QUANTIZE_AGAIN = "quantize again, and do not edit the description by hand"
 
 
 @check(
     "A1",
+    needs=DIRECTORY,
     effect="vllm-ascend stops with 'ModelSlim Quantization Config Not Found', or loads a model that is "
     "not quantized",
     fix="give the directory that msmodelslim wrote, with quant_model_description.json in its root; "
     "BF16 weights have to be quantized first (quantpipe run RECIPE)",
-    needs="files",
 )
-def description_is_there(checkpoint: Checkpoint) -> Iterator[Problem]:
+def description_is_there(examination: Examination) -> Iterator[Problem]:
     """The description is there, is JSON and quantizes something."""
+    checkpoint = examination.checkpoint
     description = checkpoint.description
     if description is None:
         if not checkpoint.headers:
@@ -49,19 +53,19 @@ def _other_name(checkpoint: Checkpoint) -> str:
 
 @check(
     "A2",
+    needs=FILES,
     effect="the description is ignored and loading ends in KeyError 'model.layers.0.self_attn.q_proj.weight'",
     fix="remove quantization_config from config.json; --quantization ascend needs none",
-    needs="files",
 )
-def no_quantization_config(checkpoint: Checkpoint) -> Iterator[Problem]:
+def no_quantization_config(examination: Examination) -> Iterator[Problem]:
     """There is no quantization_config in config.json."""
-    config = checkpoint.config or {}
+    config = examination.checkpoint.config or {}
     inner = config.get("text_config")
     if "quantization_config" in config:
         yield Problem(CONFIG, "config.json has a quantization_config")
     if isinstance(inner, dict) and "quantization_config" in inner:
         yield Problem(CONFIG, "config.json has a quantization_config in its text_config")
-    layout = checkpoint.layout
+    layout = examination.layout
     if layout is not None and layout.fused_mc2 and config.get("quantize") != "w8a8_dynamic":
         yield Problem(
             CONFIG,
@@ -72,15 +76,15 @@ def no_quantization_config(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 @check(
     "A3",
+    needs=MODEL,
     effect="loading ends in KeyError 'NAME.weight', or, for lm_head and the embedding on 0.23.0, goes "
     "on unquantized",
     fix=_QUANTIZE_AGAIN,
 )
-def looked_up_keys(checkpoint: Checkpoint) -> Iterator[Problem]:
+def looked_up_keys(model: Model) -> Iterator[Problem]:
     """Every key that vllm-ascend looks up is in the description."""
-    assert checkpoint.description is not None
-    for module in checkpoint.modules.values():
-        if looked_up(module) and checkpoint.description.type_of(module.name) is None:
+    for module in model.modules.values():
+        if looked_up(module) and model.description.type_of(module.name) is None:
             yield Problem(
                 f"{module.name}.weight", "a key that vllm-ascend looks up is not in the description"
             )
@@ -88,33 +92,34 @@ def looked_up_keys(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 @check(
     "A4",
+    needs=MODEL,
     effect="loading ends in ValueError 'Detected some but not all shards of ... are quantized' "
     "or 'Not all shards of ... are quantized with same quant type'",
     fix="quantize q, k and v (gate and up, all of an expert) by one scheme: mend the include and exclude "
     "lists",
 )
-def fused_types(checkpoint: Checkpoint) -> Iterator[Problem]:
+def fused_types(model: Model) -> Iterator[Problem]:
     """The parts of a fused module have one type."""
-    for group, types in checkpoint.group_types.items():
-        if group in checkpoint.disputed:
+    for group, types in model.group_types.items():
+        if group in model.disputed:
             found = ", ".join(f"{name.rpartition('.')[2]} {kind}" for name, kind in types.items())
             yield Problem(group, "the parts of a fused module differ in type", found)
 
 
 @check(
     "A5",
+    needs=MODEL,
     effect='loading ends in NotImplementedError "doesn\'t support quant_type=... for layer_type=..."',
     fix="quantize experts W8A8_DYNAMIC and attention W8A8, or choose a vllm-ascend that has the type",
 )
-def supported(checkpoint: Checkpoint) -> Iterator[Problem]:
+def supported(model: Model) -> Iterator[Problem]:
     """The target vllm-ascend serves each type for its kind of layer."""
-    assert checkpoint.description is not None
-    for module in checkpoint.modules.values():
-        if not looked_up(module) or module.group in checkpoint.disputed:
+    for module in model.modules.values():
+        if not looked_up(module) or module.group in model.disputed:
             continue
-        kind = checkpoint.description.type_of(module.name)
-        if kind is not None and kind not in supported_types(checkpoint.target, module.kind):
-            text = f"vllm-ascend {checkpoint.target} has no {kind[:40]} for {_layer_word(module)}"
+        kind = model.description.type_of(module.name)
+        if kind is not None and kind not in supported_types(model.target, module.kind):
+            text = f"vllm-ascend {model.target} has no {kind[:40]} for {_layer_word(module)}"
             yield Problem(module.name, text)
 
 
@@ -124,17 +129,17 @@ def _layer_word(module: Module) -> str:
 
 @check(
     "B3",
+    needs=MODEL,
     effect="vllm-ascend looks at expert 0 only, loads without an error and answers garbage",
     fix="quantize all experts of a layer by one scheme",
 )
-def experts_alike(checkpoint: Checkpoint) -> Iterator[Problem]:
+def experts_alike(model: Model) -> Iterator[Problem]:
     """All experts of a layer are described as expert 0 is."""
-    assert checkpoint.description is not None
-    for module in checkpoint.modules.values():
+    for module in model.modules.values():
         if module.expert < 1:
             continue
-        own = checkpoint.description.type_of(module.name)
-        first = checkpoint.description.type_of(f"{module.group}.0.{module.leaf}")
+        own = model.description.type_of(module.name)
+        first = model.description.type_of(f"{module.group}.0.{module.leaf}")
         if first is None or own == first:
             continue
         name = f"{module.name}.weight"
@@ -146,17 +151,17 @@ def experts_alike(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 @check(
     "B10",
+    needs=MODEL,
     effect="vllm-ascend tests whether a key is there, not its value: fa_quant_type: null turns FA "
     "quantization on",
     fix="drop the null keys from quant_model_description.json",
     severity=Severity.NOTE,
 )
-def null_keys(checkpoint: Checkpoint) -> Iterator[Problem]:
+def null_keys(model: Model) -> Iterator[Problem]:
     """The description has no null keys and no switches that nobody meant."""
-    assert checkpoint.description is not None
-    for key in checkpoint.description.nulls:
+    for key in model.description.nulls:
         yield Problem(key, "the description has a key whose value is null")
     for key in ("fa_quant_type", "kv_cache_type"):
-        value = checkpoint.description.settings.get(key)
+        value = model.description.settings.get(key)
         if value is not None:
             yield Problem(key, f"the description switches {key} on", str(value)[:40])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from quantpipe.verify.checks.registry import NEEDS, all_checks
+from quantpipe.verify.checks.all import all_checks
+from quantpipe.verify.checks.needs import NEEDS
 
 _INTRODUCTION = """\
 # The checks of `quantpipe verify`
@@ -18,26 +19,20 @@ An error ends `quantpipe verify` with exit code 3 and is never published. A warn
 worth knowing. The severity below is that of the check; single findings of it may be milder.
 
 What a check needs:
-
-- *files*: {files} with a description
-- *model*: {model}
-- *deep*: {deep}
-- *source*: {source}
-- *layout*: {layout}
-- *memory*: {memory}
-- *manifest*: {manifest}
 """
 
 
 def checks_markdown() -> str:
     """The page."""
     lines = [
-        _INTRODUCTION.format_map(NEEDS),
+        _INTRODUCTION,
+        *(f"- *{need.name}*: {need.text}" for need in NEEDS),
+        "",
         "| id | severity | needs | what is checked | what goes wrong at serving | what to do |",
         "|---|---|---|---|---|---|",
     ]
     for check in all_checks():
-        cells = (check.id, check.severity.value, check.needs, check.title, check.effect, check.fix)
+        cells = (check.id, check.severity.value, check.needs.name, check.title, check.effect, check.fix)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -11,7 +11,10 @@ from quantpipe.checkpoint.checkpoint import Checkpoint
 from quantpipe.checkpoint.index import Index
 from quantpipe.checkpoint.names import CHAT_TEMPLATE, INDEX, TOKENIZER_CONFIG
 from quantpipe.durable import TEMPORARY_PREFIX
+from quantpipe.store.manifest import Mismatch
+from quantpipe.verify.checks.needs import FILES, MANIFEST
 from quantpipe.verify.checks.registry import check
+from quantpipe.verify.examination import Examination
 from quantpipe.verify.finding import Problem, Severity
 
 _LEFTOVER = re.compile(r"-of-0+\.safetensors$|^\.tmp-|\.(incomplete|part|tmp)$")
@@ -20,13 +23,14 @@ _RANK_FOLDER = re.compile(r"^rank_\d+$")
 
 @check(
     "A6",
+    needs=FILES,
     effect="vLLM stops with 'Cannot find any model weights', or loads what a stale index names instead "
     "of what is here",
     fix=f"remove a stale {INDEX} (msmodelslim's own index has another name and is not read)",
-    needs="files",
 )
-def foreign_index(checkpoint: Checkpoint) -> Iterator[Problem]:
+def foreign_index(examination: Examination) -> Iterator[Problem]:
     """The only index that vLLM reads, model.safetensors.index.json, names files that are here."""
+    checkpoint = examination.checkpoint
     present = {header.shard for header in checkpoint.headers}
     for index in checkpoint.indexes:
         severity = Severity.ERROR if index.file == INDEX else Severity.WARNING
@@ -39,12 +43,13 @@ def foreign_index(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 @check(
     "A11",
+    needs=FILES,
     effect="the server does not start, has no chat endpoint, or cannot open the shards under another user id",
     fix="copy tokenizer and chat template from the source; chmod -R a+rX the directory",
-    needs="files",
 )
-def companions(checkpoint: Checkpoint) -> Iterator[Problem]:
+def companions(examination: Examination) -> Iterator[Problem]:
     """Tokenizer and chat template are there, and another user can read the files."""
+    checkpoint = examination.checkpoint
     names = set(checkpoint.names)
     if not names & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
         yield Problem("tokenizer.json", "the tokenizer is missing")
@@ -52,7 +57,7 @@ def companions(checkpoint: Checkpoint) -> Iterator[Problem]:
         yield Problem(TOKENIZER_CONFIG, "the tokenizer's config is missing")
     elif not has_chat_template(checkpoint.path):
         yield Problem(CHAT_TEMPLATE, "there is no chat template", severity=Severity.WARNING)
-    if checkpoint.sealing:
+    if examination.sealing:
         return
     for name in checkpoint.names:
         path = checkpoint.path / name
@@ -63,17 +68,18 @@ def companions(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 @check(
     "A12",
+    needs=FILES,
     effect="loading fails in the safetensors reader, or reads bytes that belong to another tensor",
     fix="copy or quantize again; remove what an interrupted msmodelslim left",
-    needs="files",
 )
-def sound_shards(checkpoint: Checkpoint) -> Iterator[Problem]:
+def sound_shards(examination: Examination) -> Iterator[Problem]:
     """Every shard is a whole, well-formed safetensors file, and nothing half-written lies about."""
+    checkpoint = examination.checkpoint
     for header in checkpoint.headers:
         for problem in header.problems:
             yield Problem(header.shard, f"the shard {_generic(problem)}", problem)
     for name in checkpoint.names:
-        if _LEFTOVER.search(name) and not (checkpoint.sealing and name.startswith(TEMPORARY_PREFIX)):
+        if _LEFTOVER.search(name) and not (examination.sealing and name.startswith(TEMPORARY_PREFIX)):
             yield Problem(name, "a half-written file was left behind")
         if _RANK_FOLDER.match(name) and (checkpoint.path / name).is_dir():
             yield Problem(name, "a folder of a multi-device run was left behind: its parts were not merged")
@@ -96,13 +102,14 @@ def _generic(problem: str) -> str:
 
 @check(
     "B9",
+    needs=FILES,
     effect="vLLM loads every *.safetensors in the directory (or those of its index), the last one wins: "
     "int8 weights become 0 or stale, without an error",
     fix="remove the shards that do not belong to the quantized model, and their index",
-    needs="files",
 )
-def one_set_of_shards(checkpoint: Checkpoint) -> Iterator[Problem]:
+def one_set_of_shards(examination: Examination) -> Iterator[Problem]:
     """Each tensor lies in one shard, the indexes agree with the headers, and no BF16 shards are left."""
+    checkpoint = examination.checkpoint
     for shards in sorted({tuple(shards) for shards in checkpoint.repeated.values()}):
         yield Problem(" and ".join(shards), "shards hold the same tensors", severity=Severity.ERROR)
     for header in checkpoint.headers:
@@ -130,13 +137,13 @@ def _index_differences(checkpoint: Checkpoint, index: Index) -> Iterator[Problem
 
 @check(
     "C1",
+    needs=MANIFEST,
     effect="bytes changed after the checkpoint was made: what is served is not what was verified",
     fix="restore the files, or quantize again; never edit a checkpoint in place",
-    needs="manifest",
 )
-def as_in_manifest(checkpoint: Checkpoint) -> Iterator[Problem]:
+def as_in_manifest(mismatches: tuple[Mismatch, ...]) -> Iterator[Problem]:
     """Every file is what the manifest says."""
-    for mismatch in checkpoint.mismatches or ():
+    for mismatch in mismatches:
         yield Problem(mismatch.path, _manifest_text(mismatch.problem), mismatch.problem)
 
 

@@ -4,38 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quantpipe.checkpoint.checkpoint import Checkpoint
-from quantpipe.checkpoint.layout import estimate, rule_problems
+from quantpipe.checkpoint.layout import rule_problems
 from quantpipe.text import human_bytes
+from quantpipe.verify.checks.needs import LAYOUT, MEMORY, Placed
 from quantpipe.verify.checks.registry import check
 from quantpipe.verify.finding import Problem, Severity
+from quantpipe.verify.memory import Memory
 
 
 @check(
     "A10",
+    needs=LAYOUT,
     effect="the server stops at start-up: a size does not divide by the number of ranks",
     fix="choose sizes that divide: tensor_parallel_size, data_parallel_size, enable_expert_parallel, "
     "EPLB's redundancy",
-    needs="layout",
 )
-def divisible(checkpoint: Checkpoint) -> Iterator[Problem]:
+def divisible(placed: Placed) -> Iterator[Problem]:
     """Heads, widths and experts divide by the tensor, data and expert parallel sizes."""
-    assert checkpoint.layout is not None
-    for text, detail in rule_problems(checkpoint.dims, checkpoint.layout):
+    model, layout = placed
+    for text, detail in rule_problems(model.dims, layout):
         yield Problem("layout", text, detail)
 
 
 @check(
     "C2",
+    needs=MEMORY,
     effect="the server runs out of memory while loading, or refuses max_model_len for want of KV cache",
     fix="more devices, expert parallel, a larger gpu_memory_utilization or a smaller max_model_len",
-    needs="memory",
 )
-def fits(checkpoint: Checkpoint) -> Iterator[Problem]:
+def fits(memory: Memory) -> Iterator[Problem]:
     """Weights and KV cache fit the devices."""
-    layout = checkpoint.layout
-    assert layout is not None
-    memory = estimate(checkpoint, layout)
     detail = f"{human_bytes(memory.weights)} of weights in {human_bytes(memory.budget)} per device"
     if memory.weights > memory.budget:
         yield Problem("layout", "the weights do not fit a device", detail)

@@ -1,29 +1,21 @@
-"""The registry of checks: each has an id, a severity, what goes wrong at serving, and the fix."""
+"""The registry of checks: each has an id, a severity, what goes wrong at serving, and the fix.
+
+It knows the decorator only; `quantpipe.verify.checks.all` knows the modules that use it.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
+from quantpipe.verify.checks.needs import Need
+from quantpipe.verify.examination import Examination
 from quantpipe.verify.finding import Finding, Problem, Severity, group_problems
 
-if TYPE_CHECKING:
-    from quantpipe.checkpoint.checkpoint import Checkpoint
-
-Run = Callable[["Checkpoint"], Iterable[Problem]]
-
-NEEDS = {
-    "files": "any directory",
-    "model": "a description and a config.json that can be read",
-    "deep": "the values of the tensors (--deep)",
-    "source": "the BF16 source (--against)",
-    "layout": "a parallel layout (--tp, --dp, --ep or --recipe)",
-    "memory": "a layout whose sizes divide, and the memory of a device (--device-memory)",
-    "manifest": "a manifest",
-}
-"""What a check may need, and how a report says that it was not there."""
+T = TypeVar("T")
+Run = Callable[[T], Iterable[Problem]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +27,8 @@ class Check:
         title: what it looks at.
         effect: one sentence on what goes wrong at serving.
         fix: what to do.
-        needs: a key of NEEDS.
+        needs: what it cannot run without.
+        problems: all that it has to say of an examination; None where its need is not there.
     """
 
     id: str
@@ -43,41 +36,43 @@ class Check:
     title: str
     effect: str
     fix: str
-    needs: str
-    run: Run
+    needs: Need[object]
+    problems: Callable[[Examination], Iterable[Problem] | None]
 
-    def findings(self, checkpoint: Checkpoint) -> list[Finding]:
-        """What it finds, grouped."""
-        return group_problems(self.id, self.severity, self.effect, self.fix, self.run(checkpoint))
+    def findings(self, examination: Examination) -> list[Finding] | None:
+        """What it finds, grouped; None where it cannot run."""
+        problems = self.problems(examination)
+        if problems is None:
+            return None
+        return group_problems(self.id, self.severity, self.effect, self.fix, problems)
 
 
 _CHECKS: dict[str, Check] = {}
 
 
 def check(
-    id: str, *, effect: str, fix: str, needs: str = "model", severity: Severity = Severity.ERROR
-) -> Callable[[Run], Run]:
-    """Register a function that yields the problems of a checkpoint; its docstring is the check's title."""
-    if id in _CHECKS or needs not in NEEDS:
-        raise ValueError(f"check {id}: registered twice, or needs something unknown")
+    id: str, *, needs: Need[T], effect: str, fix: str, severity: Severity = Severity.ERROR
+) -> Callable[[Run[T]], Run[T]]:
+    """Register a function that yields the problems of what it needs; its docstring is the check's title.
 
-    def register(run: Run) -> Run:
+    Raises:
+        ValueError: the id is taken.
+    """
+    if id in _CHECKS:
+        raise ValueError(f"check {id} is registered twice")
+
+    def register(run: Run[T]) -> Run[T]:
+        def problems(examination: Examination) -> Iterable[Problem] | None:
+            needed = needs.of(examination)
+            return None if needed is None else run(needed)
+
         title = " ".join((run.__doc__ or "").split()).rstrip(".")
-        _CHECKS[id] = Check(id, severity, title, effect, fix, needs, run)
+        _CHECKS[id] = Check(id, severity, title, effect, fix, needs, problems)
         return run
 
     return register
 
 
-def all_checks() -> list[Check]:
-    """Every check, in the order of their ids."""
-    from quantpipe.verify.checks import (  # noqa: F401  (importing registers them)
-        description,
-        files,
-        layout,
-        source,
-        tensors,
-        values,
-    )
-
+def registered() -> list[Check]:
+    """The checks of all modules imported so far, in the order of their ids."""
     return sorted(_CHECKS.values(), key=lambda c: (c.id[0], int(re.sub(r"\D", "", c.id))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quantpipe.checkpoint.checkpoint import Checkpoint
+from quantpipe.verify.checks.needs import SOURCE, Compared
 from quantpipe.verify.checks.registry import check
 from quantpipe.verify.fidelity.rotation import ENDS, FLOAT_BOUND
 from quantpipe.verify.finding import Problem
@@ -17,21 +17,20 @@ _WORST_BOUND = 0.6
 
 @check(
     "B13",
+    needs=SOURCE,
     effect="the server computes with other weights than the source's: "
     "stale shards, swapped experts, wrong scales",
     fix="quantize again from this source; when only some shards are named, they belong to another run",
-    needs="source",
 )
-def like_the_source(checkpoint: Checkpoint) -> Iterator[Problem]:
+def like_the_source(compared: Compared) -> Iterator[Problem]:
     """Every weight, with rotation, folding and smoothing undone, is that of the BF16 source."""
-    fidelity = checkpoint.fidelity
-    assert fidelity is not None
+    model, fidelity = compared
     for name in fidelity.absent:
         yield Problem(name, "the source has no such tensor of this shape")
     for item in fidelity.errors:
         if fidelity.rotation == "described" and item.module.kind in ENDS:
             continue  # B11's: they tell whether the described rotation is the one that was applied
-        kind = checkpoint.types[item.module.name]
+        kind = model.types[item.module.name]
         bound = FLOAT_BOUND if kind == "FLOAT" else _INT8_BOUND
         name = f"{item.module.name}.weight"
         if item.error > bound:

@@ -8,11 +8,12 @@ from statistics import median
 
 import numpy as np
 
-from quantpipe.checkpoint.checkpoint import Checkpoint
 from quantpipe.checkpoint.decode import Array
+from quantpipe.verify.checks.needs import DEEP, NUMBERS, Known, Measured
 from quantpipe.verify.checks.registry import check
 from quantpipe.verify.fidelity.rotation import rotation_problems
 from quantpipe.verify.finding import Problem, Severity
+from quantpipe.verify.model import Model
 from quantpipe.verify.values import Values
 
 # A scale that BF16 rounded is off by 2**-9 at most; a product of two of them and a sum by less than this.
@@ -25,24 +26,20 @@ _EXPERT_SPREAD = 16.0
 _STATIC_TYPES = ("W8A8", "W8A8_MIX")
 
 
-def _values(checkpoint: Checkpoint) -> Values:
-    assert checkpoint.values is not None
-    return checkpoint.values
-
-
 @check(
     "B4",
+    needs=DEEP,
     effect="the fused parameter holds one of each: the last one loaded wins, and the other parts read "
     "wrong inputs",
     fix="quantize again: q, k and v (gate and up) see the same input and need the same scale",
-    needs="deep",
 )
-def fused_inputs(checkpoint: Checkpoint) -> Iterator[Problem]:
+def fused_inputs(measured: Measured) -> Iterator[Problem]:
     """The parts of a fused static linear share input_scale and input_offset."""
-    small = _values(checkpoint).small
+    model, values = measured
+    small = values.small
     groups: dict[str, list[str]] = defaultdict(list)
-    for name, kind in checkpoint.types.items():
-        if kind in _STATIC_TYPES and (group := checkpoint.modules[name].group):
+    for name, kind in model.types.items():
+        if kind in _STATIC_TYPES and (group := model.modules[name].group):
             groups[group].append(name)
     for group, names in groups.items():
         for suffix in ("input_scale", "input_offset"):
@@ -59,14 +56,14 @@ _NONE = np.zeros(0, np.float32)
 
 @check(
     "B5",
+    needs=DEEP,
     effect="a NaN or an infinity spreads to every answer; an offset of 200 becomes -56; a scale of 0 "
     "silences its channel",
     fix="quantize again; look at the calibration data and at the layer that is named",
-    needs="deep",
 )
-def sane_numbers(checkpoint: Checkpoint) -> Iterator[Problem]:
+def sane_numbers(measured: Measured) -> Iterator[Problem]:
     """Every value is finite, scales are positive, offsets are whole numbers in -128..127."""
-    values = _values(checkpoint)
+    model, values = measured
     for name, stats in values.stats.items():
         suffix = name.rpartition(".")[2]
         if stats.nonfinite:
@@ -85,13 +82,13 @@ def sane_numbers(checkpoint: Checkpoint) -> Iterator[Problem]:
             yield Problem(
                 name, "an input_offset is no whole number in -128..127", f"{float(array[strange][0]):g}"
             )
-    yield from _unlike_experts(checkpoint, values)
+    yield from _unlike_experts(model, values)
 
 
-def _unlike_experts(checkpoint: Checkpoint, values: Values) -> Iterator[Problem]:
+def _unlike_experts(model: Model, values: Values) -> Iterator[Problem]:
     """Experts whose scales are far from those of their neighbours: legal, but worth a look."""
     groups: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    for name, module in checkpoint.modules.items():
+    for name, module in model.modules.items():
         stats = values.stats.get(f"{name}.weight_scale")
         if module.kind == "expert" and stats is not None and stats.median > 0:
             groups[module.group, module.leaf][f"{name}.weight_scale"] = stats.median
@@ -105,15 +102,15 @@ def _unlike_experts(checkpoint: Checkpoint, values: Values) -> Iterator[Problem]
 
 @check(
     "B6",
+    needs=DEEP,
     effect="static linears compute (q @ weight.T + quant_bias) * deq_scale: with a stale part every "
     "answer is off",
     fix="quantize again: weight, scales and bias of a linear have to come from one run",
-    needs="deep",
 )
-def identities(checkpoint: Checkpoint) -> Iterator[Problem]:
+def identities(measured: Measured) -> Iterator[Problem]:
     """Static: deq_scale = input_scale * weight_scale; quant_bias = bias / deq_scale - row sum * offset."""
-    values = _values(checkpoint)
-    for name, kind in checkpoint.types.items():
+    model, values = measured
+    for name, kind in model.types.items():
         if kind not in _STATIC_TYPES:
             continue
         parts = {
@@ -133,11 +130,11 @@ def identities(checkpoint: Checkpoint) -> Iterator[Problem]:
                 yield Problem(
                     f"{name}.deq_scale", "deq_scale is not input_scale * weight_scale", f"off by {worst:.1%}"
                 )
-        yield from _quant_bias(checkpoint, values, name, offset, deq, bias)
+        yield from _quant_bias(model, values, name, offset, deq, bias)
 
 
 def _quant_bias(
-    checkpoint: Checkpoint,
+    model: Model,
     values: Values,
     name: str,
     offset: Array,
@@ -146,16 +143,11 @@ def _quant_bias(
 ) -> Iterator[Problem]:
     """The second identity; one step of rounding is allowed, and what BF16 took from the linear's bias."""
     sums = values.row_sums.get(name)
-    weight = checkpoint.tensors.get(f"{name}.weight")
-    if (
-        sums is None
-        or sums.size != bias.size
-        or weight is None
-        or weight.shape != checkpoint.modules[name].shape
-    ):
+    weight = model.tensors.get(f"{name}.weight")
+    if sums is None or sums.size != bias.size or weight is None or weight.shape != model.modules[name].shape:
         return
     stored = values.small.get(f"{name}.bias")
-    if stored is None and _smoothed_bias(checkpoint, name):
+    if stored is None and _smoothed_bias(model, name):
         return
     if stored is not None and stored.size != bias.size:
         return
@@ -168,26 +160,24 @@ def _quant_bias(
         yield Problem(f"{name}.quant_bias", "quant_bias is not what weight, scales and bias give", detail)
 
 
-def _smoothed_bias(checkpoint: Checkpoint, name: str) -> bool:
+def _smoothed_bias(model: Model, name: str) -> bool:
     """Whether quant_bias may contain a bias that was not kept: smoothing with a norm bias makes one."""
-    norm = {"attention": "input_layernorm", "mlp": "post_attention_layernorm"}.get(
-        checkpoint.modules[name].kind
-    )
-    layer = checkpoint.modules[name].layer
-    reads_norm = checkpoint.modules[name].leaf not in ("o_proj", "down_proj")
-    return reads_norm and f"model.layers.{layer}.{norm}.bias" in checkpoint.tensors
+    norm = {"attention": "input_layernorm", "mlp": "post_attention_layernorm"}.get(model.modules[name].kind)
+    layer = model.modules[name].layer
+    reads_norm = model.modules[name].leaf not in ("o_proj", "down_proj")
+    return reads_norm and f"model.layers.{layer}.{norm}.bias" in model.tensors
 
 
 @check(
     "B7",
+    needs=DEEP,
     effect="vllm-ascend ignores weight_offset of symmetric types: weights made with one are read wrongly",
     fix="quantize weights symmetrically (w_sym=True, symmetric: true)",
-    needs="deep",
 )
-def symmetric(checkpoint: Checkpoint) -> Iterator[Problem]:
+def symmetric(measured: Measured) -> Iterator[Problem]:
     """Symmetric weights have a weight_offset of 0."""
-    stats = _values(checkpoint).stats
-    for name, kind in checkpoint.types.items():
+    model, stats = measured.model, measured.values.stats
+    for name, kind in model.types.items():
         found = stats.get(f"{name}.weight_offset")
         if kind in (*_STATIC_TYPES, "W8A8_DYNAMIC", "W4A8_DYNAMIC") and found is not None and not found.blank:
             yield Problem(f"{name}.weight_offset", "a weight_offset is not 0")
@@ -195,23 +185,24 @@ def symmetric(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 @check(
     "B11",
+    needs=NUMBERS,
     effect="a residual stream that is turned in one place and not in another carries noise to every answer",
     fix="quantize again; untie the embeddings of a tied model before it is rotated",
 )
-def rotation(checkpoint: Checkpoint) -> Iterator[Problem]:
+def rotation(known: Known) -> Iterator[Problem]:
     """The rotation was applied, once and everywhere, and its matrix is there and orthogonal."""
-    yield from rotation_problems(checkpoint)
+    yield from rotation_problems(*known)
 
 
 @check(
     "B12",
+    needs=DEEP,
     effect="a weight that was never written, or clipped, takes its module out of the model",
     fix="quantize again; look at the scales of the tensor that is named",
-    needs="deep",
 )
-def living_weights(checkpoint: Checkpoint) -> Iterator[Problem]:
+def living_weights(measured: Measured) -> Iterator[Problem]:
     """No weight is all zero or mostly saturated."""
-    for name, stats in _values(checkpoint).stats.items():
+    for name, stats in measured.values.stats.items():
         if not name.endswith(".weight") or not stats.elements:
             continue
         if stats.blank:

@@ -26,39 +26,39 @@ from quantpipe.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from quantpipe.checkpoint.decode import Array, read_tensor
 from quantpipe.checkpoint.description import FLOAT
 from quantpipe.checkpoint.modules import Module
-from quantpipe.checkpoint.safetensors import Tensor
 from quantpipe.errors import VerificationError
 from quantpipe.verify.fidelity.result import Fidelity, ModuleError
 from quantpipe.verify.fidelity.rotation import load_rotation, orthogonal
 from quantpipe.verify.fidelity.sketch import Weight, distance, gaussian, scale_of
+from quantpipe.verify.model import Model
 
 _COMPARED = frozenset({FLOAT, "W8A8", "W8A8_MIX", "W8A8_DYNAMIC"})
 _NEARLY_EQUAL = 0.02
 _SAMPLES_PER_COLUMN = 4
 
 
-def compare(checkpoint: Checkpoint, source: Path, *, jobs: int) -> Fidelity:
+def compare(model: Model, source: Path, *, jobs: int) -> Fidelity:
     """Compare every weight of a checkpoint with those of the BF16 model that it was made from.
 
     Raises:
         VerificationError: the source is no directory of safetensors.
         OSError: a shard cannot be read.
     """
-    original = open_checkpoint(source, target=checkpoint.target, jobs=jobs)
+    original = open_checkpoint(source, jobs=jobs)
     if not original.tensors or original.quantized:
         raise VerificationError(
             "the source to compare with is no BF16 model",
             where=str(source),
             hint="give --against the directory with the *.safetensors that were quantized",
         )
-    return _Comparison(checkpoint, original).run(jobs)
+    return _Comparison(model, original).run(jobs)
 
 
 class _Comparison:
-    def __init__(self, checkpoint: Checkpoint, source: Checkpoint) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, model: Model, source: Checkpoint) -> None:
+        self._model = model
         self._source = source
-        self._dims = checkpoint.dims
+        self._dims = model.dims
         self.fidelity = Fidelity("none")
         matrix = self._rotation()
         self._vectors = gaussian(self._dims.hidden)
@@ -68,7 +68,7 @@ class _Comparison:
     def run(self, jobs: int) -> Fidelity:
         """All modules, layer by layer, `jobs` layers at a time."""
         layers: dict[int, list[Module]] = defaultdict(list)
-        for module in self._checkpoint.modules.values():
+        for module in self._model.modules.values():
             layers[module.layer].append(module)
         with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
             for errors in pool.map(self._quietly, layers.values()):
@@ -105,23 +105,21 @@ class _Comparison:
 
     # -- what is on disk -----------------------------------------------------------------------
 
-    def _original(self, module: Module) -> Tensor | None:
-        """The source's tensor; of a tied head that of the embedding."""
-        tensors = self._source.tensors
-        found = tensors.get(f"{module.name}.weight")
-        if found is None and module.kind == "head":
-            found = tensors.get("model.embed_tokens.weight")
-        return found
+    def _original(self, module: Module) -> str:
+        """The name of the source's tensor; of a tied head that of the embedding."""
+        name = f"{module.name}.weight"
+        tied = module.kind == "head" and name not in self._source.tensors
+        return "model.embed_tokens.weight" if tied else name
 
     def _comparable(self, module: Module) -> bool:
-        kind = self._checkpoint.types.get(module.name)
-        tensor = self._checkpoint.tensors.get(f"{module.name}.weight")
+        kind = self._model.types.get(module.name)
+        tensor = self._model.tensors.get(f"{module.name}.weight")
         if kind is None or tensor is None:
             return False
         if kind not in _COMPARED or tensor.shape != module.shape or not self._well_shaped(module):
             self.fidelity.left_out.append(module.name)
             return False
-        original = self._original(module)
+        original = self._source.tensors.get(self._original(module))
         if original is None or original.shape != module.shape or original.dtype not in ("BF16", "F16", "F32"):
             self.fidelity.absent.append(f"{module.name}.weight")
             return False
@@ -129,8 +127,8 @@ class _Comparison:
 
     def _well_shaped(self, module: Module) -> bool:
         """Whether its tensors have the shapes that are computed with here (where not, A7 has said so)."""
-        tensors = self._checkpoint.tensors
-        specs = self._checkpoint.specs_of(module.name) or {}
+        tensors = self._model.tensors
+        specs = self._model.specs_of(module.name) or {}
         return all(
             tensors[name].shape == spec.shape
             for suffix, spec in specs.items()
@@ -147,34 +145,33 @@ class _Comparison:
             return f"model.layers.{module.layer}.post_attention_layernorm"
         return None
 
-    def _norm_weight(self, checkpoint: Checkpoint, norm: str | None) -> Array | None:
+    def _norm_weight(self, checkpoint: Checkpoint | Model, norm: str | None) -> Array | None:
         """A norm's weight, float32 [n]; None where there is none of the right shape."""
         tensor = checkpoint.tensors.get(f"{norm}.weight") if norm else None
-        if norm is None or tensor is None or tensor.shape != self._checkpoint.modules[norm].shape:
+        if norm is None or tensor is None or tensor.shape != self._model.modules[norm].shape:
             return None
         return read_tensor(checkpoint.path, tensor).astype(np.float32)
 
     def _pair(self, module: Module) -> tuple[Weight, Weight]:
         """The module in the checkpoint and in the source, both with the norm in front of them."""
-        original = self._original(module)
-        assert original is not None
-        quantized = self._checkpoint.tensors[f"{module.name}.weight"]
-        float_type = self._checkpoint.types[module.name] == FLOAT
-        scale = None if float_type else scale_of(self._checkpoint.path, self._checkpoint.tensors, module.name)
+        original = self._source.tensors[self._original(module)]
+        quantized = self._model.tensors[f"{module.name}.weight"]
+        float_type = self._model.types[module.name] == FLOAT
+        scale = None if float_type else scale_of(self._model.path, self._model.tensors, module.name)
         norm = self._norm_in_front(module)
         return (
-            Weight(self._checkpoint.path, quantized, scale, self._norm_weight(self._checkpoint, norm)),
+            Weight(self._model.path, quantized, scale, self._norm_weight(self._model, norm)),
             Weight(self._source.path, original, None, self._norm_weight(self._source, norm)),
         )
 
     # -- the rewritings, undone ----------------------------------------------------------------
 
     def _rotation(self) -> Array | None:
-        described = load_rotation(self._checkpoint)
+        described = load_rotation(self._model)
         if isinstance(described, np.ndarray) and orthogonal(described):
             self.fidelity.rotation = "described"
             return described.astype(np.float32)
-        module = self._checkpoint.modules["model.embed_tokens"]
+        module = self._model.modules["model.embed_tokens"]
         if not self._comparable(module):
             return None
         found, expected = (_sample(weight, self._dims.hidden) for weight in self._pair(module))
@@ -192,7 +189,7 @@ class _Comparison:
     def _norm(self, module: Module) -> Iterator[ModuleError]:
         """Norms inside a head are not rewritten; the others are compared with the linears behind them."""
         if module.leaf in ("q_norm", "k_norm"):
-            found = self._norm_weight(self._checkpoint, module.name)
+            found = self._norm_weight(self._model, module.name)
             expected = self._norm_weight(self._source, module.name)
             if found is not None and expected is not None:
                 yield ModuleError(module, *distance(found[:, None], expected[:, None], 1))

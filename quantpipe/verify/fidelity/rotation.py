@@ -11,11 +11,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from quantpipe.checkpoint.checkpoint import Checkpoint
 from quantpipe.checkpoint.decode import Array, read_tensor
 from quantpipe.checkpoint.names import CONFIG
 from quantpipe.checkpoint.safetensors import read_header
+from quantpipe.verify.fidelity.result import Fidelity
 from quantpipe.verify.finding import Problem
+from quantpipe.verify.model import Model
+from quantpipe.verify.values import Values
 
 _MATRIX = "global_rotation"
 _PROBES = 8
@@ -29,19 +31,18 @@ FLOAT_BOUND = 0.02
 """Largest relative error of a FLOAT weight: BF16 rounds a rotated one by 0.2 %."""
 
 
-def load_rotation(checkpoint: Checkpoint) -> Array | str | None:
+def load_rotation(model: Model) -> Array | str | None:
     """The rotation, float32 [hidden, hidden]; the text of a problem; None where none is described."""
-    assert checkpoint.description is not None
-    relative = checkpoint.description.rotation_path
+    relative = model.description.rotation_path
     if relative is None:
         return None
-    if problem := _path_problem(checkpoint.path, relative):
+    if problem := _path_problem(model.path, relative):
         return problem
-    header = read_header(checkpoint.path / relative, relative)
+    header = read_header(model.path / relative, relative)
     tensor = next((tensor for tensor in header.tensors if tensor.name == _MATRIX), None)
     if header.problems or tensor is None:
         return "the described rotation cannot be read"
-    hidden = checkpoint.dims.hidden
+    hidden = model.dims.hidden
     if (
         hidden > _MAX_HIDDEN
         or tensor.shape != (hidden, hidden)
@@ -49,7 +50,7 @@ def load_rotation(checkpoint: Checkpoint) -> Array | str | None:
     ):
         return "the described rotation is no matrix of the model's hidden size"
     try:
-        return read_tensor(checkpoint.path, tensor)
+        return read_tensor(model.path, tensor)
     except OSError:
         return "the described rotation cannot be read"
 
@@ -66,24 +67,23 @@ def _path_problem(root: Path, relative: str) -> str | None:
     return None
 
 
-def rotation_problems(checkpoint: Checkpoint) -> Iterator[Problem]:
+def rotation_problems(model: Model, values: Values | None, fidelity: Fidelity | None) -> Iterator[Problem]:
     """All that can be said of the rotation without the source; more of it with a deep look."""
-    assert checkpoint.description is not None
-    described = checkpoint.description.rotation_path
+    described = model.description.rotation_path
     if described is not None:
-        matrix = load_rotation(checkpoint)
+        matrix = load_rotation(model)
         if isinstance(matrix, str):
             yield Problem(described, matrix)
         elif matrix is not None and not orthogonal(matrix):
             yield Problem(described, "the described rotation is not orthogonal")
-        if checkpoint.dims.tied:
+        if model.dims.tied:
             text = "a rotated model says tie_word_embeddings: embedding and head cannot be one matrix"
             yield Problem(CONFIG, text)
-    if checkpoint.values is not None:
-        yield from _norm_problems(checkpoint, rotated=described is not None)
-    if checkpoint.fidelity is not None and checkpoint.fidelity.rotation == "described":
+    if values is not None:
+        yield from _norm_problems(model, values, rotated=described is not None)
+    if fidelity is not None and fidelity.rotation == "described":
         text = "a weight is not the source's, turned once by the described rotation"
-        for item in checkpoint.fidelity.errors:
+        for item in fidelity.errors:
             if item.module.kind in ENDS and not item.error <= FLOAT_BOUND:
                 yield Problem(f"{item.module.name}.weight", text, f"off by {item.error:.1%}")
 
@@ -97,10 +97,9 @@ def orthogonal(matrix: Array) -> bool:
     return bool(np.linalg.norm(back - probes) < _ORTHOGONAL * np.linalg.norm(probes))
 
 
-def _norm_problems(checkpoint: Checkpoint, *, rotated: bool) -> Iterator[Problem]:
+def _norm_problems(model: Model, values: Values, *, rotated: bool) -> Iterator[Problem]:
     """The last norm is folded in a rotated model; others of a kind are folded in all layers or in none."""
-    assert checkpoint.values is not None
-    small = checkpoint.values.small
+    small = values.small
     last = small.get("model.norm.weight")
     folded_last = last is not None and bool((last == 1).all())
     if rotated and last is not None and not folded_last:
@@ -109,7 +108,7 @@ def _norm_problems(checkpoint: Checkpoint, *, rotated: bool) -> Iterator[Problem
         )
     for kind in ("input_layernorm", "post_attention_layernorm"):
         folded = {}
-        for layer in range(checkpoint.dims.layers):
+        for layer in range(model.dims.layers):
             weight = small.get(name := f"model.layers.{layer}.{kind}.weight")
             if weight is not None:
                 folded[name] = bool((weight == 1).all())
