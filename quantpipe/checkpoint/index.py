@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from quantpipe.checkpoint.strict_json import read_object
+from quantpipe.checkpoint.names import INDEX, SHARD_GLOB
+from quantpipe.checkpoint.strict_json import load_object
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,39 @@ class Index:
         return set(self.weight_map.values())
 
 
+def shards_to_load(directory: Path) -> list[str]:
+    """The shards of a model: those that its index names, or every shard there is where it has none.
+
+    Sorted. A shard that the index names may be missing.
+
+    Raises:
+        ValueError: the index cannot be used; the text says why, without the file's name.
+        OSError: the index cannot be read.
+    """
+    if not (directory / INDEX).is_file():
+        return sorted(path.name for path in directory.glob(SHARD_GLOB))
+    index = load_index(directory / INDEX)
+    if index.problems:
+        raise ValueError(index.problems[0])
+    return sorted(index.shards)
+
+
 def read_index(path: Path) -> Index:
     """The index in a file; whatever the file holds, problems are listed and nothing is raised."""
     try:
-        return parse_index(path.name, read_object(path))
+        return load_index(path)
+    except OSError as error:
+        return Index(path.name, problems=(f"cannot be read: {error.strerror}",))
+
+
+def load_index(path: Path) -> Index:
+    """The index in a file, as `read_index`.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        return parse_index(path.name, load_object(path))
     except ValueError as error:
         return Index(path.name, problems=(str(error),))
 

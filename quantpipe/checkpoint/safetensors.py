@@ -2,6 +2,9 @@
 
 The format is https://github.com/huggingface/safetensors#format. Whatever a file holds, parsing ends in a
 `Header` with its problems listed: no crash, no hang, no allocation beyond the header's own, bounded, size.
+
+This is the only parser of headers: fetch, the quantize worker, verify and the vLLM plugin use it and raise
+errors of their own. Standard library only, since the worker's and the server's environments have no more.
 """
 
 from __future__ import annotations
@@ -82,28 +85,51 @@ class Header:
     trailing: int = 0
 
     @property
+    def defect(self) -> str | None:
+        """Why the file is not exactly its header and the header's tensors; None where it is.
+
+        The first problem, or else that bytes follow the last tensor: a sentence without its subject.
+        """
+        if self.problems:
+            return self.problems[0]
+        if self.trailing:
+            return f"has {self.size:,} bytes, its tensors end at byte {self.size - self.trailing:,}"
+        return None
+
+    @property
     def parsed(self) -> bool:
         """Whether the tensors are known, though their bytes may be damaged."""
         return bool(self.tensors) or not self.problems
 
 
 def read_header(path: Path, shard: str) -> Header:
-    """The header of a file. Reads 8 bytes and the header, never more."""
-    size = 0
+    """The header of a file, as `load_header`; that it cannot be read is one of its problems."""
     try:
-        # A pipe would block an open(); a directory would fail it.
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            return Header(shard, 0, problems=("is not a plain file",))
-        size = found.st_size
-        with path.open("rb", buffering=0) as file:
-            prefix = file.read(8)
-            length = int.from_bytes(prefix, "little")
-            if problem := _length_problem(length, len(prefix), size):
-                return Header(shard, size, problems=(problem,))
-            raw = os.pread(file.fileno(), length, 8)
+        return load_header(path, shard)
     except OSError as error:
-        return Header(shard, size, problems=(f"cannot be read: {error.strerror}",))
+        return Header(shard, 0, problems=(f"cannot be read: {error.strerror}",))
+
+
+def load_header(path: Path, shard: str) -> Header:
+    """The header of a file. Reads 8 bytes and the header, never more.
+
+    Args:
+        shard: how the header and its tensors name the file.
+
+    Raises:
+        OSError: the file cannot be read, which says nothing about what it holds.
+    """
+    # A pipe would block an open(); a directory would fail it.
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        return Header(shard, 0, problems=("is not a plain file",))
+    size = found.st_size
+    with path.open("rb", buffering=0) as file:
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        if problem := _length_problem(length, len(prefix), size):
+            return Header(shard, size, problems=(problem,))
+        raw = os.pread(file.fileno(), length, 8)
     if len(raw) != length:
         return Header(shard, size, problems=("became shorter while it was read",))
     return parse_header(raw, shard, size)

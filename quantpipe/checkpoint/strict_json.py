@@ -6,6 +6,7 @@ A parser error, whatever it is, becomes a ValueError with one line of text.
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -55,14 +56,24 @@ def read_object(path: Path) -> dict[str, Any]:
         ValueError: as `parse_object`, or the file cannot be read.
     """
     try:
-        if not path.is_file():
-            raise ValueError("is not a plain file")
-        size = path.stat().st_size
-        if size > MAX_JSON_BYTES:
-            raise ValueError(f"has {size:,} bytes, more than {MAX_JSON_BYTES:,}")
-        return parse_object(path.read_bytes())
+        return load_object(path)
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from error
+
+
+def load_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, for whoever treats a file that cannot be read unlike one that is wrong.
+
+    Raises:
+        ValueError: as `parse_object`, or it is no plain file, or too long.
+        OSError: the file cannot be read.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("is not a plain file")
+    if found.st_size > MAX_JSON_BYTES:
+        raise ValueError(f"has {found.st_size:,} bytes, more than {MAX_JSON_BYTES:,}")
+    return parse_object(path.read_bytes())
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,26 +1,20 @@
-"""Cheap looks that find a wrong source before hours are spent on it: headers and index.
-
-Format: https://huggingface.co/docs/safetensors - eight bytes of length N (little endian), N bytes of JSON
-`{name: {"dtype", "shape", "data_offsets": [begin, end]}}`, then the data to the end of the file.
-"""
+"""Cheap looks that find a wrong source before hours are spent on it: headers and index."""
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from quantpipe.checkpoint.index import load_index
 from quantpipe.checkpoint.names import INDEX_SUFFIX, SHARD_SUFFIX
+from quantpipe.checkpoint.safetensors import load_header
 from quantpipe.errors import VerificationError
 
-_LARGEST_HEADER = 100 << 20
 _FETCH_AGAIN = "the source itself is damaged: fetch it from the hub again, or name another revision"
 
 
 def check_shard(path: Path, *, name: str | None = None) -> frozenset[str]:
-    """Check that a safetensors file is as long as its header says.
+    """Check that a safetensors file is whole: its header makes sense and its tensors fill it.
 
     Args:
         path: the file; only its header is read.
@@ -30,27 +24,17 @@ def check_shard(path: Path, *, name: str | None = None) -> frozenset[str]:
         The names of its tensors.
 
     Raises:
-        VerificationError: the header cannot be read, or the file is too short or too long.
+        VerificationError: it is not; the text says in what way.
     """
-    shown = name or str(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(_LARGEST_HEADER, max(size - 8, 0)):
-            raise VerificationError(
-                f"not a safetensors file: its header of {length:,} bytes does not fit into {size:,} bytes",
-                where=shown,
-                hint=_FETCH_AGAIN,
-            )
-        tensors = _tensors(file.read(length), shown)
-    ends = [_end(entry, shown) for entry in tensors.values()]
-    expected = 8 + length + max(ends, default=0)
-    if expected != size:
+    header = load_header(path, name or str(path))
+    if header.defect is not None:
         raise VerificationError(
-            f"the file has {size:,} bytes, its header says {expected:,}", where=shown, hint=_FETCH_AGAIN
+            f"the shard {header.defect}",
+            where=header.shard,
+            hint=_FETCH_AGAIN,
+            details=header.problems[1:],
         )
-    return frozenset(tensors)
+    return frozenset(tensor.name for tensor in header.tensors)
 
 
 def check_index(path: Path, present: Iterable[str], *, name: str | None = None) -> Mapping[str, str]:
@@ -68,12 +52,11 @@ def check_index(path: Path, present: Iterable[str], *, name: str | None = None) 
         VerificationError: it is not an index, or it names a shard that is missing.
     """
     shown = name or path.name
-    try:
-        weights = json.loads(path.read_text("utf-8"))["weight_map"]
-        folder = PurePosixPath(shown).parent
-        located = {str(tensor): (folder / shard).as_posix() for tensor, shard in weights.items()}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise VerificationError(f"not an index: {error!r}", where=shown, hint=_FETCH_AGAIN) from error
+    index = load_index(path)
+    if index.problems:
+        raise VerificationError(f"the index {index.problems[0]}", where=shown, hint=_FETCH_AGAIN)
+    folder = PurePosixPath(shown).parent
+    located = {tensor: (folder / shard).as_posix() for tensor, shard in index.weight_map.items()}
     missing = sorted(set(located.values()) - set(present))
     if missing:
         raise VerificationError(
@@ -106,28 +89,3 @@ def check_weights(root: Path, paths: Iterable[str]) -> None:
                         where=path,
                         hint=_FETCH_AGAIN,
                     )
-
-
-def _tensors(header: bytes, shown: str) -> dict[str, Any]:
-    try:
-        value = json.loads(header)
-        if not isinstance(value, dict):
-            raise TypeError("not an object")
-    except (ValueError, TypeError) as error:
-        raise VerificationError(
-            f"the safetensors header is not JSON: {error}", where=shown, hint=_FETCH_AGAIN
-        ) from error
-    value.pop("__metadata__", None)
-    return value
-
-
-def _end(entry: Any, shown: str) -> int:
-    try:
-        begin, end = entry["data_offsets"]
-        if not 0 <= int(begin) <= int(end):
-            raise ValueError(f"offsets {begin}, {end}")
-        return int(end)
-    except (KeyError, TypeError, ValueError) as error:
-        raise VerificationError(
-            f"the safetensors header has a wrong entry: {error!r}", where=shown, hint=_FETCH_AGAIN
-        ) from error

@@ -7,11 +7,11 @@ at experts.0 only and computes garbage where another expert differs; here every 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from quantpipe.checkpoint.names import DESCRIPTION
+from quantpipe.checkpoint.strict_json import read_object
 
 from .errors import CheckpointLoadError
 
@@ -77,12 +77,11 @@ class Description:
                 f"model that is not quantized; JSON files there: {', '.join(found) or 'none'}",
             )
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
+            return cls(path, read_object(path))
         except ValueError as error:
-            raise CheckpointLoadError(f"not JSON: {error}", where=str(path), hint="quantize again") from error
-        if not isinstance(entries, dict):
-            raise CheckpointLoadError("not a JSON object", where=str(path), hint="quantize again")
-        return cls(path, entries)
+            raise CheckpointLoadError(
+                f"the description {error}", where=str(path), hint="quantize again"
+            ) from error
 
     @property
     def has_norm_bias(self) -> bool:

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 from vllm.logger import init_logger
 
+from quantpipe.checkpoint.safetensors import Tensor
+
 from .errors import CheckpointLoadError
-from .weight_files import StoredTensor, read_stored
+from .weight_files import read_stored
 
 logger = init_logger("vllm.quantpipe")
 
@@ -79,7 +81,7 @@ class LoadLedger:
         for name, want in self._expected.items():
             problems += _compare(name, want, stored.get(name, []))
         for name in sorted(stored.keys() - self._expected.keys()):
-            problems.append(f"{name}: in {stored[name][0].file}, but nothing in the model takes it")
+            problems.append(f"{name}: in {stored[name][0].shard}, but nothing in the model takes it")
         if problems:
             raise self._error(problems)
         self._checked = True
@@ -89,7 +91,7 @@ class LoadLedger:
             IN_EFFECT,
             counts,
             len(stored),
-            len({tensor.file for tensors in stored.values() for tensor in tensors}),
+            len({tensor.shard for tensors in stored.values() for tensor in tensors}),
         )
 
     def check_arrived(self, names: Iterable[str]) -> None:
@@ -118,19 +120,19 @@ class LoadLedger:
         )
 
 
-def _compare(name: str, want: Expected, found: list[StoredTensor]) -> list[str]:
+def _compare(name: str, want: Expected, found: list[Tensor]) -> list[str]:
     if not found:
         return [f"{name}: missing from all files ({want.why})"] if want.required else []
     if len(found) > 1:
-        return [f"{name}: duplicate, in {' and in '.join(tensor.file for tensor in found)}"]
+        return [f"{name}: duplicate, in {' and in '.join(tensor.shard for tensor in found)}"]
     (tensor,) = found
     problems = []
     if tensor.dtype not in want.dtypes:
         problems.append(
-            f"{name}: {tensor.dtype} in {tensor.file}, expected {' or '.join(want.dtypes)} ({want.why})"
+            f"{name}: {tensor.dtype} in {tensor.shard}, expected {' or '.join(want.dtypes)} ({want.why})"
         )
     if tensor.shape != want.shape:
         problems.append(
-            f"{name}: shape {list(tensor.shape)} in {tensor.file}, config.json calls for {list(want.shape)}"
+            f"{name}: shape {list(tensor.shape)} in {tensor.shard}, config.json calls for {list(want.shape)}"
         )
     return problems

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from quantpipe.checkpoint.index import parse_index, plain_name, read_index
+from quantpipe.checkpoint.index import load_index, parse_index, plain_name, read_index, shards_to_load
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,24 @@ def test_missing_and_broken_files_are_problems(tmp_path: Path) -> None:
     assert read_index(tmp_path / "none.json").problems
     (tmp_path / "x.json").write_bytes(b"\x80\x81")
     assert "UTF-8" in read_index(tmp_path / "x.json").problems[0]
+
+
+def test_the_shards_that_are_loaded(tmp_path: Path) -> None:
+    """As vLLM: those of the one index that it reads; without it, every shard in the directory itself."""
+    for name in ("b.safetensors", "a.safetensors", "c.bin"):
+        (tmp_path / name).touch()
+    (tmp_path / "optional").mkdir()
+    (tmp_path / "optional" / "d.safetensors").touch()
+    (tmp_path / "quant_model_weights.safetensors.index.json").write_text("{")
+    assert shards_to_load(tmp_path) == ["a.safetensors", "b.safetensors"]
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"t": "z.safetensors", "u": "b.safetensors", "v": "b.safetensors"}}')
+    assert shards_to_load(tmp_path) == ["b.safetensors", "z.safetensors"]
+    index.write_text('{"weight_map": {"t": "../b.safetensors"}}')
+    with pytest.raises(ValueError, match="something else than a file name"):
+        shards_to_load(tmp_path)
+
+
+def test_an_index_that_cannot_be_read_is_told_from_one_that_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load_index(tmp_path / "none.json")

@@ -85,3 +85,11 @@ def test_index_in_a_folder(tmp_path: Path) -> None:
     check_weights(tmp_path, files)
     with pytest.raises(VerificationError, match="sub/model-00001"):
         check_weights(tmp_path, [path for path in files if "00001" not in path])
+
+
+def test_what_cannot_be_read_is_no_damaged_source(tmp_path: Path) -> None:
+    """A fault of the storage passes; what the source holds does not."""
+    with pytest.raises(FileNotFoundError):
+        check_shard(tmp_path / "x.safetensors")
+    with pytest.raises(FileNotFoundError):
+        check_index(tmp_path / "model.safetensors.index.json", [])

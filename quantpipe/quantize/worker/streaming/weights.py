@@ -1,14 +1,8 @@
-"""Read tensors of a snapshot's safetensors files by name; nothing is mapped, so memory is what is held.
-
-The format: 8 bytes little-endian length N, N bytes of JSON (name -> dtype, shape, data_offsets relative
-to the end of the JSON), then the data. Source: https://github.com/huggingface/safetensors, "Format".
-"""
+"""Read tensors of a snapshot's safetensors files by name; nothing is mapped, so memory is what is held."""
 
 from __future__ import annotations
 
 import itertools
-import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from quantpipe.checkpoint.names import INDEX, SHARD_GLOB
+from quantpipe.checkpoint import safetensors
+from quantpipe.checkpoint.index import shards_to_load
+from quantpipe.checkpoint.names import INDEX
 from quantpipe.quantize.worker.streaming.memory import PagePool
 
 DTYPES = {
@@ -32,7 +28,6 @@ DTYPES = {
     "I64": torch.int64,
     "BOOL": torch.bool,
 }
-_MAX_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -60,28 +55,18 @@ def read_header(file: Path) -> dict[str, Location]:
     """The tensors of one safetensors file.
 
     Raises:
-        SnapshotError: it is not a safetensors file, or it is cut short.
+        SnapshotError: it is not a whole safetensors file, or has a dtype that is not supported here.
     """
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length <= _MAX_HEADER:
-            raise SnapshotError(f"{file.name} is not a safetensors file")
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError as error:
-            raise SnapshotError(f"{file.name} has an unreadable header: {error}") from error
-    found, present = {}, file.stat().st_size
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = entry["data_offsets"]
-        if entry["dtype"] not in DTYPES:
-            raise SnapshotError(f"{name} in {file.name} has the unsupported type {entry['dtype']}")
-        dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
-        if 8 + length + end > present or end - begin != math.prod(shape) * dtype.itemsize:
-            raise SnapshotError(f"{file.name} is cut short at {name}")
-        found[name] = Location(file, 8 + length + begin, end - begin, dtype, shape)
-    return found
+    header = safetensors.load_header(file, file.name)
+    if header.defect is not None:
+        raise SnapshotError(f"{file.name} {header.defect}")
+    return {tensor.name: _location(file, tensor) for tensor in header.tensors}
+
+
+def _location(file: Path, tensor: safetensors.Tensor) -> Location:
+    if tensor.dtype not in DTYPES:
+        raise SnapshotError(f"{tensor.name} in {file.name} has the unsupported type {tensor.dtype}")
+    return Location(file, tensor.start, tensor.size, DTYPES[tensor.dtype], tensor.shape)
 
 
 class Weights:
@@ -147,10 +132,10 @@ def _read(name: str, place: Location, into: memoryview) -> None:
 
 
 def _files(snapshot: Path) -> list[Path]:
-    index = snapshot / INDEX
-    if not index.is_file():
-        return sorted(snapshot.glob(SHARD_GLOB))
-    shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    try:
+        shards = shards_to_load(snapshot)
+    except ValueError as error:
+        raise SnapshotError(f"{INDEX} {error}") from error
     missing = [shard for shard in shards if not (snapshot / shard).is_file()]
     if missing:
         raise SnapshotError(f"the index names {missing[0]}, which is not there")

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -10,10 +13,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from quantpipe.checkpoint.safetensors import DTYPE_BYTES, Header, parse_header, read_header
-from quantpipe.checkpoint.strict_json import MAX_JSON_BYTES
 from verify.edit import stored, write, write_raw
+
+import quantpipe
+from quantpipe.checkpoint.safetensors import DTYPE_BYTES, Header, load_header, parse_header, read_header
+from quantpipe.checkpoint.strict_json import MAX_JSON_BYTES
 
 ONE = {"dtype": "I8", "shape": [2, 2], "data_offsets": [0, 4]}
 
@@ -196,3 +200,57 @@ def test_a_large_header_is_quick() -> None:
     assert time.process_time() - start < 3
     assert len(header.tensors) == 20_000
     assert header.problems == ()
+
+
+def test_a_whole_file_has_no_defect_and_any_other_one() -> None:
+    assert parse({"a": ONE}).defect is None
+    assert parse({}, 0).defect is None
+    assert parse(
+        {"a": ONE}, 9
+    ).defect == f"has {8 + len(json.dumps({'a': ONE})) + 9:,} bytes, its tensors " + (
+        f"end at byte {8 + len(json.dumps({'a': ONE})) + 4:,}"
+    )
+    two = parse({"a": [], "b": {**ONE, "dtype": "I3"}})
+    assert two.defect == two.problems[0]
+
+
+def test_a_file_that_cannot_be_read_is_told_from_one_that_is_wrong(tmp_path: Path) -> None:
+    """A passing fault of the storage must not pass for a damaged source."""
+    with pytest.raises(FileNotFoundError):
+        load_header(tmp_path / "x.safetensors", "x")
+    assert read_header(tmp_path / "x.safetensors", "x").problems == (
+        "cannot be read: No such file or directory",
+    )
+
+
+PACKAGE = Path(quantpipe.__file__).parent
+
+
+def test_there_is_no_second_parser_of_headers() -> None:
+    """Four of them had four limits and four wordings: whoever needs a header calls `load_header`."""
+    parses = re.compile(
+        r"from_bytes\(.*little|unpack(_from)?\(|struct\.Struct|\bsafe_open\b|\bimport struct\b"
+    )
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if parses.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {"checkpoint/safetensors.py"}
+
+
+def test_its_importers_need_the_standard_library_only() -> None:
+    """The quantize worker and the vLLM plugin use these modules without the core's dependencies."""
+    modules = (
+        "chat_template",
+        "description",
+        "dims",
+        "index",
+        "modules",
+        "names",
+        "safetensors",
+        "strict_json",
+    )
+    imports = ", ".join(f"quantpipe.checkpoint.{name}" for name in modules)
+    code = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import {imports}"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
