@@ -117,13 +117,20 @@ def run(recipe: Recipe, settings: Settings, console: Console, selection: Selecti
         console.record_to(context.run.events)
         with runs.recorded(context.run, console), storage_faults(store.root):
             _execute(context, selection, stages, [earlier, *published])
-            status = "stopped"
-            if "publish" in context.receipts:
-                status = "published" if _settled(context) == "up to date" else "held"
+            status = _ended(context)
             if status == "published":
                 conclude(context)
         context.run.update_state(status=status, ended=now())
+        if status != "stopped":  # the checkpoint is sealed, and no run continues one that got to its end
+            shutil.rmtree(context.run.staging, ignore_errors=True)
         return RunResult(status, context.receipts, context.run)
+
+
+def _ended(context: Context) -> str:
+    """What to call a run that went through its stages."""
+    if "publish" not in context.receipts:
+        return "stopped"
+    return "published" if _settled(context) == "up to date" else "held"
 
 
 def _settled(context: Context) -> str:
