@@ -19,8 +19,8 @@ from pathlib import Path
 from quantpipe.fetch.hashes import Hashes
 from quantpipe.fetch.hubs.base import RemoteFile, Stopped
 from quantpipe.fetch.snapshot import Stamp
-from quantpipe.store.lease import Owner
 from quantpipe.store.manifest import OnBytes
+from quantpipe.store.owner import Owner
 
 _FICLONE = 0x40049409
 """ioctl of Linux, <linux/fs.h>: share all blocks of another file."""

@@ -13,8 +13,8 @@ from quantpipe.fetch.hubs.base import RemoteFile
 from quantpipe.fetch.parallel import each
 from quantpipe.fetch.partial import file_id
 from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot, remove_empty
-from quantpipe.store.lease import Owner
 from quantpipe.store.manifest import OnBytes
+from quantpipe.store.owner import Owner
 
 
 def keep(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from quantpipe.host import supervisor
+from quantpipe.host import procfs, supervisor
 
 GRACE_SECONDS = 10.0
 """How long a child may take to end after SIGTERM before SIGKILL; its workers get less, see supervisor.py."""
@@ -94,17 +94,17 @@ class Child:
         return _exit_status(self._process.wait())
 
     def bytes_read(self) -> int:
-        """Bytes that the tree has read so far, by read or by paging in mapped files (proc(5) io)."""
-        found = (_io(process) for process in supervisor.descendants(self.pid))
-        return sum(max(io.get("rchar", 0), io.get("read_bytes", 0)) for io in found)
+        """Bytes that the tree has read so far, by read or by paging in mapped files."""
+        found = (procfs.io(process) for process in supervisor.descendants(self.pid))
+        return sum(max(io.read, io.paged_in) for io in found)
 
     def activity(self) -> int:
         """A number that grows while anything in the tree computes, reads or writes.
 
-        CPU time in clock ticks (proc(5) stat, fields 14 and 15) plus bytes passed through read and
-        write (proc(5) io). When it stands still the tree is waiting for something.
+        CPU time in clock ticks plus bytes passed through read and write. When it stands still the tree
+        is waiting for something.
         """
-        return sum(_cpu_ticks(process) + _io_bytes(process) for process in supervisor.descendants(self.pid))
+        return sum(_activity(process) for process in supervisor.descendants(self.pid))
 
 
 def _exit_status(code: int) -> int:
@@ -112,25 +112,9 @@ def _exit_status(code: int) -> int:
     return 128 - code if code < 0 else code
 
 
-def _cpu_ticks(process: int) -> int:
-    try:
-        fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return 0
-    return int(fields[11]) + int(fields[12])
-
-
-def _io_bytes(process: int) -> int:
-    io = _io(process)
-    return io.get("rchar", 0) + io.get("wchar", 0)
-
-
-def _io(process: int) -> dict[str, int]:
-    try:
-        lines = Path(f"/proc/{process}/io").read_text("ascii").splitlines()
-    except OSError:
-        return {}
-    return {name: int(value) for name, value in (line.split(": ") for line in lines)}
+def _activity(process: int) -> int:
+    stat, io = procfs.stat(process), procfs.io(process)
+    return (0 if stat is None else stat.cpu_ticks) + io.read + io.written
 
 
 def signal_name(status: int) -> str | None:
@@ -139,32 +123,6 @@ def signal_name(status: int) -> str | None:
         return signal.Signals(status - 128).name
     except ValueError:
         return None
-
-
-def out_of_memory_kills() -> int:
-    """How many processes of this control group the kernel has killed for memory so far.
-
-    Reads `oom_kill` of cgroup v2's memory.events, or v1's memory.oom_control; 0 where neither is there.
-    """
-    for path in _memory_event_files():
-        with contextlib.suppress(OSError, ValueError):
-            for line in path.read_text("ascii").splitlines():
-                name, _, value = line.partition(" ")
-                if name == "oom_kill":
-                    return int(value)
-    return 0
-
-
-def _memory_event_files() -> list[Path]:
-    files = []
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text("ascii").splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                files.append(Path("/sys/fs/cgroup" + path, "memory.events"))
-            elif "memory" in controllers.split(","):
-                files.append(Path("/sys/fs/cgroup/memory" + path, "memory.oom_control"))
-    return files
 
 
 def tail(log: Path, lines: int = 50, *, limit: int = 1 << 16) -> list[str]:

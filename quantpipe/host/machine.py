@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quantpipe.errors import PreflightError
+from quantpipe.host import cgroups, procfs
 
 NPU_DEVICES = Path("/dev")
 """Where the Ascend driver shows one davinci<N> per device."""
@@ -37,48 +37,9 @@ def for_other_python(base: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {**environment, "PYTHONPATH": os.pathsep.join(kept)} if kept else environment
 
 
-CONTROL_GROUPS = Path("/sys/fs/cgroup")
-
-
 def memory_limit() -> int:
-    """Bytes that a new process may use: what is available, or less where a control group leaves less.
-
-    Sources: MemAvailable of proc(5) meminfo; for every group on the way up to the root memory.max minus
-    memory.current (cgroup v2), or memory.limit_in_bytes minus memory.usage_in_bytes (v1).
-    """
-    available = 0
-    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) * 1024
-    return max(0, min([available, *_left_in_groups(_own_groups())]))
-
-
-def _own_groups() -> str:
-    """The control groups of this process, as proc(5) cgroup lists them."""
-    try:
-        return Path("/proc/self/cgroup").read_text("ascii")
-    except OSError:
-        return ""
-
-
-def _left_in_groups(listing: str) -> list[int]:
-    """Bytes that each memory group, and each one above it, leaves; nothing for groups without a limit."""
-    left = []
-    for line in listing.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            folder, limit, used = CONTROL_GROUPS, "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            folder, limit, used = CONTROL_GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        group = folder / path.strip("/")
-        for place in (group, *group.parents):
-            with contextlib.suppress(OSError, ValueError):  # no such file, or the word "max"
-                left.append(int((place / limit).read_text("ascii")) - int((place / used).read_text("ascii")))
-            if place == folder:
-                break
-    return left
+    """Bytes that a new process may use: what is available, or less where a control group leaves less."""
+    return max(0, min([procfs.available_memory(), *cgroups.memory_left()]))
 
 
 def npus() -> list[str]:

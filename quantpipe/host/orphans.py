@@ -11,12 +11,10 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from quantpipe.host import supervisor
+from quantpipe.host import procfs, supervisor
 
 VARIABLE = "QUANTPIPE_RUN_ID"
-_MARK = b"\0" + VARIABLE.encode() + b"="
 _SUPERVISOR = b"quantpipe/host/supervisor.py\0"
 _POLL_SECONDS = 0.05
 
@@ -27,9 +25,9 @@ def carriers(wanted: Callable[[str], bool]) -> dict[int, str]:
     Processes of other users, and zombies, show no environment and are not among them.
     """
     found = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and (run_id := _run_id(folder)) is not None and wanted(run_id):
-            found[int(folder.name)] = run_id
+    for process in procfs.processes():
+        if (run_id := procfs.variable(process, VARIABLE)) is not None and wanted(run_id):
+            found[process] = run_id
     return found
 
 
@@ -42,7 +40,7 @@ def orphans(wanted: Callable[[str], bool]) -> list[int]:
     """The processes of runs that no supervisor watches over; never this process or one above it."""
     processes = carriers(wanted)
     living = {run_id for process, run_id in processes.items() if _is_supervisor(process)}
-    own = _line(os.getpid())
+    own = procfs.ancestors(os.getpid())
     return sorted(
         process for process, run_id in processes.items() if run_id not in living and process not in own
     )
@@ -81,29 +79,5 @@ def reap(wanted: Callable[[str], bool], *, grace: float = 5.0, patience: float =
     return sorted(ended)
 
 
-def _run_id(folder: Path) -> str | None:
-    try:
-        _, mark, rest = (b"\0" + (folder / "environ").read_bytes()).partition(_MARK)
-    except OSError:
-        return None
-    return rest.partition(b"\0")[0].decode("utf-8", "replace") if mark else None
-
-
-def _line(process: int) -> list[int]:
-    """A process and all above it, by proc(5) stat, field 4."""
-    line = []
-    while process > 1:
-        line.append(process)
-        try:
-            stat = Path(f"/proc/{process}/stat").read_bytes()
-        except OSError:
-            break
-        process = int(stat.rpartition(b")")[2].split()[1])
-    return line
-
-
 def _is_supervisor(process: int) -> bool:
-    try:
-        return _SUPERVISOR in Path(f"/proc/{process}/cmdline").read_bytes()
-    except OSError:
-        return False
+    return _SUPERVISOR in procfs.command_line(process)

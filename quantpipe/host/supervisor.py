@@ -13,7 +13,8 @@ or is killed by SIGKILL) the whole tree below is ended, from its top down:
 As a subreaper it also inherits, and so can end, processes whose parents are gone or that moved to
 another session. Exits with the command's status, or 128 + N if signal N ended it.
 
-Standard library only: it is run without quantpipe's dependencies, `python -I -S`.
+Standard library only and alone: it is run by its path, `python -I -S`, and cannot import quantpipe.
+So it has a few lines of its own that read /proc; everybody else asks procfs.py.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from quantpipe.errors import (
     QuantpipeError,
     RetryableError,
 )
-from quantpipe.host import child, supervisor
+from quantpipe.host import cgroups, child, supervisor
 from quantpipe.host.machine import for_other_python
 from quantpipe.quantize.worker.protocol import Job
 from quantpipe.store.faults import storage_error
@@ -85,7 +85,7 @@ def run(
     job_file, scratch = folder / "job.json", folder / "scratch"
     job.save(job_file)
     scratch.mkdir(exist_ok=True)
-    kills = child.out_of_memory_kills()
+    kills = cgroups.out_of_memory_kills()
     reading, writing = os.pipe()
     command = [str(python), str(WORKER), str(job_file), str(writing)]
     environment = _environment(run_id, threads)
@@ -113,7 +113,7 @@ def run(
             hint="the same command continues from here",
         )
     if not outcome.finished or status != 0:
-        raise _died(status, child.out_of_memory_kills() > kills, log)
+        raise _died(status, cgroups.out_of_memory_kills() > kills, log)
     return outcome
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from quantpipe.console import Console, Progress
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
-from quantpipe.host import orphans
-from quantpipe.host.child import Child, out_of_memory_kills
+from quantpipe.host import orphans, procfs
+from quantpipe.host.cgroups import out_of_memory_kills
+from quantpipe.host.child import Child
 from quantpipe.recipe.model import Timeouts
 from quantpipe.smoke import scratch
 from quantpipe.smoke.devices import device_processes
@@ -147,7 +148,7 @@ def _what_is_left(run_id: str, port: int | None, strangers: dict[int, int]) -> l
             left.append(f"port {port}")
     held = device_processes()
     # A process of somebody else may have begun meanwhile: only one that has ended holds memory wrongly.
-    gone = [p for p in held if p not in strangers and not Path(f"/proc/{p}").exists()]
+    gone = [p for p in held if p not in strangers and not procfs.exists(p)]
     return left + [f"{held[process]} MiB of device memory (process {process})" for process in gone]
 
 

@@ -13,66 +13,20 @@ import contextlib
 import json
 import os
 import secrets
-import socket
 import threading
 import time
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from quantpipe import durable
 from quantpipe.errors import LeaseHeldError, PreflightError
+from quantpipe.store.owner import Owner
 from quantpipe.text import human_seconds, now
 
 LAPSE_SECONDS = 120.0
 """A lease that was not refreshed for so long is taken by other hosts; refreshes are eight times as often."""
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A process, so that others can tell whether it lives.
-
-    Attributes:
-        host: name of the host, for people.
-        realm: boot id and process namespace, shortened: process ids mean something only within it.
-        pid: process id within the realm.
-        start: when the process started, clock ticks since boot: a reused pid has another one.
-    """
-
-    host: str
-    realm: str
-    pid: int
-    start: int
-
-    @classmethod
-    def me(cls) -> Owner:
-        """This process."""
-        pid = os.getpid()
-        return cls(socket.gethostname(), _realm(), pid, _start_of(pid) or 0)
-
-    @property
-    def token(self) -> str:
-        """The owner as a part of a file name."""
-        return f"{self.realm}-{self.pid}-{self.start}"
-
-    @classmethod
-    def from_token(cls, token: str) -> Owner | None:
-        """Read what `token` gave; None where it is something else."""
-        try:
-            realm, pid, start = token.split("-")
-            return cls("", realm, int(pid), int(start))
-        except ValueError:
-            return None
-
-    def on_this_host(self) -> bool:
-        """Whether its process id means something here."""
-        return self.realm == _realm()
-
-    def may_live(self) -> bool:
-        """False only where the process is known to be gone."""
-        return not self.on_this_host() or _start_of(self.pid) == self.start
 
 
 @dataclass(frozen=True)
@@ -289,25 +243,3 @@ class Lease:
                 os.utime(self.path)
             except OSError:
                 continue  # a passing fault of the storage: the next beat tries again
-
-
-@lru_cache(maxsize=1)
-def _realm() -> str:
-    """Boot id and process namespace, as 16 hex digits; the host's name where /proc is missing."""
-    import hashlib
-
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        space = str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        boot, space = socket.gethostname(), ""
-    return hashlib.sha256(f"{boot} {space}".encode()).hexdigest()[:16]
-
-
-def _start_of(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot (proc(5), stat, field 22); None where it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])

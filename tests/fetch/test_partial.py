@@ -9,7 +9,8 @@ import pytest
 
 from quantpipe.fetch.hubs.base import RemoteFile, Stopped
 from quantpipe.fetch.partial import Partial, file_id
-from quantpipe.store.lease import Owner, _start_of
+from quantpipe.host.procfs import start_of
+from quantpipe.store.owner import Owner
 
 DATA = bytes(range(256)) * 40
 FILE = RemoteFile("a/x.bin", len(DATA), hashlib.sha256(DATA).hexdigest())
@@ -67,7 +68,7 @@ def test_what_another_host_may_still_write_is_copied(tmp_path: Path) -> None:
 
 def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     parent = os.getppid()
-    living = tmp_path / f"{file_id(FILE)}.{Owner.me().realm}-{parent}-{_start_of(parent)}"
+    living = tmp_path / f"{file_id(FILE)}.{Owner.me().realm}-{parent}-{start_of(parent)}"
     living.write_bytes(DATA[:5000])
     partial = make(tmp_path)
     assert partial.offset == 0

@@ -9,7 +9,8 @@ from quantpipe.fetch import reuse
 from quantpipe.fetch.hubs.base import RemoteFile
 from quantpipe.fetch.snapshot import Snapshot
 from quantpipe.fetch.stage import FetchStage
-from quantpipe.store.lease import Owner, _start_of
+from quantpipe.host.procfs import start_of
+from quantpipe.store.owner import Owner
 
 from .conftest import MakeContext, model_files, read_files, write_files
 
@@ -23,7 +24,7 @@ def snapshot(tmp_path: Path, make_context: MakeContext) -> Snapshot:
 
 def test_partial_files_of_living_processes_stay(snapshot: Snapshot) -> None:
     me, parent = Owner.me(), os.getppid()
-    living = f"x.{me.realm}-{parent}-{_start_of(parent)}"
+    living = f"x.{me.realm}-{parent}-{start_of(parent)}"
     others = (f"x.{me.token}", f"x.{me.realm}-{me.pid}-1", f"x.{'0' * 16}-1-1", "x.strange", "x")
     snapshot.partial.mkdir(exist_ok=True)
     for name in (living, *others):

@@ -13,7 +13,7 @@ import pytest
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantizeError, QuantpipeError, RetryableError, StorageFullError
-from quantpipe.host import child
+from quantpipe.host import cgroups, child
 from quantpipe.quantize import worker_process
 from quantpipe.quantize.worker.protocol import FAULTS, Job
 from quantpipe.quantize.worker_process import Outcome
@@ -214,7 +214,7 @@ def test_ended_from_outside_it_may_be_run_again(worker: Worker, name: str) -> No
 
 def test_killed_for_memory(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = iter([3, 4])
-    monkeypatch.setattr(child, "out_of_memory_kills", lambda: next(counts))
+    monkeypatch.setattr(cgroups, "out_of_memory_kills", lambda: next(counts))
     failure = worker.fails(STARTED, ["kill", "SIGKILL"])
     assert isinstance(failure, PreflightError)
     assert "out of memory" in failure.what
