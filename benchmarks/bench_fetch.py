@@ -37,13 +37,13 @@ from pathlib import Path
 from quantpipe.console import Console
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.stage import FetchStage
+from quantpipe.recipe.files import Prompts
 from quantpipe.recipe.model import Recipe
 from quantpipe.settings import Settings
 from quantpipe.stage import Context
 from quantpipe.store.store import Store
 recipe = Recipe.model_validate({"name": "bench", "source": {"hub": "huggingface", "repo": sys.argv[1]},
-                                "quantize": {"calibration": {"dataset": "none"}}})
-object.__setattr__(recipe, "stage_inputs", lambda: {"fetch": {}})
+                                "quantize": {"calibration": {"dataset": Prompts(Path("none"), ())}}})
 store = Store(Path(sys.argv[2]))
 settings = Settings(store.root, Path("python"), Path("python"), 2)
 FetchStage(Policy(jobs=int(sys.argv[3]))).run(

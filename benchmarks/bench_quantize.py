@@ -180,7 +180,7 @@ def write_job(out: Path, snapshot: Path, engine: str, options: argparse.Namespac
     """The job file, from a recipe's quantize section."""
     from quantpipe.quantize.spec import build_spec
     from quantpipe.quantize.worker.protocol import Job
-    from quantpipe.recipe.model import Quantize
+    from quantpipe.recipe.quantize import Quantize
 
     dataset = out / "calibration.json"
     prompts = json.loads((ROOT / "calib_data" / "calibration.json").read_text("utf-8"))
@@ -189,8 +189,8 @@ def write_job(out: Path, snapshot: Path, engine: str, options: argparse.Namespac
     method = "none" if options.memory else "flex_smooth_quant"
     section = Quantize.model_validate(
         {
-            "calibration": {"dataset": str(dataset)},
-            "anti_outlier": {"method": method, "dataset": str(dataset)},
+            "calibration": {"dataset": dataset},
+            "anti_outlier": {"method": method, "dataset": dataset},
             "device": "cpu",
         }
     )

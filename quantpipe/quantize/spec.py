@@ -8,7 +8,7 @@ from typing import Any
 
 from quantpipe.checkpoint.names import CONFIG
 from quantpipe.errors import PreflightError, VerificationError
-from quantpipe.recipe.model import Quantize
+from quantpipe.recipe.quantize import Quantize
 
 ADAPTERS = {"Qwen3MoeForCausalLM": "Qwen3-235B", "Qwen3ForCausalLM": "Qwen3-32B"}
 """msmodelslim's adapter by the architecture in config.json. A name stands for its whole family: all

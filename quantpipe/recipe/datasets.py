@@ -17,11 +17,11 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from quantpipe import durable
 from quantpipe.errors import RecipeError, UsageError
 from quantpipe.recipe.dataset_text import Entry, Problem, decode, scan_lines, scan_list, type_name
 
@@ -102,16 +102,7 @@ def write_msmodelslim_dataset(prompts: Sequence[str], path: Path) -> Path:
                 where=str(seen),
                 hint="put the store under a path of ASCII letters, digits and the characters _ . - /",
             )
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as stream:
-            json.dump(list(prompts), stream, ensure_ascii=False, indent=2)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    durable.write_json(target, list(prompts))
     return target
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from quantpipe.console import Console
 from quantpipe.errors import SmokeError
 from quantpipe.host.child import tail
-from quantpipe.recipe.model import Bench
+from quantpipe.recipe.smoke import Bench
 from quantpipe.smoke.launchers import Launcher
 from quantpipe.smoke.scratch import Scratch, for_sockets
 from quantpipe.smoke.server_command import ServerCommand

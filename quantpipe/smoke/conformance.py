@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from quantpipe.errors import SmokeError
-from quantpipe.recipe.model import Probe
+from quantpipe.recipe.probes import Probe
 from quantpipe.smoke.client import short
 from quantpipe.smoke.session import Request, Session
 

@@ -17,7 +17,7 @@ from quantpipe.console import Console
 from quantpipe.errors import PreflightError
 from quantpipe.host import machine as host
 from quantpipe.host import orphans
-from quantpipe.recipe.model import Smoke
+from quantpipe.recipe.smoke import Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke.rules import DEVICES
 from quantpipe.smoke.server import Server, choose_port, running

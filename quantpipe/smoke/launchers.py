@@ -14,7 +14,7 @@ from quantpipe.console import Console
 from quantpipe.errors import PreflightError, UsageError
 from quantpipe.host import orphans
 from quantpipe.host.machine import require_interpreter, require_npu
-from quantpipe.recipe.model import Smoke
+from quantpipe.recipe.smoke import Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke.server import Server, choose_port, running
 from quantpipe.smoke.server_command import ServerCommand, smoke_command

@@ -10,7 +10,7 @@ from typing import Any
 
 from quantpipe.checkpoint.chat_template import has_chat_template
 from quantpipe.console import Console
-from quantpipe.recipe.model import Smoke
+from quantpipe.recipe.smoke import Smoke
 from quantpipe.smoke import conformance
 from quantpipe.smoke.bench import measure
 from quantpipe.smoke.client import Client

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from quantpipe.errors import SmokeError
-from quantpipe.recipe.model import Probe
+from quantpipe.recipe.probes import Probe
 from quantpipe.smoke.client import short
 from quantpipe.smoke.garbage import garbage
 from quantpipe.smoke.session import Completion, Session

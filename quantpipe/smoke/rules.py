@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from quantpipe.errors import PreflightError, QuantpipeError, RecipeError
 from quantpipe.host import machine as host
-from quantpipe.recipe.model import Serve, Smoke
+from quantpipe.recipe.serve import Serve
+from quantpipe.recipe.smoke import Smoke
 from quantpipe.smoke.model import ModelFigures
 from quantpipe.text import human_bytes
 

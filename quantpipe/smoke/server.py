@@ -17,7 +17,7 @@ from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
 from quantpipe.host import orphans, procfs
 from quantpipe.host.cgroups import out_of_memory_kills
 from quantpipe.host.child import Child
-from quantpipe.recipe.model import Timeouts
+from quantpipe.recipe.smoke import Timeouts
 from quantpipe.smoke import scratch
 from quantpipe.smoke.devices import device_processes
 from quantpipe.smoke.diagnose import diagnose

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantpipe.host.machine import for_other_python
-from quantpipe.recipe.model import Serve
+from quantpipe.recipe.serve import Serve
 
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",

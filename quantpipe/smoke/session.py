@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe.errors import SmokeError
-from quantpipe.recipe.model import Probe
+from quantpipe.recipe.probes import Probe
 from quantpipe.smoke.client import Client, short
 
 COMPLETIONS = "/v1/completions"

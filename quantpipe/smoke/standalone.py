@@ -14,7 +14,9 @@ from quantpipe.checkpoint.names import CONFIG
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, RecipeError, SmokeError, UsageError
 from quantpipe.host.machine import npus
-from quantpipe.recipe.model import Recipe, Serve, Smoke
+from quantpipe.recipe.model import Recipe
+from quantpipe.recipe.serve import Serve
+from quantpipe.recipe.smoke import Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke import scratch
 from quantpipe.smoke.launchers import launcher_for

@@ -7,7 +7,7 @@ from helpers.configs import QWEN3_235B
 
 from quantpipe.checkpoint.dims import read_dims
 from quantpipe.checkpoint.layout import Layout, layout_of_serve, rule_problems
-from quantpipe.recipe.model import Serve
+from quantpipe.recipe.serve import Serve
 
 
 @pytest.mark.parametrize("tp", [1, 2, 4, 8, 16, 32, 64])

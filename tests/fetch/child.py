@@ -13,6 +13,7 @@ from quantpipe.console import Console
 from quantpipe.errors import QuantpipeError, RetryableError
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.stage import FetchStage
+from quantpipe.recipe.files import Prompts
 from quantpipe.recipe.model import Recipe
 from quantpipe.settings import Settings
 from quantpipe.stage import Context
@@ -32,10 +33,9 @@ def main(store: str, hub: str, repo: str, jobs: str = "8") -> int:
         {
             "name": "tiny",
             "source": {"hub": hub, "repo": repo},
-            "quantize": {"calibration": {"dataset": "unused.jsonl"}},
+            "quantize": {"calibration": {"dataset": Prompts(Path("unused.jsonl"), ("unused",))}},
         }
     )
-    object.__setattr__(recipe, "stage_inputs", lambda: {"fetch": recipe._source_input()})
     root = Store(Path(store))
     context = Context(
         recipe,

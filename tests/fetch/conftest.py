@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from quantpipe.console import Console
+from quantpipe.recipe.files import Prompts
 from quantpipe.recipe.model import Recipe
 from quantpipe.settings import Settings
 from quantpipe.stage import Context
@@ -69,10 +70,12 @@ def make_context(tmp_path: Path) -> MakeContext:
             {
                 "name": "tiny",
                 "source": {"hub": hub, "repo": str(repo), **source},
-                "quantize": {"calibration": {"dataset": "unused.jsonl"}, "trust_remote_code": trust},
+                "quantize": {
+                    "calibration": {"dataset": Prompts(Path("unused.jsonl"), ("unused",))},
+                    "trust_remote_code": trust,
+                },
             }
         )
-        object.__setattr__(recipe, "stage_inputs", lambda: {"fetch": recipe._source_input()})
         store = Store(tmp_path / "store")
         settings = Settings(store.root, Path("python"), Path("python"), jobs)
         return Context(recipe, settings, store, Console("quiet"), store.new_run("tiny"))

@@ -28,13 +28,15 @@ OTHER = ["Nothing of this is in the other set: 31, 57, 1999.", "x = [i * i for i
 def spec(**changes: Any) -> dict[str, Any]:
     """A recipe's quantize section, as msmodelslim's spec without a dataset."""
     from quantpipe.quantize.spec import build_spec
-    from quantpipe.recipe.model import Quantize
+    from quantpipe.recipe.files import Prompts
+    from quantpipe.recipe.quantize import Quantize
 
     method = changes.pop("method", "flex_smooth_quant")
+    none = Prompts(Path("none.json"), ())
     section = Quantize.model_validate(
         {
-            "calibration": {"dataset": "none.json"},
-            "anti_outlier": {"method": method, "dataset": "none.json"},
+            "calibration": {"dataset": none},
+            "anti_outlier": {"method": method, "dataset": none},
             "device": "cpu",
             "part_size": 1,
             **changes,

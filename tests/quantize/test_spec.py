@@ -9,15 +9,17 @@ import pytest
 
 from quantpipe.errors import PreflightError, VerificationError
 from quantpipe.quantize.spec import ADAPTERS, adapter_for, build_spec
-from quantpipe.recipe.model import AntiOutlier, Calibration, Quantize
+from quantpipe.recipe.files import Prompts
+from quantpipe.recipe.quantize import AntiOutlier, Calibration, Quantize
 
+NONE = Prompts(Path("none.json"), ())
 DATASET = Path("/run/calibration.json")
 
 
 def quantize(**changes: Any) -> Quantize:
     values: dict[str, Any] = {
-        "calibration": Calibration(dataset=Path("c.json")),
-        "anti_outlier": AntiOutlier(dataset=Path("a.json")),
+        "calibration": Calibration(dataset=NONE),
+        "anti_outlier": AntiOutlier(dataset=NONE),
         **changes,
     }
     return Quantize(**values)
@@ -40,9 +42,9 @@ def test_rotate_then_smooth_then_quantize() -> None:
     [
         ({"rotate": False}, ["flex_smooth_quant", "group"]),
         ({"anti_outlier": None}, ["quarot", "group"]),
-        ({"anti_outlier": AntiOutlier(method="none", dataset=Path("a"))}, ["quarot", "group"]),
+        ({"anti_outlier": AntiOutlier(method="none", dataset=NONE)}, ["quarot", "group"]),
         (
-            {"anti_outlier": AntiOutlier(method="iter_smooth", dataset=Path("a"))},
+            {"anti_outlier": AntiOutlier(method="iter_smooth", dataset=NONE)},
             ["quarot", "iter_smooth", "group"],
         ),
         ({"rotate": False, "anti_outlier": None}, ["group"]),

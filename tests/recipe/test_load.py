@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from quantpipe import pipeline
+from quantpipe.console import Console
 from quantpipe.errors import RecipeError
 from quantpipe.recipe import load as recipe_file
 from quantpipe.recipe.model import Recipe
+from quantpipe.settings import Settings
 
 SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
@@ -93,7 +99,7 @@ def test_a_good_recipe_with_paths_from_its_folder(
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     recipe = recipe_file.load(path)
     assert recipe.source.repo == str(folder / "model")
-    assert recipe.quantize.calibration.dataset == folder / "data" / "scales.jsonl"
+    assert recipe.quantize.calibration.dataset.path == folder / "data" / "scales.jsonl"
     assert recipe.calibration_prompts() == ("first", "second")
     assert recipe.anti_outlier_prompts() == ("smoothing prompt",)
     monkeypatch.chdir(folder)
@@ -253,6 +259,28 @@ def test_missing_files_are_all_named_with_key_and_line(folder: Path) -> None:
     )
 
 
+def test_a_wrong_probes_file_is_an_error_of_loading(folder: Path) -> None:
+    (folder / "probes.json").write_text('[{"promt": "x"}]')
+    with pytest.raises(RecipeError, match="2 problems") as caught:
+        recipe_file.load(write(folder, GOOD.replace("smoke:\n", "smoke:\n  probes_file: probes.json\n")))
+    assert caught.value.where == str(folder / "probes.json")
+    assert caught.value.details[1] == "probes.json: 0.promt: unknown key, did you mean `prompt`?"
+
+
+def test_the_problems_of_a_dataset_stand_among_those_of_the_recipe(folder: Path) -> None:
+    (folder / "data" / "smooth.json").write_text('["a",\n 3,\n ""]')
+    found = problems(folder, GOOD.replace("keep: 3", "keep: 1").replace("scales.jsonl", "nope.jsonl"))
+    key = "r.yaml:8: quantize.anti_outlier.dataset: smooth.json: line"
+    assert [problem.partition("; ")[0] for problem in found[:2]] == [
+        f"{key} 2: item 2: found a number",
+        f"{key} 3: item 3: empty prompt",
+    ]
+    assert [problem.split(": ")[1] for problem in found[2:]] == [
+        "quantize.calibration.dataset",
+        "publish.keep",
+    ]
+
+
 def test_a_wrong_dataset_is_an_error_of_loading(folder: Path) -> None:
     (folder / "data" / "smooth.json").write_text('["a", 3]')
     with pytest.raises(RecipeError) as caught:
@@ -317,34 +345,62 @@ def test_a_recipe_that_is_not_utf8(folder: Path) -> None:
         recipe_file.load(folder / "r.yaml")
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("{", "not valid JSON"),
-        ('{"prompt": "x"}', "problem"),
-        ('[{"prompt": ""}]', "problem"),
-        ('[{"promt": "x"}]', "problem"),
-    ],
-)
-def test_a_wrong_probes_file(folder: Path, text: str, said: str) -> None:
-    (folder / "probes.json").write_text(text)
-    with pytest.raises(RecipeError, match=said) as caught:
-        recipe_file.load(write(folder, GOOD.replace("smoke:\n", "smoke:\n  probes_file: probes.json\n")))
-    assert caught.value.where == str(folder / "probes.json")
-
-
-def test_a_misspelt_key_of_a_probes_file_is_compared_with_those_of_a_probe(folder: Path) -> None:
-    (folder / "probes.json").write_text('[{"prompt": "x", "max_token": 3}]')
-    with pytest.raises(RecipeError) as caught:
-        recipe_file.load_probes(folder / "probes.json")
-    assert caught.value.details == ("probes.json: 0.max_token: unknown key, did you mean `max_tokens`?",)
-
-
 def test_what_show_prints_loads_again(folder: Path) -> None:
-    """`recipe show` gives the recipe with its defaults; a user starts from that."""
+    """`recipe show` gives the recipe with its defaults and all probes; a user starts from that."""
     import yaml
 
-    recipe = recipe_file.load(write(folder, GOOD))
+    (folder / "more.json").write_text(json.dumps([{"prompt": "Two", "continuation": "three"}]))
+    recipe = recipe_file.load(write(folder, GOOD.replace("smoke:\n", "smoke:\n  probes_file: more.json\n")))
     again = recipe_file.load(write(folder, yaml.safe_dump(recipe.model_dump(mode="json"))))
     assert again == recipe
     assert isinstance(again, Recipe)
+
+
+# -- a loaded recipe is a value -------------------------------------------------------------------------
+
+
+def test_nothing_that_happens_to_its_files_changes_a_loaded_recipe(folder: Path) -> None:
+    (folder / "more.json").write_text(json.dumps([{"prompt": "Two", "continuation": "three"}]))
+    recipe = recipe_file.load(write(folder, GOOD.replace("smoke:\n", "smoke:\n  probes_file: more.json\n")))
+    digest, inputs = recipe.digest(), recipe.stage_inputs()
+    shutil.rmtree(folder)
+    assert (recipe.digest(), recipe.stage_inputs()) == (digest, inputs)
+    assert recipe.calibration_prompts() == ("first", "second")
+    assert recipe.anti_outlier_prompts() == ("smoothing prompt",)
+    assert [probe.prompt for probe in recipe.smoke.probes] == ["One", "Two"]
+
+
+def test_each_file_of_a_recipe_is_opened_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    original = io.open
+
+    def counting(file: Any, *args: Any, **kwargs: Any) -> Any:
+        opened.append(Path(file).name)
+        return original(file, *args, **kwargs)
+
+    path = write(folder, GOOD)
+    monkeypatch.setattr(io, "open", counting)
+    recipe = recipe_file.load(path)
+    recipe.digest()
+    recipe.stage_inputs()
+    assert sorted(opened) == ["r.yaml", "scales.jsonl", "smooth.json"]
+
+
+@pytest.mark.quantize_env
+def test_a_dataset_that_changes_during_a_run_changes_nothing(
+    quantized_store: Path, small_recipe: Path, quantize_python: Path, tmp_path: Path
+) -> None:
+    """Key, receipt and checkpoint are of the content at load."""
+    folder = tmp_path / "recipe"
+    shutil.copytree(small_recipe.parent, folder)
+    recipe = recipe_file.load(folder / small_recipe.name)
+    for name in ("calibration", "anti_outlier"):
+        (folder / f"{name}.json").write_text('["another prompt"]')
+    settings = Settings.resolve(store=tmp_path / "changed", quantize_python=quantize_python)
+    outcome = pipeline.run(recipe, settings, Console("quiet"), pipeline.Selection(last="quantize"))
+    [run] = (quantized_store / "runs" / recipe.name).iterdir()
+    undisturbed = json.loads((run / "receipts" / "quantize.json").read_text("utf-8"))
+    receipt = outcome.receipts["quantize"].to_json()
+    assert receipt["key"] == undisturbed["key"]
+    assert receipt["outputs"]["manifest"] == undisturbed["outputs"]["manifest"]
+    assert recipe_file.load(folder / small_recipe.name).digest() != recipe.digest()

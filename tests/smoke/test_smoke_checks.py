@@ -17,7 +17,8 @@ import pytest
 
 from quantpipe.console import Console
 from quantpipe.errors import SmokeError
-from quantpipe.recipe.model import Bench, Probe, Smoke
+from quantpipe.recipe.probes import Probe
+from quantpipe.recipe.smoke import Bench, Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke import conformance
 from quantpipe.smoke.bench import bench_arguments, measure

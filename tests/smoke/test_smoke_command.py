@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from quantpipe.recipe import load as recipe_file
-from quantpipe.recipe.model import Serve
+from quantpipe.recipe.serve import Serve
 from quantpipe.smoke.server_command import ServerCommand, serve_command, smoke_command
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"

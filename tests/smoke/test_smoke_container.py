@@ -20,7 +20,9 @@ from quantpipe.console import Console
 from quantpipe.errors import PreflightError
 from quantpipe.host import machine as host
 from quantpipe.recipe import load as recipe_file
-from quantpipe.recipe.model import Bench, Container, Probe, Serve, Smoke
+from quantpipe.recipe.probes import Probe
+from quantpipe.recipe.serve import Serve
+from quantpipe.recipe.smoke import Bench, Container, Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke import container
 from quantpipe.smoke.bench import measure
@@ -274,7 +276,8 @@ def test_a_killed_quantpipe_leaves_no_container(engine: Engine, tmp_path: Path) 
 import time
 from pathlib import Path
 from quantpipe.console import Console
-from quantpipe.recipe.model import Serve, Smoke
+from quantpipe.recipe.serve import Serve
+from quantpipe.recipe.smoke import Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke.launchers import launcher_for
 smoke = Smoke(launcher="docker", hardware="a2", serve=Serve(served_model_name="tiny"))

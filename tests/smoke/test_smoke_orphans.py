@@ -103,7 +103,9 @@ LOAD = """
 import sys, time
 from pathlib import Path
 from quantpipe.console import Console
-from quantpipe.recipe.model import Probe, Serve, Smoke
+from quantpipe.recipe.probes import Probe
+from quantpipe.recipe.serve import Serve
+from quantpipe.recipe.smoke import Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke import launchers, standalone
 from quantpipe.smoke.server_command import ServerCommand

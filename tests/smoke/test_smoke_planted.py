@@ -18,7 +18,7 @@ from helpers.commands import processes_of
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
-from quantpipe.recipe.model import Timeouts
+from quantpipe.recipe.smoke import Timeouts
 from quantpipe.smoke.causes import CAUSES
 from quantpipe.smoke.server import choose_port, running
 from quantpipe.smoke.server_command import ServerCommand

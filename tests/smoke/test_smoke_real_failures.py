@@ -27,7 +27,8 @@ from test_child import eventually
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
-from quantpipe.recipe.model import Serve, Timeouts
+from quantpipe.recipe.serve import Serve
+from quantpipe.recipe.smoke import Timeouts
 from quantpipe.smoke.causes import CAUSES
 from quantpipe.smoke.server import choose_port, running
 from quantpipe.smoke.server_command import smoke_command

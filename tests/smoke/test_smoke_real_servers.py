@@ -15,7 +15,7 @@ from helpers.commands import TINY_RECIPE, processes_of, quantpipe
 
 from quantpipe.console import Console
 from quantpipe.recipe import load as recipe_file
-from quantpipe.recipe.model import Timeouts
+from quantpipe.recipe.smoke import Timeouts
 from quantpipe.settings import Settings
 from quantpipe.smoke.launchers import launcher_for
 from quantpipe.smoke.load import smoke_load

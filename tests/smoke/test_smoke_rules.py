@@ -12,7 +12,8 @@ from helpers.configs import QWEN3_235B
 from quantpipe.errors import PreflightError, RecipeError
 from quantpipe.host import machine as host
 from quantpipe.recipe import load as recipe_file
-from quantpipe.recipe.model import Serve, Smoke
+from quantpipe.recipe.serve import Serve
+from quantpipe.recipe.smoke import Smoke
 from quantpipe.smoke.model import ModelFigures, read_model
 from quantpipe.smoke.rules import device_weight_bytes, problems, require_rules
 

@@ -11,7 +11,7 @@ import pytest
 from helpers.commands import ROOT, quantpipe, write_recipe
 from pydantic import ValidationError
 
-from quantpipe.recipe.model import Bench, Container, Smoke
+from quantpipe.recipe.smoke import Bench, Container, Smoke
 from quantpipe.smoke.causes import CAUSES
 from quantpipe.smoke.devices import device_processes
 from quantpipe.smoke.progress import Watch

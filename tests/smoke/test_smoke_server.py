@@ -16,7 +16,8 @@ import pytest
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
 from quantpipe.host import child
-from quantpipe.recipe.model import Probe, Timeouts
+from quantpipe.recipe.probes import Probe
+from quantpipe.recipe.smoke import Timeouts
 from quantpipe.smoke import server
 from quantpipe.smoke.client import Client
 from quantpipe.smoke.probes import Reply, ask

@@ -18,7 +18,10 @@ from quantpipe.console import Console
 from quantpipe.errors import PreflightError, SmokeError, UsageError
 from quantpipe.host import machine as host
 from quantpipe.recipe import load as recipe_file
-from quantpipe.recipe.model import Probe, Recipe, Serve, Smoke
+from quantpipe.recipe.model import Recipe
+from quantpipe.recipe.probes import Probe
+from quantpipe.recipe.serve import Serve
+from quantpipe.recipe.smoke import Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke import launchers, standalone
 from quantpipe.smoke.launchers import Process, launcher_for

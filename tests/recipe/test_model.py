@@ -10,6 +10,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from quantpipe.digest import digest_of
 from quantpipe.errors import RecipeError
 from quantpipe.recipe import load as recipe_file
 from quantpipe.recipe.model import Recipe
@@ -31,6 +32,8 @@ BASE: dict[str, Any] = {
     "smoke": {"launcher": "native", "probes": [{"prompt": "a"}], "timeouts": {"ready": 60}},
     "publish": {"keep": 2},
 }
+
+WITHOUT_HUB: dict[str, Any] = {**BASE, "source": {"repo": "Qwen/Qwen3-32B"}}
 
 DECIDES: list[tuple[str, Any]] = [
     ("source.hub", "huggingface"),
@@ -235,4 +238,29 @@ def test_a_source_without_a_hub_takes_the_one_that_vllm_s_users_choose(
     folder: Path, monkeypatch: pytest.MonkeyPatch, wish: str, hub: str
 ) -> None:
     monkeypatch.setenv("VLLM_USE_MODELSCOPE", wish)
-    assert load(folder, changed("source", {"repo": "Qwen/Qwen3-32B"})).source.hub == hub
+    assert load(folder, WITHOUT_HUB).source.hub == hub
+
+
+def test_the_hub_is_chosen_once_at_load(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_USE_MODELSCOPE", "1")
+    recipe = load(folder, WITHOUT_HUB)
+    monkeypatch.setenv("VLLM_USE_MODELSCOPE", "0")
+    assert Recipe.model_validate(recipe.model_dump()).source.hub == "modelscope"
+    assert recipe.stage_inputs()["fetch"]["hub"] == "modelscope"
+
+
+def test_a_recipe_without_a_hub_has_one_digest_on_all_hosts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was fetched differs between hubs, and so does the key of the fetch stage."""
+    digests, keys = set(), set()
+    for wish in ("0", "1"):
+        monkeypatch.setenv("VLLM_USE_MODELSCOPE", wish)
+        recipe = load(folder, WITHOUT_HUB)
+        digests.add(recipe.digest())
+        keys.add(digest_of(recipe.stage_inputs()["fetch"]))
+    assert (len(digests), len(keys)) == (1, 2)
+    assert (
+        load(folder, changed("source", {**WITHOUT_HUB["source"], "hub": "huggingface"})).digest()
+        not in digests
+    )

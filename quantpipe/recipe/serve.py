@@ -1,0 +1,61 @@
+"""The serve profile of a recipe, in vLLM's own terms."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from quantpipe.recipe.section import Section
+
+
+class Serve(Section):
+    """The serve profile: how vLLM is started, in vLLM's own terms (its `serve` options).
+
+    Attributes:
+        served_model_name: the name under which clients ask for the model.
+        tensor_parallel_size: devices that share the weights of each layer.
+        data_parallel_size: copies of the attention layers, each with requests of its own.
+        enable_expert_parallel: place whole experts on the devices instead of a slice of each.
+        max_model_len: tokens of prompt and answer together.
+        max_num_seqs: requests of one step.
+        max_num_batched_tokens: tokens of one step.
+        gpu_memory_utilization: share of a device's memory that vLLM may take.
+        dtype: of the weights and activations that are not quantized.
+        seed: of the sampling.
+        enforce_eager: compile nothing and capture no graphs.
+        async_scheduling: prepare the next step while one is computed.
+        trust_remote_code: whether the model's own Python code may run in the server.
+        hf_overrides: passed as JSON; YaRN goes here as `rope_parameters`.
+        compilation_config: passed as JSON.
+        additional_config: passed as JSON; vllm-ascend's own switches.
+        extra_args: further options, as they are.
+        environment: environment variables of the server.
+    """
+
+    served_model_name: str = "qwen3"
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    data_parallel_size: int = Field(default=1, ge=1)
+    enable_expert_parallel: bool = False
+    max_model_len: int | None = Field(default=None, ge=1)
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    max_num_batched_tokens: int | None = Field(default=None, ge=1)
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    dtype: Literal["auto", "bfloat16", "float16"] | None = None
+    seed: int | None = None
+    enforce_eager: bool = False
+    async_scheduling: bool = False
+    trust_remote_code: bool = False
+    hf_overrides: dict[str, Any] = Field(default={})
+    compilation_config: dict[str, Any] = Field(default={})
+    additional_config: dict[str, Any] = Field(default={})
+    extra_args: tuple[str, ...] = ()
+    environment: dict[str, str] = Field(default={})
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _environment_is_text(cls, value: Any) -> Any:
+        """YAML reads `OMP_PROC_BIND: false` as a boolean; the environment wants its text."""
+        if not isinstance(value, dict):
+            return value
+        return {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}

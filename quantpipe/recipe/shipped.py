@@ -1,0 +1,77 @@
+"""What ships with quantpipe: recipes, calibration datasets, the tiny model and its probes.
+
+They lie in the package's assets: in a wheel as files, in a checkout as links to the folders `recipes` and
+`calib_data`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from quantpipe.errors import RecipeError
+
+Role = Literal["source", "dataset", "probes"]
+"""As what a recipe names a file or folder."""
+
+_PREFIX = "builtin:"
+
+
+def recipes() -> dict[str, Path]:
+    """The shipped recipes by name, sorted."""
+    return {path.stem: path for path in sorted(_assets("recipes").glob("*.yaml"))}
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """The file of a recipe that is given by its path, or by the name of a shipped one. An existing path wins.
+
+    Raises:
+        RecipeError: it looks like a name, and no shipped recipe has it.
+    """
+    path, known = Path(recipe), recipes()
+    name = str(recipe)
+    if path.exists() or not _is_name(name):
+        return path
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    raise RecipeError(
+        f"no such file, and no shipped recipe of this name: {name}",
+        hint=f"did you mean {' or '.join(near)}?" if near else f"the shipped ones: {', '.join(known)}",
+    )
+
+
+def builtin(text: str, role: Role) -> Path | None:
+    """The path that a `builtin:` name stands for; None for any other text.
+
+    Raises:
+        RecipeError: nothing of this name and role ships with quantpipe.
+    """
+    if not text.startswith(_PREFIX):
+        return None
+    known = _builtins(role)
+    path = known.get(text.removeprefix(_PREFIX))
+    if path is None:
+        names = ", ".join(_PREFIX + name for name in known)
+        raise RecipeError(f"no {role} {text} ships with quantpipe", hint=f"there is {names}")
+    return path
+
+
+def _is_name(text: str) -> bool:
+    """Whether it can be the name of a shipped recipe: a file of the working directory ends in .yaml."""
+    return "/" not in text and not text.endswith((".yaml", ".yml"))
+
+
+def _builtins(role: Role) -> dict[str, Path]:
+    if role == "source":
+        return {path.parent.name: path.parent for path in _assets().glob("*/config.json")}
+    if role == "probes":
+        return {path.name.partition(".")[0]: path for path in _assets().glob("*.probes.json")}
+    return {path.stem: path for path in sorted(_assets("calib_data").glob("*.json"))}
+
+
+def _assets(folder: str = ".") -> Path:
+    """A folder of the package's data; where it is a link, what it leads to."""
+    return Path(str(files("quantpipe.assets"))).joinpath(folder).resolve()
