@@ -9,6 +9,7 @@ from helpers.receipts import fetch_receipt, publish_receipt, quantize_receipt, v
 from quantpipe.cli.options import STAGE
 from quantpipe.console import Console
 from quantpipe.pipeline import Selection
+from quantpipe.recipe.files import Prompts
 from quantpipe.recipe.model import Recipe
 from quantpipe.settings import Settings
 from quantpipe.stage import STAGE_NAMES, Context, FetchPlan, Receipts
@@ -24,7 +25,7 @@ def context(tmp_path: Path) -> Context:
             {
                 "name": "tiny",
                 "source": {"hub": "local", "repo": "/m"},
-                "quantize": {"calibration": {"dataset": "d"}},
+                "quantize": {"calibration": {"dataset": Prompts(Path("d"), ("a prompt",))}},
             }
         ),
         settings=Settings.resolve({}, store=store.root),
