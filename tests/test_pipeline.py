@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import QUANTPIPE, ROOT, environment, processes_of, quantpipe, write_recipe
+from helpers.commands import QUANTPIPE, ROOT, environment, quantpipe, write_recipe
+from helpers.processes import processes_of
 
 NAME = "tiny-qwen3-moe-w8a8-rot"
 pytestmark = [pytest.mark.quantize_env, pytest.mark.serve_env]

@@ -96,18 +96,3 @@ def copy_store(store: Path, target: Path) -> Path:
     """A copy with times, modes and links. Inodes differ: fetch looks at its files again, and keeps them."""
     subprocess.run(["cp", "-a", "--reflink=auto", str(store), str(target)], check=True)
     return target
-
-
-def processes_of(run_marker: str) -> list[int]:
-    """Processes whose environment carries this text: what a run has left behind."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                variables = (entry / "environ").read_bytes()
-                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-            if run_marker.encode() in variables and state != "Z":
-                found.append(int(entry.name))
-    return found

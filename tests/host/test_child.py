@@ -5,10 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.processes import alive, eventually
 
 from quantpipe.host import child
 from quantpipe.host.child import Child
@@ -24,23 +24,6 @@ if os.fork() == 0:
     os._exit(0)
 time.sleep(600)
 """
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return condition()
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 def start(tmp_path: Path, code: str, *arguments: str, grace: float = 0.3) -> Child:

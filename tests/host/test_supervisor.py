@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_child import alive, eventually
+from helpers.processes import alive, eventually
 
 from quantpipe.host import supervisor
 from quantpipe.host.child import Child
@@ -129,9 +129,9 @@ def test_a_killed_quantpipe_leaves_none_either(tmp_path: Path) -> None:
     (scratch / "file").write_text("x")
     parent = f"""
 import sys, time
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
-from test_supervisor import STUBBORN, VLLM, WAIT, WORKER, Tree
+from host.test_supervisor import STUBBORN, VLLM, WAIT, WORKER, Tree
 Tree(Path({str(tmp_path)!r}), STUBBORN + VLLM + WORKER + WAIT, scratch=Path({str(scratch)!r}))
 time.sleep(600)
 """

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,6 +154,3 @@ def quantizer(quantize_python: Path, tmp_path_factory: pytest.TempPathFactory) -
     server = Quantizer(quantize_python, tmp_path_factory.mktemp("quantizer") / "log.txt")
     yield server
     server.close()
-
-
-sys.path.insert(0, str(Path(__file__).parent))

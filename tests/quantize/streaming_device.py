@@ -1,4 +1,4 @@
-"""In the worker's interpreter: the engine with a stand-in for the device, which notes what is asked of it."""
+"""In the worker's interpreter: the engine with a fake for the device, which notes what is asked of it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check(folder: str, job: dict[str, Any]) -> None:
 
 
 def check_npu_calls() -> None:
-    """place and release with a stand-in for torch.npu."""
+    """place and release with a fake for torch.npu."""
     import types
 
     import torch

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import OTHER, SHORT, Quantizer, files, spec, tensors
 
 from quantpipe.checkpoint.names import DESCRIPTION, INDEX
+
+from .conftest import OTHER, SHORT, Quantizer, files, spec, tensors
 
 MOE: dict[str, Any] = {
     "hidden_size": 64,

@@ -1,11 +1,11 @@
-"""What engine streaming asks of a device, and in which order: no NPU is here, so a stand-in notes it."""
+"""What engine streaming asks of a device, and in which order: no NPU is here, so a fake notes it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from conftest import SHORT, Quantizer, dataset, spec
-from test_streaming import MOE
+from .conftest import SHORT, Quantizer, dataset, spec
+from .test_streaming import MOE
 
 
 def test_a_layer_is_moved_when_its_turn_comes_and_released_behind_it(

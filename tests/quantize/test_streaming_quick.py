@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import OTHER, SHORT, Quantizer, spec
-from test_streaming import DENSE, MOE
 
 from quantpipe.checkpoint.checkpoint import open_checkpoint
 from quantpipe.verify.fidelity.compare import compare
 from quantpipe.verify.model import described_model
+
+from .conftest import OTHER, SHORT, Quantizer, spec
+from .test_streaming import DENSE, MOE
 
 LONG = [" ".join(str(number * factor) for number in range(150)) for factor in (1, 7, 13)]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import OTHER, Quantizer, files
-from test_streaming import MOE
+
+from .conftest import OTHER, Quantizer, files
+from .test_streaming import MOE
 
 MODEL = {**MOE, "num_hidden_layers": 5}
 

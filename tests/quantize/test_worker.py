@@ -1,4 +1,4 @@
-"""The worker's own modules, without torch: stand-ins take its place and note what is called."""
+"""The worker's own modules, without torch: fakes take its place and note what is called."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def test_events_are_json_lines_in_order() -> None:
 
 
 class Calls(list[Any]):
-    """What the stand-ins were asked, in order."""
+    """What the fakes were asked, in order."""
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Stand-ins for torch and torch_npu, which note their import and every call."""
+    """Fakes for torch and torch_npu, which note their import and every call."""
     noted = Calls()
     environment: dict[str, str] = {}
     npu = types.SimpleNamespace(

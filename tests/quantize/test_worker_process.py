@@ -36,7 +36,7 @@ class Terminal(io.StringIO):
 
 
 class Worker:
-    """The stand-in, run as the quantize stage runs the real one."""
+    """The fake, run as the quantize stage runs the real one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -83,7 +83,7 @@ class Worker:
 
 @pytest.fixture
 def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
-    monkeypatch.setattr(worker_process, "WORKER", Path(__file__).with_name("stand_in_worker.py"))
+    monkeypatch.setattr(worker_process, "WORKER", Path(__file__).with_name("fake_worker.py"))
     monkeypatch.setattr(worker_process, "_POLL_SECONDS", 0.1)
     real = child.Child.__init__
 

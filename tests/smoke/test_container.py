@@ -1,4 +1,4 @@
-"""Launchers docker and podman, with a stand-in for the engine that records and runs the stand-in server."""
+"""Launchers docker and podman, with a fake for the engine that records and runs the fake server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.commands import ROOT, processes_of
+from helpers.commands import ROOT
+from helpers.processes import processes_of
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError
@@ -53,7 +54,7 @@ DRIVER_MOUNTS = [
 
 
 class Engine:
-    """The stand-in on PATH, under both names."""
+    """The fake on PATH, under both names."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -72,12 +73,12 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     folder.mkdir()
     for name in ("docker", "podman"):
         script = folder / name
-        script.write_text(f'#!/bin/sh\nexec {sys.executable} -I {HERE / "stand_in_docker.py"} "$@"\n')
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} -I {HERE / "fake_docker.py"} "$@"\n')
         script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setenv("STAND_IN_FOLDER", str(folder))
-    server = [sys.executable, str(HERE / "stand_in_server.py"), "PORT", "no-root"]
-    monkeypatch.setenv("STAND_IN_SERVER", json.dumps(server))
+    monkeypatch.setenv("FAKE_DOCKER_FOLDER", str(folder))
+    server = [sys.executable, str(HERE / "fake_server.py"), "PORT", "no-root"]
+    monkeypatch.setenv("FAKE_DOCKER_SERVER", json.dumps(server))
     return Engine(folder)
 
 
@@ -236,11 +237,11 @@ def test_preflight_names_what_is_missing(
     (devices / "davinci9").unlink()
     with pytest.raises(PreflightError, match=r"does not show .*davinci9"):
         launcher.preflight()
-    monkeypatch.setenv("STAND_IN_NO_IMAGE", "1")
+    monkeypatch.setenv("FAKE_DOCKER_NO_IMAGE", "1")
     with pytest.raises(PreflightError, match=r"v0\.21\.0rc1-a3 is not here") as caught:
         launcher.preflight()
     assert "docker pull quay.io/ascend/vllm-ascend:v0.21.0rc1-a3" in (caught.value.hint or "")
-    monkeypatch.setenv("STAND_IN_BROKEN", "1")
+    monkeypatch.setenv("FAKE_DOCKER_BROKEN", "1")
     with pytest.raises(PreflightError, match="Cannot connect to the Docker daemon"):
         launcher.preflight()
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -253,7 +254,7 @@ def test_bench_runs_inside_and_its_result_comes_out(
     engine: Engine, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = {"completed": 4, "failed": 0, "output_throughput": 12.5}
-    monkeypatch.setenv("STAND_IN_EXEC", json.dumps(["echo", json.dumps(result)]))
+    monkeypatch.setenv("FAKE_DOCKER_EXEC", json.dumps(["echo", json.dumps(result)]))
     figures = measure(
         Bench(num_prompts=4),
         containers(SMOKE, settings),

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers.commands import processes_of
-from test_child import eventually
-from test_supervisor import OWNER, STUBBORN, VLLM, WAIT
+from helpers.processes import eventually, processes_of
 
+from host.test_supervisor import OWNER, STUBBORN, VLLM, WAIT
 from quantpipe.host import orphans
 from quantpipe.host.child import Child
 from quantpipe.smoke.stage import of_runs
@@ -128,11 +127,11 @@ def folder() -> Iterator[Path]:
 
 
 def loader(tmp_path: Path, folder: Path, mark: str) -> Callable[..., subprocess.Popen[str]]:
-    """Starts loads of one checkpoint by the stand-in, with the one probe given."""
+    """Starts loads of one checkpoint by the fake, with the one probe given."""
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text("{}")
-    script = str(Path(__file__).with_name("stand_in_server.py"))
+    script = str(Path(__file__).parents[1] / "smoke" / "fake_server.py")
     environment = {**os.environ, "SMOKE_TEST_MARK": mark, "TMPDIR": str(folder)}
 
     def load(probe: str, mode: str = "") -> subprocess.Popen[str]:

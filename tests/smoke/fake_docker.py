@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """A container engine that records what it is asked and runs a server in the place of the image's.
 
-`run` starts the program of $STAND_IN_SERVER (JSON; its item "PORT" becomes the port of the command) in a
+`run` starts the program of $FAKE_DOCKER_SERVER (JSON; its item "PORT" becomes the port of the command) in a
 session of its own, without the client's environment but with the container's, as a daemon would. `rm`
-ends it; `ps` lists what is left; `exec` runs $STAND_IN_EXEC. Everything goes to $STAND_IN_RECORD.
+ends it; `ps` lists what is left; `exec` runs $FAKE_DOCKER_EXEC. Everything goes to $FAKE_DOCKER_RECORD.
 """
 
 # ruff: noqa: T201
@@ -18,7 +18,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-FOLDER = Path(os.environ["STAND_IN_FOLDER"])
+FOLDER = Path(os.environ["FAKE_DOCKER_FOLDER"])
 ARGUMENTS = sys.argv[1:]
 with (FOLDER / "record.jsonl").open("a") as record:
     record.write(json.dumps(ARGUMENTS) + "\n")
@@ -34,7 +34,7 @@ def run() -> int:
     port = value_of("--port")
     variables = [ARGUMENTS[i + 1] for i, argument in enumerate(ARGUMENTS) if argument == "-e"]
     inside = dict(v.split("=", 1) if "=" in v else (v, os.environ[v]) for v in variables)
-    server = [port if part == "PORT" else part for part in json.loads(os.environ["STAND_IN_SERVER"])]
+    server = [port if part == "PORT" else part for part in json.loads(os.environ["FAKE_DOCKER_SERVER"])]
     process = subprocess.Popen(
         server, env={"PATH": os.environ["PATH"], **inside}, start_new_session=True, cwd=FOLDER
     )
@@ -55,13 +55,13 @@ def remove() -> int:
 
 
 def execute() -> int:
-    return subprocess.run(json.loads(os.environ["STAND_IN_EXEC"]), check=False).returncode
+    return subprocess.run(json.loads(os.environ["FAKE_DOCKER_EXEC"]), check=False).returncode
 
 
-if os.environ.get("STAND_IN_BROKEN"):
+if os.environ.get("FAKE_DOCKER_BROKEN"):
     print("Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", file=sys.stderr)
     sys.exit(1)
-if ARGUMENTS[0] == "image" and os.environ.get("STAND_IN_NO_IMAGE"):
+if ARGUMENTS[0] == "image" and os.environ.get("FAKE_DOCKER_NO_IMAGE"):
     print(f"Error: No such image: {ARGUMENTS[-1]}", file=sys.stderr)
     sys.exit(1)
 if ARGUMENTS[0] == "ps":

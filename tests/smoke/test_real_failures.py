@@ -1,6 +1,6 @@
 """Failures of the real vLLM, planted one by one: what it really says is recognized, and nothing is left.
 
-The causes that no host without NPUs can have are planted in test_smoke_planted.py, by logs.
+The causes that no host without NPUs can have are planted in test_planted.py, by logs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import processes_of
-from test_child import eventually
+from helpers.processes import eventually, processes_of
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError

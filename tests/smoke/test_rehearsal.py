@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.commands import QUANTPIPE, TINY_RECIPE, environment, processes_of, quantpipe
+from helpers.commands import QUANTPIPE, TINY_RECIPE, environment, quantpipe
+from helpers.processes import processes_of
 
 pytestmark = pytest.mark.serve_env
 

@@ -1,4 +1,4 @@
-"""What any server has to do, against the stand-in; client, reference answers, speed."""
+"""What any server has to do, against the fake; client, reference answers, speed."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from quantpipe.smoke.server import Server, choose_port
 from quantpipe.smoke.server_command import ServerCommand
 from quantpipe.smoke.session import Session
 
-STAND_IN = Path(__file__).with_name("stand_in_server.py")
+FAKE_SERVER = Path(__file__).with_name("fake_server.py")
 ONE = Probe(prompt="One", max_tokens=4)
 CHAT = Probe(prompt="Two", max_tokens=4, chat=True)
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Callable[[str], Session]]:
-    """Starts the stand-in in a mode; a client to it."""
+    """Starts the fake in a mode; a client to it."""
     started = []
 
     def start(mode: str) -> Session:
         port = choose_port(0)
         with (tmp_path / "log").open("wb") as log:
-            command = [sys.executable, str(STAND_IN), str(port), mode]
+            command = [sys.executable, str(FAKE_SERVER), str(port), mode]
             started.append(subprocess.Popen(command, stdout=log, stderr=log))
         client = Client(f"http://127.0.0.1:{port}", 10)
         deadline = time.monotonic() + 20

@@ -1,4 +1,4 @@
-"""The stage and the stand-alone load, with the stand-in server in the place of vLLM."""
+"""The stage and the stand-alone load, with the fake server in the place of vLLM."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from quantpipe.smoke.server import choose_port, running
 from quantpipe.smoke.server_command import ServerCommand
 from quantpipe.smoke.standalone import Choice, Setup
 
-STAND_IN = Path(__file__).with_name("stand_in_server.py")
+FAKE_SERVER = Path(__file__).with_name("fake_server.py")
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 PROBES = (
     Probe(prompt="One", continuation="after One", max_tokens=4),
@@ -53,13 +53,13 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def modes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The stand-in's mode; what would be started otherwise is checked in test_smoke_command.py."""
+    """The fake's mode; what would be started otherwise is checked in test_server_command.py."""
     mode = ["ready"]
 
     def command(
         launcher: str, python: Path, checkpoint: Path, serve: Serve, port: int, *, program: str | None = None
     ) -> ServerCommand:
-        return ServerCommand((str(python), str(STAND_IN), str(port), *mode), {})
+        return ServerCommand((str(python), str(FAKE_SERVER), str(port), *mode), {})
 
     monkeypatch.setattr(launchers, "smoke_command", command)
     return mode
@@ -88,7 +88,7 @@ def test_figures_tell_of_every_probe(tmp_path: Path, settings: Settings, modes: 
     assert all(probe["request"]["prompt"] == probe["prompt"] for probe in probes)
     assert all(probe["seconds"] > 0 for probe in probes)
     assert "modelslim Quantization" in figures["effective_quantization"]
-    assert figures["command"][1] == str(STAND_IN)
+    assert figures["command"][1] == str(FAKE_SERVER)
     checks = {check["name"]: check for check in figures["checks"]}
     assert list(checks) == ["completion", "chat", "batch", "logprobs"]
     assert "chat template" in checks["chat"]["skipped"]
@@ -107,7 +107,7 @@ def test_figures_tell_of_every_probe(tmp_path: Path, settings: Settings, modes: 
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events].count("probe") == 3
     assert [event["event"] for event in events].count("check") == 4
-    assert next(event for event in events if event["event"] == "server")["command"][1] == str(STAND_IN)
+    assert next(event for event in events if event["event"] == "server")["command"][1] == str(FAKE_SERVER)
 
 
 def test_too_few_matches_fail_it(tmp_path: Path, settings: Settings, modes: list[str]) -> None:
@@ -154,7 +154,7 @@ def test_stand_alone_success_leaves_no_log_and_failure_keeps_it(
     monkeypatch.setattr(Process, "preflight", lambda self: None)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
-    modes[0] = "no-root"  # the stand-in does not know the path
+    modes[0] = "no-root"  # the fake does not know the path
     assert standalone.smoke_directory(tmp_path, Setup(SMOKE), settings, Console("quiet"))["matched"] == 1
     assert list(tmp_path.glob("quantpipe-smoke-*")) == []
     modes[0] = "exits"

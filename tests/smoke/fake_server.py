@@ -1,4 +1,4 @@
-"""A small OpenAI-like server that misbehaves on demand: `python stand_in_server.py PORT MODE [FILE]`."""
+"""A small OpenAI-like server that misbehaves on demand: `python fake_server.py PORT MODE [FILE]`."""
 
 # ruff: noqa: T201
 
@@ -139,7 +139,7 @@ def stubborn_grandchild() -> None:
         time.sleep(600)
 
 
-print("hello from the stand-in", flush=True)
+print("hello from the fake", flush=True)
 if MODE != "fallback":
     print(EFFECTIVE, flush=True)
 if MODE == "log":  # say what a real log said, and end as it ended

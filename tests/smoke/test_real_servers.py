@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.commands import TINY_RECIPE, processes_of, quantpipe
+from helpers.commands import TINY_RECIPE, quantpipe
+from helpers.processes import processes_of
 
 from quantpipe.console import Console
 from quantpipe.recipe import load as recipe_file
@@ -43,11 +44,11 @@ def folder() -> Iterator[Path]:
 def test_the_rehearsal_in_the_place_of_a_container_s_server(
     checkpoint: Path, serve_python: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`docker run` by a stand-in that starts the real engine: everything asked and known, nothing left."""
+    """`docker run` by a fake that starts the real engine: everything asked and known, nothing left."""
     docker = folder / "bin" / "docker"
     docker.parent.mkdir()
-    stand_in = Path(__file__).with_name("stand_in_docker.py")
-    docker.write_text(f'#!/bin/sh\nexec {sys.executable} -I {stand_in} "$@"\n')
+    fake = Path(__file__).with_name("fake_docker.py")
+    docker.write_text(f'#!/bin/sh\nexec {sys.executable} -I {fake} "$@"\n')
     docker.chmod(0o755)
     rehearsal = smoke_command("cpu", serve_python, checkpoint, SMOKE.serve, 0)
     mark = secrets.token_hex(8)
@@ -55,8 +56,8 @@ def test_the_rehearsal_in_the_place_of_a_container_s_server(
     server = ["PORT" if part == "0" else part for part in rehearsal.arguments]
     inside = ["/usr/bin/env", *variables, f"TMPDIR={folder}", f"SMOKE_TEST_MARK={mark}", *server]
     monkeypatch.setenv("PATH", f"{docker.parent}:/usr/bin:/bin")
-    monkeypatch.setenv("STAND_IN_FOLDER", str(folder))
-    monkeypatch.setenv("STAND_IN_SERVER", json.dumps(inside))
+    monkeypatch.setenv("FAKE_DOCKER_FOLDER", str(folder))
+    monkeypatch.setenv("FAKE_DOCKER_SERVER", json.dumps(inside))
     smoke = SMOKE.model_copy(update={"launcher": "docker", "hardware": "a3"})
     figures = smoke_load(
         checkpoint,

@@ -25,14 +25,14 @@ from quantpipe.smoke.server import choose_port, running
 from quantpipe.smoke.server_command import ServerCommand
 from quantpipe.smoke.session import Session
 
-STAND_IN = Path(__file__).with_name("stand_in_server.py")
+FAKE_SERVER = Path(__file__).with_name("fake_server.py")
 CHECKPOINT = Path("/checkpoint")
 PATIENT = Timeouts(stall=30, ready=30, probe=20)
 
 
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests need not give a stand-in ten seconds to end politely."""
+    """Tests need not give a fake ten seconds to end politely."""
     monkeypatch.setattr(server, "_DYING_SECONDS", 1.0)
     real = child.Child.__init__
 
@@ -63,7 +63,7 @@ def processes_of(run_id: str) -> list[str]:
 
 
 class Server:
-    """The stand-in in one of its modes, as `running` starts it."""
+    """The fake in one of its modes, as `running` starts it."""
 
     def __init__(self, folder: Path, run_id: str) -> None:
         self.log = folder / "smoke.log"
@@ -72,7 +72,9 @@ class Server:
 
     def __call__(self, mode: str, *more: str, timeouts: Timeouts = PATIENT, port: int | None = None):  # type: ignore[no-untyped-def]
         self.port = self.port if port is None else port
-        command = ServerCommand((sys.executable, str(STAND_IN), str(self.port), mode, *more), {"MARK": "set"})
+        command = ServerCommand(
+            (sys.executable, str(FAKE_SERVER), str(self.port), mode, *more), {"MARK": "set"}
+        )
         return running(
             command,
             port=self.port,
@@ -108,7 +110,7 @@ def test_a_server_that_becomes_ready_is_asked_and_ended(start: Server, mode: str
     assert answer.text == " after One in 7"
     assert answer.matches is None
     assert 0 < answer.seconds < 10
-    assert "hello from the stand-in" in start.log.read_text()
+    assert "hello from the fake" in start.log.read_text()
     with pytest.raises(ConnectionError), socket.create_connection(("127.0.0.1", start.port), 1):
         pass
 
@@ -318,7 +320,7 @@ def test_a_killed_supervisor_leaves_an_orphan_that_its_own_end_reaps(start: Serv
 def test_device_memory_of_a_process_that_is_gone_is_told(
     start: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stand-in npu-smi that shows a process after the server's end which nobody has."""
+    """A fake npu-smi that shows a process after the server's end which nobody has."""
     monkeypatch.setattr(server, "_RELEASE_SECONDS", 0.6)
     tool = tmp_path / "bin" / "npu-smi"
     tool.parent.mkdir()

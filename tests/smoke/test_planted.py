@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.commands import processes_of
+from helpers.processes import processes_of
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
@@ -23,7 +23,7 @@ from quantpipe.smoke.causes import CAUSES
 from quantpipe.smoke.server import choose_port, running
 from quantpipe.smoke.server_command import ServerCommand
 
-STAND_IN = Path(__file__).with_name("stand_in_server.py")
+FAKE_SERVER = Path(__file__).with_name("fake_server.py")
 CORE = "(EngineCore_DP0 pid=771)"
 
 BEFORE = f"""\
@@ -95,7 +95,7 @@ EXCERPTS: dict[str, str] = {
 
 def fails(tmp_path: Path, mode: str, *more: str, timeouts: Timeouts, within: float) -> QuantpipeError:
     run_id, port = f"test-{secrets.token_hex(6)}", choose_port(0)
-    command = ServerCommand((sys.executable, str(STAND_IN), str(port), mode, *more), {})
+    command = ServerCommand((sys.executable, str(FAKE_SERVER), str(port), mode, *more), {})
     began = time.monotonic()
     with (
         pytest.raises(QuantpipeError) as caught,
