@@ -206,7 +206,7 @@ def write_job(out: Path, snapshot: Path, engine: str, options: argparse.Namespac
         exact=exact,
         state=str(out / "state"),
     )
-    job.save(out / "job.json")
+    job.write(out / "job.json")
     return out / "job.json"
 
 

@@ -48,7 +48,7 @@ def finish(output: Path, snapshot: Path, *, scheme: str, trust_remote_code: bool
         trust_remote_code: without it the model's Python files are left out.
 
     Raises:
-        QuantizeError: the output is incomplete: what msmodelslim writes last is missing.
+        QuantizeError: the output is incomplete: the files that msmodelslim writes last are missing.
     """
     _name_shards(output)
     _clean_description(output / DESCRIPTION)
@@ -65,7 +65,7 @@ def finish(output: Path, snapshot: Path, *, scheme: str, trust_remote_code: bool
 def _name_shards(output: Path) -> None:
     """Give shards and index the names that vLLM reads.
 
-    It ignores every other index name, and without an index it loads whatever *.safetensors lies there.
+    It ignores every other index name, and without an index it loads every *.safetensors file.
     """
     found = sorted(output.glob(f"*{INDEX_SUFFIX}"))
     if len(found) != 1:
@@ -94,7 +94,7 @@ def _shards_of(index: dict[str, Any], path: Path) -> list[str]:
 
 
 def _clean_description(path: Path) -> None:
-    """Drop keys whose value is null: vllm-ascend takes a null `fa_quant_type` for a wish."""
+    """Drop keys whose value is null: vllm-ascend takes a null `fa_quant_type` as a request."""
     description = _read_json(path)
     durable.write_json(path, {key: value for key, value in description.items() if value is not None})
 
@@ -119,7 +119,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _incomplete(path: Path, what: str) -> QuantizeError:
     return QuantizeError(
-        f"msmodelslim said that it was done, but its output is incomplete: {what}",
+        f"msmodelslim reported success, but its output is incomplete: {what}",
         where=str(path),
         hint="look at the end of the quantize log, then run again with `--force quantize`",
     )

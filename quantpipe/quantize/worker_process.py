@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import select
@@ -18,15 +17,12 @@ from typing import Any
 from quantpipe.console import Console, Progress
 from quantpipe.errors import (
     InterruptedRunError,
-    PreflightError,
-    QuantizeError,
-    QuantpipeError,
     RetryableError,
 )
 from quantpipe.host import cgroups, child, supervisor
 from quantpipe.host.machine import for_other_python
+from quantpipe.quantize import worker_failures
 from quantpipe.quantize.worker.protocol import Job
-from quantpipe.store.faults import storage_error
 
 WORKER = Path(__file__).parent / "worker" / "__main__.py"
 _POLL_SECONDS = 1.0
@@ -34,14 +30,16 @@ _PHASES = {"import": "importing msmodelslim", "load": "loading the BF16 model", 
 
 
 @dataclass
-class Outcome:
-    """What the worker told.
+class WorkerReport:
+    """What the worker reported.
 
     Attributes:
         versions: package versions of its interpreter.
         threads: torch's number of threads, which can change the last bits on a CPU.
         layers: decoder layers of the model.
         seconds: the worker's own wall time.
+        failure: the `failed` event; None without one.
+        finished: the `finished` event came.
         resumed: units (embedding, layers, head) that an earlier run had finished.
         stopped: where the worker stopped on SIGTERM; empty where it did not.
     """
@@ -67,24 +65,24 @@ def run(
     console: Console,
     threads: int | None = None,
     grace: float = child.GRACE_SECONDS,
-) -> Outcome:
+) -> WorkerReport:
     """Run a job in the interpreter `python` and wait for its end.
 
     Args:
-        folder: the job file goes here, and a scratch folder that the worker works in.
-        log: receives all that the worker and msmodelslim print.
-        stall_seconds: after so long without event, CPU time or I/O the worker counts as hung.
+        folder: of the job file, and of the worker's working directory, which is removed afterwards.
+        log: receives the output of the worker and msmodelslim.
+        stall_seconds: after so long without an event, CPU time or I/O the worker counts as hung.
         threads: CPU threads of torch; None leaves the choice to it.
-        grace: seconds that it gets to finish what it is at when quantpipe is asked to stop (SIGTERM).
+        grace: seconds that it gets to finish the layer in progress when quantpipe is asked to stop (SIGTERM).
 
     Raises:
         QuantizeError: msmodelslim failed; the message is its own.
-        PreflightError: memory, disk, device or environment did not suffice.
+        PreflightError: memory, storage, device or environment is insufficient.
         RetryableError: it hung, was killed from outside, or stopped where a later run continues.
     """
-    job_file, scratch = folder / "job.json", folder / "scratch"
-    job.save(job_file)
-    scratch.mkdir(exist_ok=True)
+    job_file, directory = folder / "job.json", folder / "workdir"
+    job.write(job_file)
+    directory.mkdir(exist_ok=True)
     kills = cgroups.out_of_memory_kills()
     reading, writing = os.pipe()
     command = [str(python), str(WORKER), str(job_file), str(writing)]
@@ -92,45 +90,45 @@ def run(
     with os.fdopen(reading, "rb", buffering=0) as pipe:
         try:
             worker = child.Child(
-                command, environment=environment, log=log, pass_fds=[writing], folder=scratch, grace=grace
+                command, environment=environment, log=log, pass_fds=[writing], folder=directory, grace=grace
             )
         finally:
             os.close(writing)
         with worker:
             try:
-                outcome = _follow(pipe.fileno(), worker, console, stall_seconds, log)
+                report = _follow(pipe.fileno(), worker, console, stall_seconds, log)
                 status = worker.wait()
             except (KeyboardInterrupt, InterruptedRunError):
-                _kill(worker)  # whoever pressed Ctrl-C does not want to wait for the layer in work
+                _kill(worker)  # Ctrl-C does not wait for the layer in progress
                 raise
-    shutil.rmtree(scratch, ignore_errors=True)
-    if outcome.failure is not None:
-        raise _failed(outcome.failure, log)
-    if outcome.stopped:
+    shutil.rmtree(directory, ignore_errors=True)
+    if report.failure is not None:
+        raise worker_failures.failed(report.failure, log)
+    if report.stopped:
         raise RetryableError(
-            f"the quantize worker {outcome.stopped}",
+            f"the quantize worker {report.stopped}",
             where=str(log),
             hint="the same command continues from here",
         )
-    if not outcome.finished or status != 0:
-        raise _died(status, cgroups.out_of_memory_kills() > kills, log)
-    return outcome
+    if not report.finished or status != 0:
+        raise worker_failures.died(status, cgroups.out_of_memory_kills() > kills, log)
+    return report
 
 
 def _kill(worker: child.Child) -> None:
-    for process in supervisor.descendants(worker.pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+    """SIGKILL at once; resource trackers are left to the supervisor: they remove shared memory at the end."""
+    processes = supervisor.descendants(worker.pid)
+    supervisor.send(signal.SIGKILL, [process for process in processes if not supervisor.is_tracker(process)])
 
 
 def _environment(
     run_id: str, threads: int | None = None, base: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """The user's environment without what would lead the worker's interpreter astray."""
+    """The user's environment without variables that break another interpreter."""
     environment = for_other_python(base)
-    # The snapshot is complete and local: nothing has to be asked of a hub any more.
+    # The snapshot is complete and local: no hub is needed any more.
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    # Exactly so many: a library that takes fewer when the host is busy would sum in another order.
+    # Exactly so many: with fewer threads on a busy host a library would sum in another order.
     fixed = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     fixed |= {"OMP_DYNAMIC": "FALSE", "MKL_DYNAMIC": "FALSE"} if threads is not None else {}
     return {**environment, **offline, **fixed, "QUANTPIPE_RUN_ID": run_id}
@@ -138,8 +136,8 @@ def _environment(
 
 def _follow(
     descriptor: int, process: child.Child, console: Console, stall_seconds: float, log: Path
-) -> Outcome:
-    outcome = Outcome()
+) -> WorkerReport:
+    report = WorkerReport()
     with contextlib.ExitStack() as stack:
         bar: Progress | None = None
         for event in _events(descriptor, process, stall_seconds, log):
@@ -153,14 +151,14 @@ def _follow(
                 console.detail(f"worker: {_PHASES.get(event['name'], event['name'])}")
             elif event["event"] == "discarded":
                 console.warning(_discarded(event))
-            _note(event, outcome)
-    return outcome
+            _note(event, report)
+    return report
 
 
 def _events(
     descriptor: int, process: child.Child, stall_seconds: float, log: Path
 ) -> Iterator[dict[str, Any]]:
-    """The worker's events until it closes the pipe; watches that it lives meanwhile."""
+    """The worker's events until it closes the pipe; raises where it hangs."""
     pending = b""
     moved, activity = time.monotonic(), 0
     while True:
@@ -175,88 +173,26 @@ def _events(
         elif (active := process.activity()) != activity:
             moved, activity = time.monotonic(), active
         elif time.monotonic() - moved > stall_seconds:
-            raise _hung(stall_seconds, log)
+            raise worker_failures.hung(stall_seconds, log)
 
 
-def _note(event: dict[str, Any], outcome: Outcome) -> None:
+def _note(event: dict[str, Any], report: WorkerReport) -> None:
     kind = event["event"]
     if kind == "started":
-        outcome.versions, outcome.threads = event["versions"], event["threads"]
+        report.versions, report.threads = event["versions"], event["threads"]
     elif kind == "layer":
-        outcome.layers = event["of"]
+        report.layers = event["of"]
     elif kind == "resumed":
-        outcome.resumed = event["units"]
+        report.resumed = event["units"]
     elif kind == "stopped":
-        outcome.stopped = event["message"]
+        report.stopped = event["message"]
     elif kind == "failed":
-        outcome.failure = event
+        report.failure = event
     elif kind == "finished":
-        outcome.finished, outcome.seconds = True, event["seconds"]
+        report.finished, report.seconds = True, event["seconds"]
 
 
 def _discarded(event: dict[str, Any]) -> str:
-    """That unfinished work is given up, and why: it would be mixed with work of another kind."""
+    """That unfinished work is discarded, and why: continued, it would be mixed with work of another kind."""
     why = "; ".join(event["differences"]) or "its files are damaged"
-    return f"quantizing starts over, {event['units']} finished units are given up, because of {why}"
-
-
-def _hung(stall_seconds: float, log: Path) -> RetryableError:
-    return RetryableError(
-        f"the quantize worker hung: no event, no CPU time and no I/O for {stall_seconds:.0f} s",
-        where=str(log),
-        hint="run again; if it hangs at the same place, look at the log and at the storage or the device",
-        details=child.tail(log, 20),
-    )
-
-
-def _failed(failure: Mapping[str, str], log: Path) -> QuantpipeError:
-    """msmodelslim's own error, as the kind of error that it is."""
-    if failure["fault"] == "storage":
-        return _storage(failure, log)
-    kinds: dict[str, tuple[type[QuantpipeError], str]] = {
-        "memory": (PreflightError, "use a host with more memory (`quantpipe plan` says how much)"),
-        "environment": (
-            PreflightError,
-            "QUANTPIPE_QUANTIZE_PYTHON has to name an interpreter with torch, transformers and "
-            "msmodelslim; `make setup` makes one",
-        ),
-        "device": (PreflightError, "correct quantize.device in the recipe"),
-    }
-    kind, hint = kinds.get(failure["fault"], (QuantizeError, "look at the log; it holds the whole traceback"))
-    who = "msmodelslim" if kind is QuantizeError else "the quantize worker"
-    what = f"{who} failed: {failure['type']}: {failure['message']}"
-    return kind(what, where=str(log), hint=failure["action"] or hint, details=child.tail(log, 20))
-
-
-def _storage(failure: Mapping[str, str], log: Path) -> QuantpipeError:
-    """A fault of the storage is nobody's bug: the same error as everywhere, without frames of Python."""
-    number = getattr(errno, failure["errno"])
-    fault = storage_error(OSError(number, failure["message"], failure["file"] or None), log)
-    if fault is None:
-        raise AssertionError(f"{failure['errno']} is no fault of the storage")
-    fault.details = (f"met by the quantize worker, whose log is {log}",)
-    return fault
-
-
-def _died(status: int, out_of_memory: bool, log: Path) -> QuantpipeError:
-    """The worker ended without a word: why, as far as can be known."""
-    details = child.tail(log, 20)
-    name = child.signal_name(status)
-    if out_of_memory:
-        return PreflightError(
-            "the kernel killed the quantize worker: out of memory",
-            where=str(log),
-            hint="engine `stock` holds the whole BF16 model in memory: use a larger host, or raise its limit",
-            details=details,
-        )
-    if name in ("SIGKILL", "SIGTERM"):
-        return RetryableError(
-            f"the quantize worker was ended from outside by {name}",
-            where=str(log),
-            hint="run again; if nobody ended it, the host may be short of memory (see `dmesg`)",
-            details=details,
-        )
-    how = f"crashed with {name}" if name else f"ended with status {status} and without a word"
-    return QuantizeError(
-        f"the quantize worker {how}", where=str(log), hint="look at the end of the log", details=details
-    )
+    return f"quantizing starts over, {event['units']} finished units are discarded: {why}"

@@ -24,8 +24,8 @@ JOB = Job("/snap", "/out", "Qwen3-32B", {"process": [], "ü": None}, "npu", [0, 
 
 
 def test_a_job_survives_its_file(tmp_path: Path) -> None:
-    JOB.save(tmp_path / "job.json")
-    assert Job.load(tmp_path / "job.json") == JOB
+    JOB.write(tmp_path / "job.json")
+    assert Job.read(tmp_path / "job.json") == JOB
 
 
 def test_events_are_json_lines_in_order() -> None:
@@ -117,7 +117,7 @@ def test_an_allocator_setting_of_the_user_stays(calls: Calls) -> None:
 
 @pytest.mark.parametrize("indices", [[8], [0, 9], [7, 8]])
 def test_a_device_that_is_not_there_is_named_and_none_is_touched(calls: Calls, indices: list[int]) -> None:
-    with pytest.raises(device.DeviceError, match=f"npu:{max(indices)} was asked for, 8 visible"):
+    with pytest.raises(device.DeviceError, match=f"npu:{max(indices)} is requested, but only 8"):
         device.prepare("npu", indices, environment_of(calls))
     assert [call for call in calls if not call[0].startswith("import")] == []
 
@@ -205,7 +205,7 @@ def test_versions_leave_out_what_is_not_installed() -> None:
 def test_an_environment_without_torch_is_told_on_the_pipe(tmp_path: Path) -> None:
     """As quantpipe starts it: by path, in another interpreter, `quantpipe` importable from its source."""
     job = Job("/snap", str(tmp_path), "Qwen3-32B", {}, "cpu", None, False)
-    job.save(tmp_path / "job.json")
+    job.write(tmp_path / "job.json")
     (tmp_path / "torch.py").write_text("raise ImportError('no torch for you')")
     reading, writing = os.pipe()
     entry = Path(main.__file__).with_name("__main__.py")

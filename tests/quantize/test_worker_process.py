@@ -16,7 +16,7 @@ from quantpipe.errors import PreflightError, QuantizeError, QuantpipeError, Retr
 from quantpipe.host import cgroups, child
 from quantpipe.quantize import worker_process
 from quantpipe.quantize.worker.protocol import FAULTS, Job
-from quantpipe.quantize.worker_process import Outcome
+from quantpipe.quantize.worker_process import WorkerReport
 
 STARTED = ["send", {"event": "started", "versions": {"torch": "2.13"}, "threads": 4}]
 FINISHED = ["send", {"event": "finished", "seconds": 1.25}]
@@ -46,7 +46,7 @@ class Worker:
         self.console = Console("human", verbose=True, stream=self.stream)
         self.console.record_to(folder / "events.jsonl")
 
-    def __call__(self, *steps: Any, stall: float = 30, **options: Any) -> Outcome:
+    def __call__(self, *steps: Any, stall: float = 30, **options: Any) -> WorkerReport:
         job = Job("/snapshot", "/output", "Qwen3-32B", {"do": list(steps)}, "cpu", None, False)
         return worker_process.run(
             job,
@@ -96,7 +96,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
 
 def test_what_a_good_worker_told(worker: Worker) -> None:
     outcome = worker(STARTED, layer(1), layer(2), layer(3), FINISHED)
-    assert outcome == Outcome({"torch": "2.13"}, 4, 3, 1.25, None, True)
+    assert outcome == WorkerReport({"torch": "2.13"}, 4, 3, 1.25, None, True)
     assert [event["event"] for event in worker.events()] == ["started", "layer", "layer", "layer", "finished"]
     assert "the worker's own log" in worker.log.read_text()
 
@@ -144,7 +144,7 @@ def test_its_environment_and_folder(worker: Worker, monkeypatch: pytest.MonkeyPa
 
 def test_the_job_file_stays_for_whoever_looks_into_it(worker: Worker) -> None:
     worker(FINISHED)
-    assert Job.load(worker.folder / "job.json").adapter == "Qwen3-32B"
+    assert Job.read(worker.folder / "job.json").adapter == "Qwen3-32B"
 
 
 # -- failures -----------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_a_fault_of_the_storage_is_the_same_error_as_everywhere(
     assert type(failure) is kind
     assert failure.exit_code == code
     assert failure.where == "/shard"
-    assert failure.details == (f"met by the quantize worker, whose log is {worker.log}",)
+    assert failure.details == (f"reported by the quantize worker, whose log is {worker.log}",)
     failure = worker.fails(["send", {"event": "failed", **told, "file": ""}], ["exit", 1])
     assert failure.where == str(worker.log)
 

@@ -1,7 +1,7 @@
 """Entry point: `INTERPRETER .../quantpipe/quantize/worker/__main__.py JOB_FILE PIPE_DESCRIPTOR`.
 
 Makes the package `quantpipe` importable from its own source, and nothing else of the environment that
-it lies in: the interpreter's own torch, transformers and huggingface_hub must stay in charge.
+it is installed in: the interpreter's own torch, transformers and huggingface_hub must be used.
 """
 
 import importlib.util

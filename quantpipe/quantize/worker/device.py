@@ -1,4 +1,4 @@
-"""Every call to a device that quantpipe makes itself, in one place: this cannot be run without an NPU."""
+"""Every call to a device that quantpipe makes itself, in one place: it cannot be run without an NPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 class DeviceError(RuntimeError):
-    """The device that was asked for is not here.
+    """The requested device is not available.
 
     Attributes:
         action: what to do next.
@@ -23,12 +23,12 @@ class DeviceError(RuntimeError):
 
 
 def prepare(device: str, indices: list[int] | None, environment: Any = os.environ) -> None:
-    """Get the device ready, before any weight is loaded.
+    """Prepare the device, before any weight is loaded.
 
     For NPUs, in this order: expandable segments (read by torch_npu's allocator when it starts, so
-    before the import; a value that the user has set stays), the import that registers "npu" with
-    torch, the device's initialisation, the choice of the first device, and compiled operators instead of
-    just-in-time ones (jit_compile off: otherwise every new shape is compiled on the spot).
+    before the import; a value set by the user is kept), the import that registers "npu" with
+    torch, the device's initialization, the choice of the first device, and precompiled operators (jit_compile
+    off: otherwise every new shape is compiled at its first use).
 
     Raises:
         DeviceError: there is no such device; the message says which.
@@ -42,32 +42,32 @@ def prepare(device: str, indices: list[int] | None, environment: Any = os.enviro
     available = torch.npu.device_count()
     wanted = indices or [0]
     if max(wanted) >= available:
-        raise DeviceError(f"npu:{max(wanted)} was asked for, {available} visible")
+        raise DeviceError(f"npu:{max(wanted)} is requested, but only {available} NPUs are visible")
     torch.npu.init()
     torch.npu.set_device(f"npu:{wanted[0]}")
     torch.npu.set_compile_mode(jit_compile=False)
 
 
 def place(device: str, indices: list[int] | None) -> Any:
-    """The torch.device on which engine `streaming` works at a layer.
+    """The torch.device on which engine `streaming` processes layers.
 
     Raises:
-        DeviceError: several devices were asked for, which only engine `stock` can use.
+        DeviceError: several devices are requested, which only engine `stock` can use.
     """
     import torch
 
     if indices is not None and len(indices) > 1:
-        raise DeviceError("engine `streaming` works on one device: use engine `stock` for several")
+        raise DeviceError("engine `streaming` uses one device: use engine `stock` for several")
     return torch.device(device, (indices or [0])[0]) if device == "npu" else torch.device(device)
 
 
 def move(tensors: Mapping[str, Any], place: Any) -> dict[str, Any]:
-    """A layer's tensors on the device; on the host they stay where they are."""
+    """A layer's tensors on the device; on the host they are not copied."""
     return {name: tensor.to(place) for name, tensor in tensors.items()}
 
 
 def release(place: Any) -> None:
-    """Behind each layer: give memory that it no longer holds back to the device."""
+    """After each layer: return its memory to the device."""
     if place.type == "npu":
         import torch
 
@@ -76,14 +76,14 @@ def release(place: Any) -> None:
 
 
 def tune_memory(environment: Any = os.environ) -> None:
-    """Before the first product on a CPU: what the libraries keep of memory, and what they give back.
+    """Before the first product on a CPU: how much memory the libraries cache, and how much they free.
 
-    oneDNN compiles each product for its shape and keeps the last 1,024 of them, about 1 MB each; experts
-    see another number of tokens each time, so that memory grew with every layer. 64 are as quick.
+    oneDNN compiles each product for its shape and caches the last 1,024 of them, about 1 MB each; experts
+    see another number of tokens each time, so that memory grew with every layer. 64 are as fast.
 
-    The C library gives large blocks back to the system at once, and matrices are large: the system then
-    clears their pages anew for each result in between, which took an eighth of all CPU time. It may keep up
-    to 1 GiB at the end of its heap. Only the GNU C library has these settings (mallopt(3)).
+    The C library returns large blocks to the system at once, and matrices are large: the system then clears
+    new pages for each intermediate result, which took an eighth of all CPU time. It may keep up to 1 GiB at
+    the end of its heap. Only the GNU C library has these settings (mallopt(3)).
     """
     environment.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     with contextlib.suppress(OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""The worker's life: read the job, prepare the device, run the engine, tell how it ended."""
+"""The worker's life: read the job, prepare the device, run the engine, report how it ended."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from quantpipe.store.faults import is_storage_fault
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 """How safetensors, as all of Rust, reports errno: in the text of an error of its own."""
 
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+
 
 def main(job_file: Path, descriptor: int) -> int:
-    """Run one job; 0 when it is done, 75 when SIGTERM stopped it, 1 when it failed and the pipe says why."""
+    """Run one job; 0 when it is done, 75 when SIGTERM stopped it, 1 when it failed (the pipe says why)."""
     reporter = Reporter(descriptor)
     began = time.monotonic()
     try:
-        job = Job.load(job_file)
+        job = Job.read(job_file)
         # Without CANN even `import torch` fails where torch_npu is installed but not wanted.
         if job.device != "npu":
             os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
@@ -57,9 +59,9 @@ def _engine(name: str) -> Callable[[Job, Reporter], None]:
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """An error in the words of the pipe's `failed` event.
+    """An error as the fields of the pipe's `failed` event.
 
-    msmodelslim's errors hide their cause behind a wrapper now and then: the first cause speaks.
+    msmodelslim sometimes wraps the cause in another error: the first cause is described.
     """
     first = error
     while first.__cause__ is not None:
@@ -74,7 +76,7 @@ def describe(error: BaseException) -> dict[str, str]:
 
 
 def _kind(error: BaseException) -> dict[str, str]:
-    """What kind of fault it is; of one of the storage, which one and of which file."""
+    """What kind of fault it is; of a storage fault also errno and the file."""
     number = error.errno if isinstance(error, OSError) else None
     if number is None and (found := _SYSTEM_ERROR.search(str(error))):
         number = int(found[1])
@@ -86,11 +88,11 @@ def _kind(error: BaseException) -> dict[str, str]:
 
 
 def _fault(error: BaseException) -> str:
-    # torch's own words on a CPU and on a device; there is no type for them.
-    said = str(error).lower()
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return "memory"
-    if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
+    number = error.errno if isinstance(error, OSError) else None
+    # torch has no type of its own for lack of memory, on a CPU or on a device: only the words are left.
+    text = str(error).lower()
+    exhausted = any(words in text for words in _OUT_OF_MEMORY)
+    if number == errno.ENOMEM or isinstance(error, MemoryError) or exhausted:
         return "memory"
     if isinstance(error, ImportError):
         return "environment"

@@ -1,4 +1,4 @@
-"""What quantpipe and its quantize worker say to each other. Standard library only: both sides import it.
+"""The messages between quantpipe and its quantize worker. Standard library only: both sides import it.
 
 Job file (JSON), from quantpipe to the worker: the fields of `Job`.
 Pipe, from the worker to quantpipe, one JSON object per line, the key "event" being one of
@@ -6,8 +6,8 @@ Pipe, from the worker to quantpipe, one JSON object per line, the key "event" be
     started   versions: {package: version}, threads: int
     phase     name: what the worker is about to do
     layer     index: decoder layers begun so far, of: how many
-    resumed   units: finished parts of the work that an earlier run has left (engine `streaming`)
-    discarded units: as above, but given up; differences: why, one line each
+    resumed   units: finished parts of the work, taken over from an earlier run (engine `streaming`)
+    discarded units: as above, but discarded; differences: why, one line each
     stopped   message: SIGTERM came, the state is kept
     failed    type, message, action: msmodelslim's own words; fault: what kind it is, of `FAULTS`;
               for "storage" also errno (its name, as in errno.h) and file ("" where it is not known)
@@ -25,13 +25,12 @@ from typing import Any
 FAULTS = ("storage", "memory", "environment", "device", "error")
 """Kinds of failures: the first four are this host's, "error" is everything else."""
 
-
 EXIT_STOPPED = 75
-"""The worker's exit status behind `stopped`: EX_TEMPFAIL of sysexits.h."""
+"""The worker's exit status after `stopped`: EX_TEMPFAIL of sysexits.h."""
 
 
 class StoppedError(Exception):
-    """SIGTERM came: the work ended where a later run continues it."""
+    """SIGTERM was received: the work ended at a point from which a later run continues."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Job:
         exact: the bits of engine `stock`; False allows quicker arithmetic.
         state: directory in which unfinished work is kept.
         smoothing_dataset: the prompts that decide the smoothing; None where the spec's dataset does.
-        identity: what decides the bits of the output beyond what the worker sees itself, by name.
+        identity: by name, what decides the bits of the output in addition to what the worker knows itself.
     """
 
     snapshot: str
@@ -66,12 +65,12 @@ class Job:
     smoothing_dataset: str | None = None
     identity: dict[str, str] = field(default_factory=dict)
 
-    def save(self, path: Path) -> None:
+    def write(self, path: Path) -> None:
         """Write the job file."""
         path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> Job:
+    def read(cls, path: Path) -> Job:
         """Read the job file."""
         return cls(**json.loads(path.read_text("utf-8")))
 
@@ -84,6 +83,6 @@ class Reporter:
         os.set_inheritable(descriptor, False)
 
     def send(self, event: str, **fields: Any) -> None:
-        """Tell quantpipe; a single write, so that lines never mix."""
+        """Send an event; a single write, so that lines never interleave."""
         line = json.dumps({"event": event, **fields}, ensure_ascii=False, default=str) + "\n"
         os.write(self._descriptor, line.encode("utf-8"))

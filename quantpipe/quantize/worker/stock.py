@@ -1,4 +1,4 @@
-"""Engine `stock`: msmodelslim's own V1 service, as its command line drives it, minus the questions it asks.
+"""Engine `stock`: msmodelslim's own V1 service, as its command line calls it, without its prompts.
 
 The whole BF16 model is loaded into host memory; the layers then visit the device one by one.
 """
@@ -58,10 +58,10 @@ def _report_loading(adapter: Any, reporter: Reporter) -> None:
 
 
 def _report_layers(adapter: Any, reporter: Reporter) -> None:
-    """Tell of each decoder layer when the first processor reaches it.
+    """Report each decoder layer when the first processor reaches it.
 
-    Through the adapter's visit, which the runner steps once per processor and layer: the first of all
-    processors to ask for a layer is the one that loads it.
+    By the adapter's visit, which the runner advances once per processor and layer: the first processor that
+    asks for a layer loads it.
     """
     visit: Callable[..., Iterator[Any]] = adapter.generate_model_visit
     total = int(adapter.config.num_hidden_layers)

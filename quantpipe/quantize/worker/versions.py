@@ -9,7 +9,7 @@ PACKAGES = ("msmodelslim", "torch", "torch_npu", "transformers", "safetensors", 
 
 
 def versions() -> dict[str, str]:
-    """Of Python, and of those packages that are installed here."""
+    """The versions of Python and of those packages that are installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -2,7 +2,7 @@
 
 Tokens of all prompts go through each linear in one product; only attention itself is prompt by prompt. Input
 scales are still those that msmodelslim takes prompt by prompt (per tensor of one prompt and one expert; the
-static ones from the prompts so far), so that what differs from the exact mode is the order of sums.
+static ones from the prompts so far), so that only the order of sums differs from the exact mode.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROWS = 32
 
 
 class Groups:
-    """Rows of a matrix that msmodelslim sees as one tensor.
+    """Rows of a matrix, grouped by the tensor that msmodelslim would see.
 
     Args:
         number: the group of each row, [rows].
@@ -49,7 +49,7 @@ class Groups:
 
 
 def _rounded(linears: Sequence[nn.Module], x: torch.Tensor, groups: Groups) -> torch.Tensor:
-    """The input of linears that share it, rounded as their config wants it; not at all if they are float."""
+    """The input of linears that share it, rounded according to their config; unchanged if they are float."""
     first = linears[0]
     if not isinstance(first, CalibratedLinear):
         return x
@@ -57,7 +57,7 @@ def _rounded(linears: Sequence[nn.Module], x: torch.Tensor, groups: Groups) -> t
         return groups.rounded(x)
     scales, offsets = [], []
     for low, high in zip(*groups.ranges(x), strict=True):  # a group per prompt, in order
-        first.note(low, high)
+        first.record(low, high)
         known = first.parameters_of_input
         assert known is not None
         scales.append(known.ext["scale"].reshape(()))
@@ -98,7 +98,7 @@ def forward(layer: Any, inputs: Sequence[Inputs]) -> list[torch.Tensor]:
 def _attention(
     attention: Any, x: torch.Tensor, prompts: Groups, lengths: list[int], keywords: Sequence[dict[str, Any]]
 ) -> torch.Tensor:
-    turn = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+    rotary = sys.modules[type(attention).__module__].apply_rotary_pos_emb
     attend = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]
     linears = [attention.q_proj, attention.k_proj, attention.v_proj]
     x = _rounded(linears, x, prompts)
@@ -108,10 +108,10 @@ def _attention(
     split = zip(query.split(lengths), key.split(lengths), value.split(lengths), keywords, strict=True)
     for q, k, v, given in split:
         heads = [part.transpose(0, 1).unsqueeze(0) for part in (q, k, v)]
-        turned = turn(heads[0], heads[1], *given["position_embeddings"])
+        rotated = rotary(heads[0], heads[1], *given["position_embeddings"])
         result, _ = attend(
             attention,
-            *turned,
+            *rotated,
             heads[2],
             given.get("attention_mask"),
             dropout=0.0,
@@ -142,16 +142,16 @@ def _experts(block: Any, x: torch.Tensor, prompts: Groups) -> torch.Tensor:
     for expert, (mine, group, weight) in zip(block.experts, parts, strict=True):
         count = mine.numel()
         if count:
-            filled, group = _filled(mine), _filled(group)
-            result = _mlp(expert, x.index_select(0, filled), Groups(group, prompts.count))[:count]
+            padded, group = _padded(mine), _padded(group)
+            result = _mlp(expert, x.index_select(0, padded), Groups(group, prompts.count))[:count]
             total.index_copy_(0, mine, result.mul_(weight).add_(total.index_select(0, mine)))
     return total
 
 
-def _filled(numbers: torch.Tensor) -> torch.Tensor:
-    """Up to a multiple of ROWS with copies of the first: a row twice changes no range and no other row.
+def _padded(numbers: torch.Tensor) -> torch.Tensor:
+    """Padded to a multiple of ROWS with copies of the first: they change no range and no other row.
 
-    For each new number of rows the library compiles a new product, and keeps it.
+    The library compiles a product for each new number of rows, and caches it.
     """
-    lacking = -numbers.numel() % ROWS
-    return torch.cat([numbers, numbers[:1].expand(lacking)]) if lacking else numbers
+    missing = -numbers.numel() % ROWS
+    return torch.cat([numbers, numbers[:1].expand(missing)]) if missing else numbers

@@ -31,14 +31,14 @@ FORMAT = 2
 """Incremented when the same job would give other bytes: unfinished work is then discarded."""
 
 SHARDS = "shards.json"
-"""In the state directory, when all is done: size and SHA-256 of each shard."""
+"""In the state directory, at the end: size and SHA-256 of each shard."""
 
 
 def quantize(job: Job, reporter: Reporter) -> None:
     """Run the job's spec layer by layer.
 
     Raises:
-        StoppedError: SIGTERM came; all finished layers are kept.
+        StoppedError: SIGTERM was received; all finished layers are kept.
         Exception: whatever msmodelslim raises; its own errors carry an `action`.
     """
     stopping = _Stopping()
@@ -62,7 +62,7 @@ def quantize(job: Job, reporter: Reporter) -> None:
 
 
 def identity(job: Job) -> dict[str, str]:
-    """All that decides the bits of the output, by name; no paths, which change between runs."""
+    """Everything that decides the bits of the output, by name; no paths, which change between runs."""
     spec = {key: value for key, value in job.spec.items() if key != "dataset"}
     return {
         **job.identity,

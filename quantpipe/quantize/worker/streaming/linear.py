@@ -1,9 +1,9 @@
-"""Linears under calibration, with msmodelslim's bits and without its double work.
+"""Linears during calibration: the same bits as msmodelslim's, without its repeated work.
 
 msmodelslim's LinearQuantizer quantizes and dequantizes the weight on every call, and the same input once for
 each of the linears that share it (q, k and v; gate and up). Here the weight is quantized once and an input
 once. The arithmetic is that of msmodelslim.core.quantizer.impl.minmax and ir.api.impl.int_quantization:
-the same operations on the same values in the same type, less those that cannot change a bit.
+the same operations on the same values in the same type, without those that cannot change a bit.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def quantized(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 
 def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per output channel, symmetric, min-max. The weight itself becomes what its int8 values stand for.
+    """Per output channel, symmetric, min-max. The weight itself is replaced by its dequantized int8 values.
 
     Args:
         weight: [..., out, in].
@@ -42,16 +42,16 @@ def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Returns:
         int8 values [..., out, in] and scales [..., out] in the weight's type.
     """
-    low, high = weight.amin(dim=-1), weight.amax(dim=-1)  # by rows five times as fast as aminmax
+    low, high = weight.amin(dim=-1), weight.amax(dim=-1)  # five times as fast, by rows, as aminmax
     scale = symmetric_scale(low, high)
     integers = weight.div_(scale.unsqueeze(-1)).round_().clamp_(-128, 127).to(torch.int8)
-    # int8 has no negative zero: without the way through it -0.0 would come instead of 0.0.
+    # int8 has no negative zero: without this conversion the result would be -0.0 instead of 0.0.
     weight.copy_(integers).mul_(scale.unsqueeze(-1))
     return integers, scale
 
 
 class Input:
-    """The last input that was quantized, for the linears that get the very same tensor."""
+    """The last input that was quantized, for the linears that get the same tensor object."""
 
     def __init__(self) -> None:
         self.given: torch.Tensor | None = None
@@ -60,7 +60,7 @@ class Input:
 
 
 class CalibratedLinear(nn.Module):  # type: ignore[misc]
-    """A linear whose weight is quantized and whose input is rounded as msmodelslim does while calibrating.
+    """A linear whose weight is quantized and whose input is rounded, as msmodelslim does during calibration.
 
     Args:
         linear: without hooks.
@@ -83,17 +83,17 @@ class CalibratedLinear(nn.Module):  # type: ignore[misc]
         return nn.functional.linear(self.rounded_input(x), self.rounded, self.bias)
 
     def rounded_input(self, x: torch.Tensor) -> torch.Tensor:
-        """Quantize and dequantize an input, and note its range where the scale is static."""
+        """Quantize and dequantize an input, and record its range where the scale is static."""
         if self.shared.given is not x or self.shared.rounded is None:
             if self.static:
-                self.note(*x.aminmax())
+                self.record(*x.aminmax())
             self.shared.rounded = self._round(x)
             self.shared.given, self.shared.state = x, (self.seen, self.parameters_of_input)
         self.seen, self.parameters_of_input = self.shared.state
         return self.shared.rounded
 
-    def note(self, low: torch.Tensor, high: torch.Tensor) -> None:
-        """Take a prompt's range into that of the prompts so far."""
+    def record(self, low: torch.Tensor, high: torch.Tensor) -> None:
+        """Extend the range of the prompts so far by a prompt's."""
         if self.seen is not None:
             low, high = torch.min(self.seen[0], low), torch.max(self.seen[1], high)
         self.seen = low, high
@@ -110,20 +110,22 @@ class CalibratedLinear(nn.Module):  # type: ignore[misc]
         if self.static and self.parameters_of_input is not None:
             scale, offset = self.parameters_of_input.ext["scale"], self.parameters_of_input.ext["offset"]
             return (x / scale).add_(offset).round_().clamp_(-128, 127).sub_(offset).mul_(scale)
-        # While calibrating, msmodelslim's "per token" is per tensor: its observer takes all dimensions.
+        # During calibration, msmodelslim's "per token" is per tensor: its observer takes all dimensions.
         scale = symmetric_scale(*x.aminmax())
         return quantized(x, scale).add_(0.0).mul_(scale)
 
     def deploy(self) -> nn.Module:
-        """What msmodelslim's saver knows how to write.
+        """The module that msmodelslim's saver can write.
 
         Raises:
-            RuntimeError: the input's scale is static and no prompt has reached this linear.
+            RuntimeError: the input's scale is static and no prompt reached this linear.
         """
         act, weight = self.config.act, self.config.weight
         given = self.parameters_of_input
         if given is None and self.static:
-            raise RuntimeError("no prompt has reached a linear with a static input scale")
+            raise RuntimeError(
+                "no prompt reached a linear with a static input scale: use more or other calibration prompts"
+            )
         scheme = QScheme(QScope(weight.scope), QDType(weight.dtype), weight.symmetric)
         deployed: nn.Module = ir.AutoFakeQuantLinear.create(
             given if given is not None else QParam(scheme=act.to_scheme()),

@@ -1,4 +1,4 @@
-"""The forward pass of a Qwen3-MoE block: transformers' results, bit by bit, with less Python per expert.
+"""The forward pass of a Qwen3-MoE block: bit-identical to transformers', with less Python per expert.
 
 transformers 4.57 (Qwen3MoeSparseMoeBlock.forward) looks for the tokens of each expert in a one-hot mask and
 adds each expert's results to the sum row by row. Here the tokens are sorted by expert once, and the sum is
@@ -27,7 +27,7 @@ def route(block: Any, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor,
 
 
 def forward(self: Any, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stands for the block's own forward; same arguments, same results."""
+    """Replaces the block's own forward; same arguments, same results."""
     shape = hidden_states.shape
     hidden = hidden_states.view(-1, shape[-1])
     tokens, k = hidden.shape[0], self.top_k

@@ -1,7 +1,7 @@
-"""A quicker search for alpha and beta, for `exact: false`.
+"""A faster search for alpha and beta, for `exact: false`.
 
-It finds what the whole search finds: pairs are ruled out by part of the tokens only where five standard
-errors lie between. Other arithmetic would not do: on rotated weights the best pairs lie within 1 % of each
+It finds what the full search finds: a sample of the tokens rules a pair out only where it is five standard
+errors worse. Approximate arithmetic is not enough: on rotated weights the best pairs are within 1 % of each
 other, and another pair changes a fifth of the int8 weights of q, k and v (docs/streaming.md).
 """
 
@@ -18,16 +18,16 @@ Pair = tuple[float, float]
 
 
 class QuickSearch(Search):
-    """Multiplies all tokens only for pairs whose rounded error a part of the tokens leaves open.
+    """Multiplies all tokens only for pairs whose rounded error a sample of the tokens does not decide.
 
     Errors are rounded to the model's type, bf16: steps of half a percent, and pairs within one step are
-    equal. A part tells each pair's mean square beside that of one pair of which it is known, and how far off
-    the ratio may be. Where the whole interval rounds to one error, that is the error; where it cannot win,
-    the pair is out.
+    equal. A sample estimates the ratio of each pair's mean square to that of a reference pair whose mean
+    square is known, with a confidence interval. Where the whole interval rounds to one error, that is the
+    error; where it cannot be the lowest, the pair is ruled out.
     """
 
     SHARES, FEWEST = (16, 4), 128
-    """Every so many tokens are a part; parts of fewer tokens settle nothing."""
+    """A sample is every 16th (4th) token; smaller samples than this decide nothing."""
     DEVIATIONS = 5.0
     """Half the interval, in standard errors of the ratio."""
 
@@ -36,13 +36,13 @@ class QuickSearch(Search):
         self._reference: tuple[Pair, torch.Tensor] | None = None
 
     def screen(self, pairs: Sequence[tuple[Any, Any]]) -> None:
-        """Find the errors of all pairs that could be the best; the others' are infinite from now on."""
+        """Find the errors of all pairs that could be the best; those of the others become infinite."""
         keys = [(float(alpha), float(beta)) for alpha, beta in pairs]
         least = {pair: 0.0 for pair in keys if pair not in self.known}
         for share in self.SHARES:
             if self.act.shape[0] < share * self.FEWEST:
                 continue
-            least = self._by_part(list(least), share)
+            least = self._by_sample(list(least), share)
         for pair in reversed(least):  # of equal errors the last one wins
             lowest = min(self.known.values(), default=float("inf"))
             later = keys[keys.index(pair) + 1 :]
@@ -52,8 +52,8 @@ class QuickSearch(Search):
             else:
                 self.error(*pair)
 
-    def _by_part(self, pairs: Sequence[Pair], share: int) -> dict[Pair, float]:
-        """Settle what a part can settle; the least possible errors of the other pairs."""
+    def _by_sample(self, pairs: Sequence[Pair], share: int) -> dict[Pair, float]:
+        """Decide what a sample can decide; the least possible errors of the other pairs."""
         act, product = self.act[::share].contiguous(), self.product[::share]
         seen = {pair: self._squares(act, product, pair) for pair in pairs}
         if self._reference is None and seen:
@@ -64,9 +64,9 @@ class QuickSearch(Search):
         if self._reference is None:
             return least
         reference, mean_square = self._reference
-        beside = seen[reference] if reference in seen else self._squares(act, product, reference)
+        of_reference = seen[reference] if reference in seen else self._squares(act, product, reference)
         for pair in seen.keys() - {reference}:
-            low, high = self._interval(seen[pair], beside, mean_square)
+            low, high = self._interval(seen[pair], of_reference, mean_square)
             if low == high:
                 self.known[pair] = low
             else:
@@ -76,18 +76,18 @@ class QuickSearch(Search):
         return {pair: least[pair] for pair in pairs if least.get(pair, float("inf")) <= lowest}
 
     def _interval(
-        self, squares: torch.Tensor, beside: torch.Tensor, mean_square: torch.Tensor
+        self, squares: torch.Tensor, of_reference: torch.Tensor, mean_square: torch.Tensor
     ) -> tuple[float, float]:
         """The least and the largest error that a pair may have.
 
         Args:
-            squares, beside: the squared error of each token of the part, of this pair and of the
+            squares, of_reference: the squared error of each token of the sample, of this pair and of the
                 reference, [tokens].
             mean_square: of the reference, over all tokens.
         """
-        ratio = squares.sum() / beside.sum()
+        ratio = squares.sum() / of_reference.sum()
         # Of a ratio of two sums over one sample: Cochran, Sampling Techniques, section 6.3.
-        off = torch.linalg.vector_norm(squares - ratio * beside) / beside.sum() * self.DEVIATIONS
+        off = torch.linalg.vector_norm(squares - ratio * of_reference) / of_reference.sum() * self.DEVIATIONS
         return self.relative(mean_square * (ratio - off)), self.relative(mean_square * (ratio + off))
 
     def _squares(self, act: torch.Tensor, product: torch.Tensor, pair: Pair) -> torch.Tensor:
@@ -96,13 +96,13 @@ class QuickSearch(Search):
         return torch.linalg.vector_norm(found, dim=1, dtype=torch.float32).square_()
 
     def multiply(self, act: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """In float32 where the processor has no bf16 products: there they are ten times as slow."""
+        """In float32 where the processor has no bf16 products: there they take ten times as long."""
         if torch.cpu._is_avx512_bf16_supported() or act.device.type != "cpu":
             return super().multiply(act, weights)
         return torch.matmul(act.float(), weights.float().T).to(act.dtype)
 
 
 class QuickFlexSmoothProcessor(LeanFlexSmoothProcessor):
-    """msmodelslim's m6, with the quicker search."""
+    """msmodelslim's m6, with the faster search."""
 
     search = QuickSearch

@@ -1,6 +1,6 @@
 """Rotation: msmodelslim's processor, with the same bits, without new memory for every matrix.
 
-`factored.py` has the quicker product for `exact: false`.
+`factored.py` has the faster product for `exact: false`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""msmodelslim's AscendV1 saver with our shards behind it: a unit is written whole when it is done."""
+"""msmodelslim's AscendV1 saver, writing to our shards: a unit is written whole when it is done."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from quantpipe.quantize.worker.streaming.state import Unit, final_names
 
 
 class _Collected:
-    """Stands for msmodelslim's file writers: keeps what they would write."""
+    """Replaces msmodelslim's file writers: keeps what they would write."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -40,7 +40,7 @@ class _Collected:
 
 
 class UnitSaver(AscendV1Saver):  # type: ignore[misc]
-    """Turns modules into tensors and entries as msmodelslim does; writes them a unit at a time.
+    """Converts modules to tensors and entries as msmodelslim does; writes them a unit at a time.
 
     Args:
         part_bytes: largest size of one shard.
@@ -58,13 +58,13 @@ class UnitSaver(AscendV1Saver):  # type: ignore[misc]
         return self._tensors
 
     def save_module(self, name: str, module: nn.Module) -> None:
-        """Take a module and all below it into the unit in work."""
+        """Add a module and all below it to the unit in progress."""
         hooks = [h for h in module._forward_pre_hooks.values() if isinstance(h, ir.HookIR)]
         for hook in hooks:
             module = hook.wrapper_module(module)
         for below, part in list(module.named_modules(prefix=name)):
             self._process_module_maybe_wrapper_ir(below, part)
-        self.processed_modules.clear()  # of the modules themselves nothing may be kept
+        self.processed_modules.clear()  # or it would keep the modules in memory
 
     def on_quarot_extra_info_wrapper(self, prefix: str, module: Any) -> None:
         """The global rotation goes into a file of its own, which speculative decoding reads."""
@@ -77,7 +77,7 @@ class UnitSaver(AscendV1Saver):  # type: ignore[misc]
         )
 
     def write_unit(self, index: int) -> tuple[list[Shard], dict[str, Any]]:
-        """Write what has been taken in; returns the shards and the unit's entries of the description."""
+        """Write the unit in progress; returns its shards and its entries of the description."""
         tensors, entries = self._tensors.values, self._entries.values
         folder = Path(self.config.save_directory)
         written = [
@@ -88,7 +88,7 @@ class UnitSaver(AscendV1Saver):  # type: ignore[misc]
         return written, entries
 
     def figures(self) -> dict[str, Any]:
-        """What the saver knows beyond the tensors, for the end of the description."""
+        """What the saver knows besides the tensors, for the end of the description."""
         optional = {k: v.model_dump(mode="json") for k, v in self.json_optional_infos.items()}
         return {
             "model_quant_type": self.model_quant_type,
@@ -97,14 +97,14 @@ class UnitSaver(AscendV1Saver):  # type: ignore[misc]
         }
 
     def restore(self, figures: dict[str, Any]) -> None:
-        """Take up what `figures` gave."""
+        """Continue from what `figures` returned."""
         self.model_quant_type, self.group_size = figures["model_quant_type"], figures["group_size"]
         self.json_optional_infos = {
             name: QuaRotOptionalScopeInfo(**value) for name, value in figures["optional"].items()
         }
 
     def conclude(self, units: list[Unit], *, untied: bool) -> dict[str, dict[str, Any]]:
-        """Name the shards for good, then write description, config, and the index last of all.
+        """Give the shards their final names, then write description, config, and the index last.
 
         May be repeated after a crash at any point.
 
@@ -133,7 +133,7 @@ def _name_shards(folder: Path, units: list[Unit]) -> dict[str, str]:
     names = final_names(units)
     for old, new in names.items():
         if (folder / old).exists():
-            os.replace(folder / old, folder / new)  # noqa: PTH105  (over what a killed run left)
+            os.replace(folder / old, folder / new)  # noqa: PTH105  (replaces leftovers of a killed run)
     durable.fsync_directory(folder)
     return names
 

@@ -1,4 +1,4 @@
-"""Write safetensors shards: once, hashed while written, flushed to the device, then given their name."""
+"""Write safetensors shards: once, hashed while written, fsynced, then renamed to their name."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Shard:
 
 
 def header_of(tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, list[str]]:
-    """The bytes in front of the data, and the order of the tensors: widest types first, then by name.
+    """The bytes before the data, and the order of the tensors: widest types first, then by name.
 
-    So every tensor is aligned to its own type, as the format's own writer does it.
+    So every tensor is aligned to its type, as by the format's own writer.
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     entries: dict[str, Any] = {}
@@ -62,10 +62,10 @@ def header_of(tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, list[str]]:
 
 
 def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> Shard:
-    """Write a safetensors file so that, once it has its name, it is whole and on the device.
+    """Write a safetensors file so that, once it has its name, it is complete and durable.
 
     Args:
-        tensors: on any device; each is copied to the host when its turn comes.
+        tensors: on any device; each is copied to the host just before it is written.
 
     Raises:
         OSError: the disk is full, or the directory is gone.
@@ -86,7 +86,7 @@ def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> Shard:
                 hashing.result()
             os.fsync(file.fileno())
         temporary.replace(path)
-    finally:  # on a full disk its space must be free again, for the log and the receipt
+    finally:  # a full disk needs its space again, for the log and the receipt
         temporary.unlink(missing_ok=True)
     durable.fsync_directory(path.parent)
     sizes = {name: tensors[name].numel() * tensors[name].element_size() for name in order}
@@ -94,7 +94,7 @@ def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> Shard:
 
 
 def _pieces(header: bytes, tensors: Iterator[torch.Tensor]) -> Iterator[list[memoryview]]:
-    """The file's bytes in pieces of some size, of many tensors each: there are thousands of small scales."""
+    """The file's bytes in pieces of many tensors each: there are thousands of small scales."""
     views, size = [memoryview(header)], len(header)
     for tensor in tensors:
         data = memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -109,7 +109,7 @@ def _pieces(header: bytes, tensors: Iterator[torch.Tensor]) -> Iterator[list[mem
 
 
 def _write(descriptor: int, views: list[memoryview]) -> int:
-    """Write all of it; returns how many bytes that were."""
+    """Write all of it; returns the number of bytes."""
     size, done = sum(len(view) for view in views), 0
     left = list(views)
     while left:

@@ -1,4 +1,4 @@
-"""Smoothing: msmodelslim's processors; the search computes nothing twice, the norms keep their type."""
+"""Smoothing: msmodelslim's processors; the search computes nothing twice, norms keep their type."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Search:
 
     Args:
         act: inputs of the linears, [tokens, in].
-        weights: of all linears behind the norm, [out, in].
+        weights: of all linears after the norm, [out, in].
     """
 
     def __init__(self, act: torch.Tensor, weights: torch.Tensor) -> None:
@@ -50,18 +50,18 @@ class Search:
         return self.relative(self.mean_square(alpha, beta))
 
     def mean_square(self, alpha: Any, beta: Any) -> torch.Tensor:
-        """The mean square of what quantizing changes in the product; on a CPU in float32."""
+        """The mean square of the change of the product by quantization; on a CPU in float32."""
         scale = self.act_max**alpha * self.weight_max ** (-beta)
         difference = self.multiply(rounded(self.act / scale), rounded(self.weights * scale))
         difference.sub_(self.product)
         return self.mean(difference.mul_(difference))
 
     def relative(self, mean_square: torch.Tensor) -> float:
-        """The root of a mean square beside the product's own, each step rounded to the model's type."""
+        """The root of a mean square relative to the product's own, each step rounded to the model's type."""
         return float(((mean_square.to(self.act.dtype) ** 0.5) / self.norm).item())
 
     def mean(self, x: torch.Tensor) -> torch.Tensor:
-        """torch.mean, which on a CPU takes new memory for all values in float32 each time."""
+        """torch.mean, which on a CPU allocates memory for all values in float32 each time."""
         if x.device.type != "cpu" or x.element_size() > 2:
             return torch.mean(x)
         return torch.mean(self._buffers.take("float32", x.shape).copy_(x))
@@ -71,7 +71,7 @@ class Search:
         return torch.matmul(act, weights.T)
 
     def screen(self, pairs: Sequence[tuple[Any, Any]]) -> None:
-        """Asked before each half of the search: a place to rule pairs out."""
+        """Called before each half of the search: subclasses rule out pairs here."""
 
     def best(self) -> tuple[Any, Any]:
         """Alpha with beta = 1 - alpha first, then beta; of equal errors the last one wins."""
@@ -117,9 +117,9 @@ class LeanFlexSmoothProcessor(FlexSmoothQuantProcessor):  # type: ignore[misc]
 class TypedIterSmoothProcessor(IterSmoothProcessor):  # type: ignore[misc]
     """msmodelslim's m4, on models that are not float32.
 
-    It replaces each norm by one that answers in float32, which the next linear of a bf16 model refuses
+    It replaces each norm by one that returns float32, which the next linear of a bf16 model rejects
     ("expected m1 and m2 to have the same dtype"), and whose epsilon is fixed. A symmetric smoothing only
-    scales the norm's weight, so that the model's own norm can stay.
+    scales the norm's weight, so that the model's own norm can be kept.
     """
 
     def _replace_norm_modules(self) -> None:

@@ -1,6 +1,6 @@
-"""What a finished part of the work leaves on disk, so that a later run continues behind it.
+"""What a finished part of the work leaves on disk, so that a later run continues after it.
 
-The work is cut into units: the embedding, each decoder layer, the head (final norm and lm_head). The
+The work is divided into units: the embedding, each decoder layer, the head (final norm and lm_head). The
 order of a unit's writes, each flushed before the next:
 
 1. its shards in the output directory;
@@ -8,7 +8,7 @@ order of a unit's writes, each flushed before the next:
 3. `unit-NNNNN.json`, which names both with sizes and hashes. This write is what finishes the unit.
 4. The boundary of the unit before is removed.
 
-Killed before 3 the unit is done again and its files are replaced by equal ones; killed behind it nothing
+Killed before 3, the unit is done again and its files are replaced by equal ones; killed after it, nothing
 of it is done again.
 """
 
@@ -41,7 +41,7 @@ class Unit:
         shards: its files.
         description: its entries of quant_model_description.json, in order.
         saver: the saver's own figures after it (model type and optional files), for the description's end.
-        boundary: the file of hidden states behind it; None behind the head.
+        boundary: the file of hidden states after it; None after the head.
     """
 
     index: int
@@ -64,7 +64,7 @@ class Unit:
 
 
 def final_names(units: list[Unit]) -> dict[str, str]:
-    """The names that vLLM reads, by those that the shards were written under."""
+    """The names that vLLM reads, by the names that the shards were written with."""
     names = [shard.name for unit in units for shard in unit.shards]
     return {name: shard_name(number, len(names)) for number, name in enumerate(names, 1)}
 
@@ -73,7 +73,7 @@ class State:
     """The state directory of one quantization.
 
     Args:
-        folder: the state directory; made where it is missing.
+        folder: the state directory; created where it is missing.
         output: the directory of the shards.
     """
 
@@ -82,20 +82,20 @@ class State:
         self.units: list[Unit] = []
 
     def open(self, identity: Mapping[str, str]) -> tuple[list[str], int]:
-        """Take up what is there, if it was made from the same things.
+        """Continue from what is there, if it was made from the same inputs.
 
         Args:
             identity: all that decides the bits of the output, by name.
 
         Returns:
-            What differs, one line for each, and how many units were given up for it. Both empty
-            where nothing was there or all of it fits.
+            What differs, one line each, and how many units were discarded for it. Both empty where
+            nothing was there or nothing differs.
         """
         found = self._read_identity()
         differences = _differences(found, identity) if found is not None else []
-        given_up = 0
+        discarded = 0
         if found is None or differences:
-            given_up = len(list(self._folder.glob("unit-*.json")))
+            discarded = len(list(self._folder.glob("unit-*.json")))
             for folder in (self._folder, self._output):
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in (self._folder, self._output):
@@ -105,7 +105,7 @@ class State:
         if found is None or differences:
             durable.write_json(self._folder / IDENTITY, dict(identity))
         self.units = self._read_units()
-        return differences, given_up
+        return differences, discarded
 
     def _read_identity(self) -> dict[str, str] | None:
         try:
@@ -115,27 +115,27 @@ class State:
         return value if isinstance(value, dict) else None
 
     def _read_units(self) -> list[Unit]:
-        """The finished units from the first one on, as far as their files are there."""
+        """The finished units from the first one on, as far as their files are complete."""
         units: list[Unit] = []
         while True:
             try:
                 units.append(Unit.from_json(json.loads(self._unit_path(len(units)).read_text("utf-8"))))
             except (OSError, ValueError, KeyError, TypeError):
                 break
-        final = final_names(units)  # a run that was killed at its very end has renamed them already
+        final = final_names(units)  # a run that was killed at the very end has renamed them already
         for unit in units:
-            here = (self._is_there(shard, final[shard.name]) for shard in unit.shards)
+            here = (self._exists(shard, final[shard.name]) for shard in unit.shards)
             if not all(here):
                 del units[unit.index :]
                 break
-        while units and units[-1].boundary is not None and not self._boundary_is_whole(units[-1]):
+        while units and units[-1].boundary is not None and not self._boundary_is_complete(units[-1]):
             units.pop()
         return units
 
-    def _is_there(self, shard: Shard, final: str) -> bool:
+    def _exists(self, shard: Shard, final: str) -> bool:
         return any(_has_size(self._output / name, shard.size) for name in (shard.name, final))
 
-    def _boundary_is_whole(self, unit: Unit) -> bool:
+    def _boundary_is_complete(self, unit: Unit) -> bool:
         boundary = unit.boundary
         if boundary is None or not _has_size(self._folder / boundary.name, boundary.size):
             return False
@@ -151,10 +151,10 @@ class State:
         saver: dict[str, Any],
         hidden: Mapping[str, torch.Tensor] | None,
     ) -> None:
-        """Finish a unit: its shards are on disk already.
+        """Finish a unit whose shards are on disk already.
 
         Args:
-            hidden: hidden states behind it, by chain and prompt; None behind the last unit.
+            hidden: hidden states after it, by role and prompt; None after the last unit.
         """
         index = len(self.units)
         boundary = None
@@ -168,7 +168,7 @@ class State:
         self.units.append(unit)
 
     def boundary(self) -> dict[str, torch.Tensor]:
-        """The hidden states behind the last finished unit."""
+        """The hidden states after the last finished unit."""
         boundary = self.units[-1].boundary
         if boundary is None:
             return {}

@@ -1,4 +1,4 @@
-"""Read tensors of a snapshot's safetensors files by name; nothing is mapped, so memory is what is held."""
+"""Read tensors of a snapshot's safetensors files by name; nothing is mapped, so that memory is bounded."""
 
 from __future__ import annotations
 
