@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, StorageFullError, UsageError
@@ -65,6 +66,9 @@ class Selection:
         return self.force is not None and STAGE_NAMES.index(stage.name) >= STAGE_NAMES.index(self.force)
 
 
+RunStatus = Literal["published", "up to date", "stopped", "held"]
+
+
 @dataclass(frozen=True)
 class RunResult:
     """How a run ended well.
@@ -76,7 +80,7 @@ class RunResult:
         run: the run's directory; None where nothing had to run.
     """
 
-    status: str
+    status: RunStatus
     receipts: Receipts
     run: RunDirectory | None
 
@@ -126,14 +130,14 @@ def run(recipe: Recipe, settings: Settings, console: Console, selection: Selecti
         return RunResult(status, context.receipts, context.run)
 
 
-def _ended(context: Context) -> str:
+def _ended(context: Context) -> RunStatus:
     """What to call a run that went through its stages."""
     if "publish" not in context.receipts:
         return "stopped"
     return "published" if _settled(context) == "up to date" else "held"
 
 
-def _settled(context: Context) -> str:
+def _settled(context: Context) -> Literal["up to date", "held"]:
     """What to call it when receipts stand for all stages."""
     if "publish" not in context.receipts:
         return "up to date"

@@ -10,7 +10,7 @@ What stages hand on to one another is typed: outputs and figures in `store/outpu
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, cast
 
 from quantpipe.digest import digest_of
 from quantpipe.store.outputs import (
@@ -43,7 +43,7 @@ class StagePlan:
     """
 
     stage: StageName
-    action: str
+    action: Literal["run", "reuse"]
     summary: str
     disk_bytes: int = 0
     memory_bytes: int = 0

@@ -46,7 +46,7 @@ def prune(yes: bool, keep: int, settings: Settings, console: Console) -> None:
     from quantpipe.store.store import Store
 
     store = Store(settings.store)
-    candidates = prune.candidates(store, keep=keep)
+    candidates = prune.candidates(store, keep=keep, on_unreadable=console.warning)
     if yes:
         prune.remove(store, candidates)
     emit(console, *render.pruned(candidates, removed=yes))

@@ -1,22 +1,15 @@
-"""What fetching cost, for receipts and for `--json`."""
+"""What fetching a file takes, counted while it happens."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+from quantpipe.store.outputs import FetchedFile
 
 
 @dataclass
 class FileFigures:
-    """What fetching one file took.
-
-    Attributes:
-        bytes: its size.
-        bytes_transferred: what the hub delivered, repetitions included.
-        seconds: wall time, waits included.
-        retries: how often it was tried again.
-        how: `fetched`, `linked` from an earlier snapshot, or `kept`: it was there.
-    """
+    """What fetching one file takes; see FetchedFile for the fields."""
 
     path: str
     bytes: int
@@ -25,6 +18,7 @@ class FileFigures:
     retries: int = 0
     how: str = "fetched"
 
-    def to_json(self) -> dict[str, Any]:
-        """The figures as a JSON object."""
-        return {**asdict(self), "seconds": round(self.seconds, 3)}
+    def finished(self) -> FetchedFile:
+        """The figures as receipts and events hold them."""
+        seconds = round(self.seconds, 3)
+        return FetchedFile(self.path, self.bytes, self.bytes_transferred, seconds, self.retries, self.how)

@@ -77,7 +77,7 @@ def fill(
             present=[f.path for f in files],
             origin=source.hub.origin if isinstance(source.hub, LocalHub) else lambda path: None,
             on_bytes=bar.advance,
-            on_file=lambda f: context.console.event("fetched", **f.to_json()),
+            on_file=lambda f: context.console.event("fetched", **f.finished().to_json()),
             on_retry=context.console.warning,
         )
         return figures + transfers.run(missing)

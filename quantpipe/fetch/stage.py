@@ -20,7 +20,7 @@ from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.snapshot import PRIVATE, Snapshot
 from quantpipe.fetch.sources import selector, trusts_remote_code, variant
 from quantpipe.stage import Context, FetchPlan, StageName, StageResult, digest_of
-from quantpipe.store.outputs import FetchedFile, FetchFigures, FetchOutput
+from quantpipe.store.outputs import FetchFigures, FetchOutput
 from quantpipe.store.receipt import FetchReceipt
 from quantpipe.text import human_bytes
 
@@ -129,7 +129,7 @@ class FetchStage:
                 bytes_transferred=sum(f.bytes_transferred for f in fetched),
                 seconds=round(time.monotonic() - started, 3),
                 retries=sum(f.retries for f in fetched),
-                per_file=tuple(FetchedFile(**f.to_json()) for f in sorted(fetched, key=lambda f: f.path)),
+                per_file=tuple(f.finished() for f in sorted(fetched, key=lambda f: f.path)),
             ),
             summary=f"{len(files)} files, {human_bytes(manifest.total_bytes)}",
         )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from quantpipe.durable import TEMPORARY_PREFIX
+from quantpipe.errors import VerificationError
 from quantpipe.publish import retention
 from quantpipe.publish.stage import UNPUBLISHED_GRACE_SECONDS
 from quantpipe.store.store import Store
@@ -39,25 +41,33 @@ class Candidate:
         return asdict(self)
 
 
-def candidates(store: Store, *, keep: int) -> list[Candidate]:
+def candidates(
+    store: Store, *, keep: int, on_unreadable: Callable[[str], object] = lambda message: None
+) -> list[Candidate]:
     """What may go: nothing that is current, is among the `keep` newest, or belongs to an unfinished run.
 
-    A snapshot that is being fetched belongs to no receipt yet: what was changed lately stays.
+    A snapshot that is being fetched belongs to no receipt yet: what was changed lately stays. What a receipt
+    that cannot be read stands for is unknown: the generations of its recipe stay, and all snapshots.
+
+    Args:
+        on_unreadable: receives a message for each recipe whose receipts, or whose pointer, cannot be read.
     """
     found = []
+    needed: set[Path] = set()
+    unreadable = False
     for recipe in store.recipes():
-        kept = max(keep, _kept_by_recipe(store, recipe))
-        expired = retention.expired(store, recipe, kept, grace=UNPUBLISHED_GRACE_SECONDS)
-        found += [_candidate(store, "generation", recipe, generation.path) for generation in expired]
+        try:
+            needed |= _needed_snapshots(store, recipe)
+            found += _expired(store, recipe, keep)
+        except VerificationError as error:
+            unreadable = True
+            on_unreadable(f"the generations of {recipe} and all snapshots stay: {error.what}: {error.where}")
         old = [run for run in store.runs(recipe)[:-KEPT_RUNS] if run.state().get("status") != "running"]
         found += [_candidate(store, "run", recipe, run.path) for run in old]
         left = sorted(store.model(recipe).glob(f"{TEMPORARY_PREFIX}*"))
         left = [path for path in left if path.is_dir() and not path.is_symlink()]
         found += [_candidate(store, "leftover", recipe, path) for path in left]
-    needed = _needed_snapshots(store)
-    snapshots = [path for path in sorted(store.root.glob("sources/*/*/*")) if path.is_dir()]
-    snapshots = [path for path in snapshots if path not in needed and not _worked_on(path)]
-    return found + [_candidate(store, "snapshot", None, path) for path in snapshots]
+    return found if unreadable else found + _unneeded_snapshots(store, needed)
 
 
 def remove(store: Store, chosen: list[Candidate]) -> None:
@@ -72,20 +82,25 @@ def remove(store: Store, chosen: list[Candidate]) -> None:
             shutil.rmtree(path)
 
 
-def _kept_by_recipe(store: Store, recipe: str) -> int:
-    """How many generations the recipe itself wanted to keep when it was last published."""
-    published = [receipts.publish for receipts in store.published_receipts(recipe) if "publish" in receipts]
-    return published[0].figures.keep if published else 0
+def _expired(store: Store, recipe: str, keep: int) -> list[Candidate]:
+    """Generations beyond `keep`, or beyond what the recipe itself wanted when it was last published."""
+    published = [receipts for receipts in store.published_receipts(recipe) if "publish" in receipts]
+    kept = max(keep, published[0].publish.figures.keep if published else 0)
+    expired = retention.expired(store, recipe, kept, grace=UNPUBLISHED_GRACE_SECONDS)
+    return [_candidate(store, "generation", recipe, generation.path) for generation in expired]
 
 
-def _needed_snapshots(store: Store) -> set[Path]:
-    """The snapshots of current generations and of runs that may go on."""
-    needed = set()
-    for recipe in store.recipes():
-        receipts = [published.get("fetch") for published in store.published_receipts(recipe)[:1]]
-        receipts += [run.load("fetch") for run in store.runs(recipe)[-KEPT_RUNS:]]
-        needed |= {store.absolute(receipt.outputs.snapshot) for receipt in receipts if receipt}
-    return needed
+def _needed_snapshots(store: Store, recipe: str) -> set[Path]:
+    """The snapshots of the current generation and of runs that may go on."""
+    receipts = [published.get("fetch") for published in store.published_receipts(recipe)[:1]]
+    receipts += [run.load("fetch") for run in store.runs(recipe)[-KEPT_RUNS:]]
+    return {store.absolute(receipt.outputs.snapshot) for receipt in receipts if receipt is not None}
+
+
+def _unneeded_snapshots(store: Store, needed: set[Path]) -> list[Candidate]:
+    snapshots = [path for path in sorted(store.root.glob("sources/*/*/*")) if path.is_dir()]
+    snapshots = [path for path in snapshots if path not in needed and not _worked_on(path)]
+    return [_candidate(store, "snapshot", None, path) for path in snapshots]
 
 
 def _worked_on(snapshot: Path) -> bool:

@@ -137,7 +137,15 @@ class PublishOutput(Output):
 
 @dataclass(frozen=True)
 class FetchedFile(Record):
-    """What fetching one file took; the fields are those of `fetch.figures.FileFigures`."""
+    """What fetching one file took.
+
+    Attributes:
+        bytes: its size.
+        bytes_transferred: what the hub delivered, repetitions included.
+        seconds: wall time, waits included.
+        retries: how often it was tried again.
+        how: `fetched`, `linked` from an earlier snapshot, or `kept`: it was there.
+    """
 
     path: str
     bytes: int

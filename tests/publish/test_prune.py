@@ -148,3 +148,20 @@ def test_what_changed_since_the_listing_is_respected(store: Store) -> None:
     prune.remove(store, chosen)
     current = store.current("tiny")
     assert current is not None and current.name == first
+
+
+def test_a_receipt_that_cannot_be_read_keeps_its_recipe_and_all_snapshots_and_stops_nothing_else(
+    store: Store,
+) -> None:
+    snapshot(store, "old")
+    for letter in "abc":
+        generation(store, letter, snapshot(store, letter))
+    other = store.new_run("other")
+    for run in [other, *(store.new_run("other") for _ in range(prune.KEPT_RUNS))]:
+        run.update_state(status="published")
+    assert found(store).keys() == {"a" * 64, "a", "b", "old", other.id}
+    store.receipts_path("tiny", "b" * 64).write_text('{"fetch": {"stage": "fetch"}}')
+    said: list[str] = []
+    candidates = prune.candidates(store, keep=2, on_unreadable=said.append)
+    assert [Path(candidate.path).name for candidate in candidates] == [other.id]
+    assert len(said) == 1 and str(store.receipts_path("tiny", "b" * 64)) in said[0]
