@@ -49,6 +49,16 @@ class Dims:
         """Whether this layer has experts (the rule of transformers' Qwen3MoeDecoderLayer)."""
         return self.experts > 0 and layer not in self.dense_layers and (layer + 1) % self.sparse_step == 0
 
+    @property
+    def sparse_layers(self) -> int:
+        """How many layers have experts."""
+        return sum(self.sparse(layer) for layer in range(self.layers))
+
+    @property
+    def expert_weights(self) -> int:
+        """Weights of all routed experts: gate, up and down, one byte each where they are int8."""
+        return self.sparse_layers * self.experts * 3 * self.moe_intermediate * self.hidden
+
 
 def read_dims(config: dict[str, Any]) -> Dims:
     """The dimensions in a config.json.

@@ -1,15 +1,16 @@
-"""How a checkpoint is cut over devices, and how many bytes each one then holds.
+"""How a model is divided over devices, whether it can be, and how many bytes each one then holds.
 
 The rules are vLLM's (0.23): q heads are divided by tp; KV heads are divided, or replicated where there are
-fewer of them than ranks; the vocabulary is padded to 64 rows and divided; with expert parallel each of the
-dp * tp devices holds whole experts, without it every expert's width is divided over all of them.
+fewer of them than ranks; with expert parallel each of the dp * tp devices holds whole experts, without it
+every expert's width is divided over all of them (`FusedMoEParallelConfig.make`, which flattens tp across dp),
+while all else is held once in each dp rank. What verify checks and what the smoke rules refuse is asked here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from quantpipe.checkpoint.dims import Dims
 
@@ -46,33 +47,94 @@ class Layout:
         return self.tp * self.dp
 
 
-def rule_problems(dims: Dims, layout: Layout) -> Iterator[tuple[str, str]]:
-    """The rules that the layout breaks: what, and the numbers."""
-    tp, devices = layout.tp, layout.devices
+class Indivisible(NamedTuple):
+    """Something that a layout cannot divide: what, in the same words for every model, and the numbers."""
+
+    text: str
+    numbers: str
+
+
+def indivisible(dims: Dims, layout: Layout) -> Iterator[Indivisible]:
+    """All that the layout cannot divide: a server with it stops at start-up."""
+    yield from _indivisible_heads(dims, layout.tp)
+    if dims.sparse_layers < dims.layers and dims.intermediate % layout.tp:
+        yield Indivisible(
+            "the width of the MLP cannot be divided",
+            f"intermediate_size {dims.intermediate}, tp {layout.tp}",
+        )
+    if dims.experts:
+        yield from _indivisible_experts(dims, layout)
+
+
+def _indivisible_heads(dims: Dims, tp: int) -> Iterator[Indivisible]:
     if dims.heads % tp:
-        yield "attention heads cannot be divided by the tensor parallel size", f"{dims.heads} heads, tp {tp}"
+        yield Indivisible(
+            "attention heads cannot be divided by the tensor parallel size", f"{dims.heads} heads, tp {tp}"
+        )
     if dims.kv_heads >= tp and dims.kv_heads % tp:
-        yield "KV heads cannot be divided by the tensor parallel size", f"{dims.kv_heads} KV heads, tp {tp}"
+        yield Indivisible(
+            "KV heads cannot be divided by the tensor parallel size", f"{dims.kv_heads} KV heads, tp {tp}"
+        )
     if dims.kv_heads < tp and tp % dims.kv_heads:
-        yield "KV heads cannot be replicated evenly", f"tp {tp} is no multiple of {dims.kv_heads} KV heads"
-    if dims.experts and not layout.ep and dims.moe_intermediate % devices:
-        yield (
+        yield Indivisible(
+            "KV heads cannot be replicated evenly", f"tp {tp} is no multiple of {dims.kv_heads} KV heads"
+        )
+
+
+def _indivisible_experts(dims: Dims, layout: Layout) -> Iterator[Indivisible]:
+    devices = layout.devices
+    if not layout.ep and dims.moe_intermediate % devices:
+        yield Indivisible(
             "the width of the experts cannot be divided without expert parallel",
             f"moe_intermediate_size {dims.moe_intermediate}, {devices} devices",
         )
-    if not all(dims.sparse(layer) for layer in range(dims.layers)) and dims.intermediate % tp:
-        yield "the width of the MLP cannot be divided", f"intermediate_size {dims.intermediate}, tp {tp}"
     if layout.redundant_experts and (dims.experts + layout.redundant_experts) % devices:
-        yield (
+        yield Indivisible(
             "experts and EPLB's redundant experts cannot be divided over the devices",
             f"{dims.experts} + {layout.redundant_experts}, {devices} devices",
         )
-    if layout.ep and dims.experts and dims.experts < devices:
-        yield "there are fewer experts than devices", f"{dims.experts} experts, {devices} devices"
+    if layout.ep and dims.experts < devices:
+        yield Indivisible(
+            "there are fewer experts than devices", f"{dims.experts} experts, {devices} devices"
+        )
 
 
-def layout_of_serve(serve: Any, *, device_memory: int | None) -> Layout:
-    """The layout of a recipe's serve profile (`quantpipe.recipe.model.Serve`)."""
+def device_bytes(dims: Dims | None, layout: Layout, weight_bytes: int) -> float:
+    """Bytes of weights on one device, to a few percent: all devices share the experts, tp all else.
+
+    Of a checkpoint that is there, `quantpipe.verify.memory` computes it from the tensors, with replicas.
+
+    Args:
+        dims: None where they are not known; then nothing counts as an expert.
+        weight_bytes: of the quantized checkpoint.
+    """
+    experts = min(dims.expert_weights, weight_bytes) if dims is not None else 0
+    return experts / layout.devices + (weight_bytes - experts) / layout.tp
+
+
+class ServeProfile(Protocol):
+    """What of a serve profile (`quantpipe.recipe.serve.Serve`) makes a layout, in vLLM's terms."""
+
+    @property
+    def tensor_parallel_size(self) -> int: ...  # noqa: D102
+    @property
+    def data_parallel_size(self) -> int: ...  # noqa: D102
+    @property
+    def enable_expert_parallel(self) -> bool: ...  # noqa: D102
+    @property
+    def gpu_memory_utilization(self) -> float | None: ...  # noqa: D102
+    @property
+    def max_model_len(self) -> int | None: ...  # noqa: D102
+    @property
+    def max_num_seqs(self) -> int | None: ...  # noqa: D102
+    @property
+    def max_num_batched_tokens(self) -> int | None: ...  # noqa: D102
+    @property
+    def additional_config(self) -> dict[str, Any]: ...  # noqa: D102
+
+
+def layout_of_serve(serve: ServeProfile, *, device_memory: int | None = None) -> Layout:
+    """The layout of a recipe's serve profile."""
     additional = serve.additional_config
     eplb = additional.get("eplb_config")
     redundant = eplb.get("num_redundant_experts", 0) if isinstance(eplb, dict) else 0

@@ -1,7 +1,7 @@
 """The rules that a serve profile has to keep, checked before anything starts.
 
-Sources: the FAQ of vllm-ascend's tutorial on Qwen3-235B-A22B (expert parallel, YaRN, fused MC2, devices)
-and vLLM's own division of heads over ranks.
+Source: the FAQ of vllm-ascend's tutorial on Qwen3-235B-A22B (expert parallel, YaRN, fused MC2, devices).
+What divides, and what each device holds, is asked of `quantpipe.checkpoint.layout`, as verify does.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from quantpipe.checkpoint.layout import GIB, Layout, device_bytes, indivisible, layout_of_serve
 from quantpipe.errors import PreflightError, QuantpipeError, RecipeError
 from quantpipe.host import machine as host
-from quantpipe.recipe.serve import Serve
 from quantpipe.recipe.smoke import Smoke
 from quantpipe.smoke.model import ModelFigures
 from quantpipe.text import human_bytes
@@ -21,12 +21,12 @@ DEVICES = {"a2": 8, "a3": 16}
 """Devices of one server: an A3 has 8 NPUs of two dies, each a device."""
 
 VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
-_WORKSPACE_BYTES = 2 << 30
+_WORKSPACE_BYTES = 2 * GIB
 """What a device needs beside weights, at the very least: activations, graphs, HCCL buffers, a little KV."""
 
 
 @dataclass(frozen=True)
-class Problem:
+class BrokenRule:
     """A rule that a profile breaks.
 
     Attributes:
@@ -42,22 +42,22 @@ class Problem:
     host: bool = False
 
 
-def problems(smoke: Smoke, model: ModelFigures | None) -> list[Problem]:
+def broken_rules(smoke: Smoke, model: ModelFigures | None) -> list[BrokenRule]:
     """Every rule that the profile breaks; rules that need figures which nobody has are not applied."""
     if smoke.launcher == "attach":
         return []
     figures = model or ModelFigures()
-    return [problem for rule in _RULES for problem in rule(smoke, figures)]
+    return [broken for rule in _RULES for broken in rule(smoke, figures)]
 
 
 def require_rules(smoke: Smoke, model: ModelFigures | None) -> None:
     """Refuse a profile that breaks a rule.
 
     Raises:
-        RecipeError: the recipe is wrong; with all problems.
+        RecipeError: the recipe is wrong; with all that it breaks.
         PreflightError: this machine has too few devices or too little memory.
     """
-    found = problems(smoke, model)
+    found = broken_rules(smoke, model)
     if not found:
         return
     kind: type[QuantpipeError] = PreflightError if all(p.host for p in found) else RecipeError
@@ -67,18 +67,18 @@ def require_rules(smoke: Smoke, model: ModelFigures | None) -> None:
     raise kind(what, where=f"smoke.serve, rule {first.rule}", hint=first.fix, details=rest)
 
 
-def _expert_parallel(smoke: Smoke, model: ModelFigures) -> Iterator[Problem]:
-    serve = smoke.serve
-    if smoke.launcher != "cpu" and model.experts and not serve.enable_expert_parallel and _ranks(serve) > 1:
-        yield Problem(
+def _expert_parallel(smoke: Smoke, model: ModelFigures) -> Iterator[BrokenRule]:
+    experts = model.dims.experts if model.dims is not None else 0
+    layout = _layout(smoke)
+    if smoke.launcher != "cpu" and experts and not layout.ep and layout.devices > 1:
+        yield BrokenRule(
             "expert-parallel",
-            f"a model with {model.experts} experts is served over {_ranks(serve)} devices without "
-            "expert parallel",
+            f"a model with {experts} experts is served over {layout.devices} devices without expert parallel",
             "set smoke.serve.enable_expert_parallel: true",
         )
 
 
-def _yarn(smoke: Smoke, model: ModelFigures) -> Iterator[Problem]:
+def _yarn(smoke: Smoke, model: ModelFigures) -> Iterator[BrokenRule]:
     wanted, native = smoke.serve.max_model_len, model.native_length
     if not wanted:
         return
@@ -88,13 +88,13 @@ def _yarn(smoke: Smoke, model: ModelFigures) -> Iterator[Problem]:
     if kind == "yarn":
         reach = _number(rope.get("factor")) * _number(rope.get("original_max_position_embeddings"))
         if 0 < reach < wanted:
-            yield Problem(
+            yield BrokenRule(
                 "yarn",
                 f"YaRN reaches {reach:.0f} tokens, max_model_len is {wanted}",
                 "raise rope_parameters.factor, or lower max_model_len",
             )
     elif native and wanted > native:
-        yield Problem(
+        yield BrokenRule(
             "yarn",
             f"max_model_len {wanted} is beyond the model's native {native} tokens, without YaRN",
             "give smoke.serve.hf_overrides.rope_parameters (rope_type yarn, rope_theta, factor, "
@@ -102,53 +102,45 @@ def _yarn(smoke: Smoke, model: ModelFigures) -> Iterator[Problem]:
         )
 
 
-def _fused_mc2(smoke: Smoke, model: ModelFigures) -> Iterator[Problem]:
+def _fused_mc2(smoke: Smoke, model: ModelFigures) -> Iterator[BrokenRule]:
     value = smoke.serve.additional_config.get("enable_fused_mc2", 0)
     if not value or smoke.launcher == "cpu":
         return
     if value not in (1, 2):
-        yield Problem(
+        yield BrokenRule(
             "fused-mc2",
             f"enable_fused_mc2 is {value!r}",
             "1 is for a typical expert parallel, 2 for a large one (32 ranks, say), 0 is off",
         )
     if smoke.hardware != "a3" or model.w8a8 is False:
         why = "the model is not W8A8" if model.w8a8 is False else f"smoke.hardware is {smoke.hardware}"
-        yield Problem(
+        yield BrokenRule(
             "fused-mc2",
             f"enable_fused_mc2 works with W8A8 on A3 only, and {why}",
             "set smoke.hardware: a3 if that is what it is, or take enable_fused_mc2 out",
         )
 
 
-def _divides(smoke: Smoke, model: ModelFigures) -> Iterator[Problem]:
-    tp = smoke.serve.tensor_parallel_size
-    fix = "choose another smoke.serve.tensor_parallel_size"
-    if model.heads % tp:
-        yield Problem("tp-divides", f"{model.heads} attention heads do not divide over {tp} ranks", fix)
-    heads = model.kv_heads
-    if heads and (heads % tp if heads >= tp else tp % heads):
-        yield Problem("tp-divides", f"{heads} KV heads do not divide over {tp} ranks, nor the reverse", fix)
-    whole_experts = smoke.serve.enable_expert_parallel
-    if not whole_experts and model.moe_intermediate % tp:
-        yield Problem(
-            "tp-divides", f"experts {model.moe_intermediate} wide do not divide over {tp} ranks", fix
-        )
+def _divides(smoke: Smoke, model: ModelFigures) -> Iterator[BrokenRule]:
+    if model.dims is None:
+        return
+    for text, numbers in indivisible(model.dims, _layout(smoke)):
+        yield BrokenRule("divides", f"{text}: {numbers}", "choose parallel sizes in smoke.serve that divide")
 
 
-def _devices(smoke: Smoke, model: ModelFigures) -> Iterator[Problem]:
+def _devices(smoke: Smoke, model: ModelFigures) -> Iterator[BrokenRule]:
     if smoke.launcher == "cpu":
         return
-    need, listed = _ranks(smoke.serve), visible_devices(smoke)
+    need, listed = _layout(smoke).devices, visible_devices(smoke)
     if listed is not None and len(listed) < need:
-        yield Problem(
+        yield BrokenRule(
             "devices",
             f"tensor x data parallel is {need}, {VISIBLE} names {len(listed)} devices",
             f"name {need} devices in smoke.serve.environment.{VISIBLE}, or lower the parallel sizes",
         )
     has = DEVICES.get(smoke.hardware or "")
     if has is not None and max(need, 1 + max(listed or [0])) > has:
-        yield Problem(
+        yield BrokenRule(
             "devices",
             f"the profile uses {need} devices up to number {max(listed or [need - 1])}, "
             f"an {smoke.hardware} server has {has}",
@@ -156,7 +148,7 @@ def _devices(smoke: Smoke, model: ModelFigures) -> Iterator[Problem]:
         )
     here = host.npus()
     if here and len(here) < need:
-        yield Problem(
+        yield BrokenRule(
             "devices",
             f"tensor x data parallel is {need}, this machine shows {len(here)} devices",
             "run on a larger server, or map all devices into this container",
@@ -164,23 +156,23 @@ def _devices(smoke: Smoke, model: ModelFigures) -> Iterator[Problem]:
         )
 
 
-def _weights_fit(smoke: Smoke, model: ModelFigures) -> Iterator[Problem]:
+def _weights_fit(smoke: Smoke, model: ModelFigures) -> Iterator[BrokenRule]:
     if smoke.launcher == "cpu" or not model.weight_bytes:
         return
-    share = smoke.serve.gpu_memory_utilization or 0.9
-    room = share * smoke.device_memory * 2**30
-    need = device_weight_bytes(smoke.serve, model) + _WORKSPACE_BYTES
+    layout = _layout(smoke)
+    room = layout.utilization * smoke.device_memory * GIB
+    need = device_bytes(model.dims, layout, model.weight_bytes) + _WORKSPACE_BYTES
     if need > room:
-        yield Problem(
+        yield BrokenRule(
             "weights-fit",
             f"weights and workspace need {human_bytes(need)} of each device, "
-            f"{share:g} of {smoke.device_memory:g} GiB is {human_bytes(room)}",
+            f"{layout.utilization:g} of {smoke.device_memory:g} GiB is {human_bytes(room)}",
             "use more devices (tensor_parallel_size), or correct smoke.device_memory",
             host=True,
         )
 
 
-_RULES: tuple[Callable[[Smoke, ModelFigures], Iterator[Problem]], ...] = (
+_RULES: tuple[Callable[[Smoke, ModelFigures], Iterator[BrokenRule]], ...] = (
     _expert_parallel,
     _yarn,
     _fused_mc2,
@@ -190,11 +182,8 @@ _RULES: tuple[Callable[[Smoke, ModelFigures], Iterator[Problem]], ...] = (
 )
 
 
-def device_weight_bytes(serve: Serve, model: ModelFigures) -> float:
-    """Bytes of weights on one device: experts over all ranks with expert parallel, the rest over tp."""
-    tp = serve.tensor_parallel_size
-    over = _ranks(serve) if serve.enable_expert_parallel else tp
-    return model.expert_bytes / over + (model.weight_bytes - model.expert_bytes) / tp
+def _layout(smoke: Smoke) -> Layout:
+    return layout_of_serve(smoke.serve)
 
 
 def visible_devices(smoke: Smoke) -> list[int] | None:
@@ -208,10 +197,6 @@ def visible_devices(smoke: Smoke) -> list[int] | None:
     if text is None:
         return None
     return [int(part) for part in text.split(",") if part.strip().isdigit()]
-
-
-def _ranks(serve: Serve) -> int:
-    return serve.tensor_parallel_size * serve.data_parallel_size
 
 
 def _number(value: object) -> float:

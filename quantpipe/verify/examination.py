@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from quantpipe.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from quantpipe.checkpoint.layout import Layout, rule_problems
+from quantpipe.checkpoint.layout import Layout, indivisible
 from quantpipe.store import manifest as manifests
 from quantpipe.store.manifest import Manifest, Mismatch, OnBytes
 from quantpipe.store.store import PROVENANCE
@@ -48,7 +48,7 @@ class Examination:
         """The memory of serving; None without a device's memory, or where the sizes do not divide."""
         if self.model is None or self.layout is None or self.layout.device_memory is None:
             return None
-        if any(rule_problems(self.model.dims, self.layout)):
+        if any(indivisible(self.model.dims, self.layout)):
             return None
         return estimate(self.model, self.layout, self.layout.device_memory)
 

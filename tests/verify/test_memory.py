@@ -6,7 +6,7 @@ import pytest
 from checkpoint.configs import CONFIG
 from helpers.configs import QWEN3_235B
 
-from quantpipe.checkpoint.layout import GIB, Layout
+from quantpipe.checkpoint.layout import GIB, Layout, device_bytes
 from quantpipe.verify.memory import estimate, rank_bytes
 from verify.shapes import from_shapes
 
@@ -63,3 +63,14 @@ def test_tutorial_layout_fits_and_smaller_devices_do_not() -> None:
     assert estimate(model, replace(layout, max_model_len=memory.kv_tokens), 64 * GIB).verdict == "tight"
     sixteen = estimate(model, replace(layout, dp=2), 32 * GIB)
     assert sixteen.verdict == "fits"
+
+
+@pytest.mark.parametrize(
+    ("tp", "dp", "ep"), [(1, 1, False), (8, 1, True), (4, 4, True), (4, 4, False), (2, 8, True)]
+)
+def test_the_tensors_bear_out_what_was_planned(tp: int, dp: int, ep: bool) -> None:
+    """What the smoke rules assume of a planned model is what its tensors then show."""
+    model, layout = from_shapes(QWEN3_235B), Layout(tp=tp, dp=dp, ep=ep)
+    total = sum(tensor.size for tensor in model.tensors.values())
+    planned = device_bytes(model.dims, layout, total)
+    assert max(rank_bytes(model, layout)) == pytest.approx(planned, rel=0.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quantpipe.checkpoint.layout import rule_problems
+from quantpipe.checkpoint.layout import indivisible
 from quantpipe.text import human_bytes
 from quantpipe.verify.checks.needs import LAYOUT, MEMORY, Placed
 from quantpipe.verify.checks.registry import check
@@ -22,8 +22,8 @@ from quantpipe.verify.memory import Memory
 def divisible(placed: Placed) -> Iterator[Problem]:
     """Heads, widths and experts divide by the tensor, data and expert parallel sizes."""
     model, layout = placed
-    for text, detail in rule_problems(model.dims, layout):
-        yield Problem("layout", text, detail)
+    for text, numbers in indivisible(model.dims, layout):
+        yield Problem("layout", text, numbers)
 
 
 @check(
