@@ -7,6 +7,8 @@ rename it over the final name, fsync the directory.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -68,6 +70,47 @@ def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
     """Replace `path` by `value` as indented UTF-8 JSON, durably and atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     write_bytes(path, text.encode("utf-8"), mode=mode)
+
+
+def exchange(one: Path, other: Path, aside: Path) -> None:
+    """Let two directories of one filesystem swap places: `one` becomes `other`, and `other` becomes `aside`.
+
+    Atomic where kernel and filesystem have RENAME_EXCHANGE (renameat2(2): ext4, XFS, Btrfs, tmpfs), so
+    that a reader of `other` sees the old content or the new. Elsewhere (NFS) by two renames: for an instant
+    there is no `other`.
+
+    Raises:
+        OSError: `other` is as it was, or, if the second of two renames failed, under its name again.
+    """
+    if _renameat2(one, other):
+        one.rename(aside)
+    else:
+        other.rename(aside)
+        try:
+            one.rename(other)
+        except OSError:
+            aside.rename(other)
+            raise
+    for folder in {one.parent, other.parent, aside.parent}:
+        fsync_directory(folder)
+
+
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+_NOT_SUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
+
+
+def _renameat2(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where that is not supported."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NOT_SUPPORTED:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
 
 
 def fsync_tree(root: Path) -> None:

@@ -116,7 +116,8 @@ def run(recipe: Recipe, settings: Settings, console: Console, selection: Selecti
     _reuse(context, selection, stages, published)
     if len(context.receipts) == len(stages):
         return RunResult(_settled(context), context.receipts, None)
-    with storage_faults(store.root), Lease.for_recipe(store.root, recipe.name):
+    with storage_faults(store.root), Lease.for_recipe(store.root, recipe.name) as context.lease:
+        context.pointed = store.pointer(recipe.name).named()
         context.run, earlier = runs.begin(store, recipe)
         console.record_to(context.run.events)
         with runs.recorded(context.run, console), storage_faults(store.root):

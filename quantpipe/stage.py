@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from quantpipe.console import Console
     from quantpipe.recipe.model import Recipe
     from quantpipe.settings import Settings
+    from quantpipe.store.lease import Lease
     from quantpipe.store.store import Store
 
 
@@ -105,6 +106,10 @@ class Context:
 
     `fetch`, `quantize`, `verify` and `publish` are the outputs of those stages; a KeyError says that the
     stage has not finished.
+
+    Attributes:
+        lease: on the recipe; None while only looking.
+        pointed: what the pointer named when the run began.
     """
 
     recipe: Recipe
@@ -114,6 +119,17 @@ class Context:
     run: RunDirectory
     receipts: Receipts = field(default_factory=Receipts)
     plans: Plans = field(default_factory=Plans)
+    lease: Lease | None = None
+    pointed: str | None = None
+
+    def require_lease(self) -> None:
+        """Make sure that no other run has taken this one's lease, before something is done that shows.
+
+        Raises:
+            RetryableError: another run has.
+        """
+        if self.lease is not None:
+            self.lease.require()
 
     @property
     def fetch(self) -> FetchOutput:

@@ -118,3 +118,30 @@ def test_fsync_of_what_is_not_there_is_an_error(tmp_path: Path) -> None:
         durable.fsync_file(tmp_path / "none")
     with pytest.raises(FileNotFoundError):
         durable.fsync_directory(tmp_path / "none")
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atomic: bool) -> None:
+    if not atomic:
+        monkeypatch.setattr(durable, "_renameat2", lambda one, other: False)
+    for name in ("new", "place"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    durable.exchange(tmp_path / "new", tmp_path / "place", tmp_path / "aside")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["aside", "place"]
+    assert (tmp_path / "place" / "file").read_text() == "new"
+    assert (tmp_path / "aside" / "file").read_text() == "place"
+
+
+def test_exchange_is_atomic_for_a_reader_here(tmp_path: Path) -> None:
+    for name in ("new", "place"):
+        (tmp_path / name).mkdir()
+    assert durable._renameat2(tmp_path / "new", tmp_path / "place")
+
+
+def test_a_failed_exchange_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable, "_renameat2", lambda one, other: False)
+    (tmp_path / "place").mkdir()
+    with pytest.raises(FileNotFoundError):
+        durable.exchange(tmp_path / "absent", tmp_path / "place", tmp_path / "aside")
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]

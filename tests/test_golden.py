@@ -66,11 +66,12 @@ def _restore_snapshot(snapshot: Path) -> None:
 
 
 def _restore_checkpoint(checkpoint: Path) -> None:
-    """Empty files: a no-op refresh looks only whether they exist."""
+    """Sparse files: a no-op refresh looks at names and sizes."""
     provenance = json.loads((checkpoint / "quantpipe.json").read_text())
     for entry in provenance["manifest"]["files"]:
         (checkpoint / entry["path"]).parent.mkdir(exist_ok=True)
-        (checkpoint / entry["path"]).touch()
+        with (checkpoint / entry["path"]).open("wb") as file:
+            file.truncate(entry["size"])
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from quantpipe.doctor import Finding
     from quantpipe.pipeline import RunResult
     from quantpipe.publish.prune import Candidate
+    from quantpipe.publish.retention import Rollback
     from quantpipe.recipe.model import Recipe
     from quantpipe.settings import Settings
     from quantpipe.stage import StagePlan
@@ -72,14 +74,14 @@ def outcome(recipe: Recipe, settings: Settings, result: RunResult) -> Rendered:
     if "publish" not in result.receipts:
         return value, [f"{recipe.name}: {result.status} after {list(result.receipts)[-1]}"]
     digest = result.receipts.publish.outputs.digest
-    pointer = store.pointer(recipe.name)
+    pointer, generation = store.pointer(recipe.name).path, store.generation(recipe.name, digest)
     script = settings.serve_python.with_name("vllm")
     program = str(script) if script.is_file() else "vllm"
-    command = serve_command(pointer, recipe.smoke.serve, launcher=recipe.smoke.launcher, program=program)
+    command = serve_command(generation, recipe.smoke.serve, launcher=recipe.smoke.launcher, program=program)
     figures = result.receipts.quantize.figures
     value |= {
         "digest": digest,
-        "path": str(store.generation(recipe.name, digest)),
+        "path": str(generation),
         "pointer": str(pointer),
         "bytes": figures.bytes,
         "source_bytes": figures.source_bytes,
@@ -173,6 +175,28 @@ def _speed(bench: dict[str, Any]) -> str:
     times = {"mean_ttft_ms": "to the first token", "mean_tpot_ms": "per further token"}
     said = [f"{bench[key]:.0f} ms {what}" for key, what in times.items() if bench.get(key) is not None]
     return "; ".join([text, *said])
+
+
+def rolled_back(name: str, done: Rollback) -> Rendered:
+    """From which generation to which, and which ones were passed over."""
+    value = {
+        "recipe": name,
+        "from": done.left,
+        "to": done.now,
+        "held": done.left,
+        "damaged": {
+            digest: [asdict(mismatch) for mismatch in found] for digest, found in done.damaged.items()
+        },
+    }
+    lines = [
+        f"{name}: current -> {done.now[:12]} (was {done.left[:12]})",
+        f"  {done.left[:12]} is held: a run does not publish it again, `--force publish` does",
+    ]
+    lines += [
+        f"  {digest[:12]} was passed over: it is damaged ({found[0].path} {found[0].problem})"
+        for digest, found in done.damaged.items()
+    ]
+    return value, lines
 
 
 def pruned(candidates: Sequence[Candidate], *, removed: bool) -> Rendered:

@@ -17,21 +17,18 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe", type=PATH)
+@click.option("--reason", help="Why, for the history.")
 @settings_options
 @output_options
-def rollback(recipe: Path, settings: Settings, console: Console) -> None:
+def rollback(recipe: Path, reason: str | None, settings: Settings, console: Console) -> None:
     """Let the pointer of RECIPE name the generation before."""
+    from quantpipe.cli import render
     from quantpipe.publish import retention
     from quantpipe.store.store import Store
 
     name = load_recipe(recipe).name
-    left, now = retention.rollback(Store(settings.store), name)
-    value = {"recipe": name, "from": left, "to": now, "held": left}
-    lines = [
-        f"{name}: current -> {now[:12]} (was {left[:12]})",
-        f"  {left[:12]} is held: a run does not publish it again, `--force publish` does",
-    ]
-    emit(console, value, lines)
+    done = retention.rollback(Store(settings.store), name, reason=reason)
+    emit(console, *render.rolled_back(name, done))
 
 
 @click.command()

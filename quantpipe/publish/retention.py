@@ -2,42 +2,86 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shutil
-import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from quantpipe import durable
 from quantpipe.errors import UsageError
+from quantpipe.store.history import Move
+from quantpipe.store.manifest import Mismatch, glance_at_sealed
 from quantpipe.store.store import Generation, Store
 from quantpipe.text import now
 
+Check = Callable[[Path], list[Mismatch]]
+"""Looks at a sealed checkpoint: how it differs from its manifest."""
 
-def rollback(store: Store, recipe: str) -> tuple[str, str]:
-    """Point at the generation that was published before the current one, and hold the one that is left.
 
-    Held: a scheduled run of the unchanged recipe does not publish it again; see `held`.
+@dataclass(frozen=True)
+class Rollback:
+    """What a rollback did.
 
-    Returns:
-        The digests of the generation that was current and of the one that is now.
+    Attributes:
+        left: digest of the generation that was current; it is held now.
+        now: digest of the generation that is current now.
+        damaged: generations that were passed over, and how they differ from their manifests.
+    """
+
+    left: str
+    now: str
+    damaged: Mapping[str, list[Mismatch]]
+
+
+def rollback(
+    store: Store, recipe: str, *, reason: str | None = None, check: Check = glance_at_sealed
+) -> Rollback:
+    """Point at the generation that was current before the present one, and hold the one that is left.
+
+    Held: a scheduled run of the unchanged recipe does not publish it again; see `held`. Generations that are
+    held or damaged are passed over.
+
+    Args:
+        reason: why, for the history.
+        check: looks at a generation before the pointer names it.
 
     Raises:
         UsageError: there is nothing to go back to.
+        RetryableError: somebody else moved the pointer meanwhile.
     """
-    published = [g for g in store.generations(recipe) if g.published is not None]
-    position = next((i for i, generation in enumerate(published) if generation.current), None)
-    if not position:
-        raise UsageError(
-            "there is no earlier generation to go back to",
-            where=str(store.model(recipe)),
-            hint="`quantpipe status` lists the generations",
-        )
-    left, target = published[position].digest, published[position - 1].digest
-    durable.write_json(_held_path(store, recipe), {**_held(store, recipe), left: now()})
-    release(store, recipe, target)
-    store.point(recipe, target)
-    return left, target
+    pointer = store.pointer(recipe)
+    order, holds, damaged = pointer.order(), _held(store, recipe), {}
+    for target in reversed(order[:-1]):
+        if target in holds or not store.generation(recipe, target).is_dir():
+            continue
+        if not (found := check(store.generation(recipe, target))):
+            break
+        damaged[target] = found
+    else:
+        raise _nothing_before(store, recipe, damaged)
+    left = order[-1]
+    durable.write_json(_held_path(store, recipe), {**holds, left: now()})
+    try:
+        pointer.move(Move.of_now(target, "rollback", previous=left, reason=reason))
+    except BaseException:
+        release(store, recipe, left)
+        raise
+    return Rollback(left, target, damaged)
+
+
+def _nothing_before(store: Store, recipe: str, damaged: Mapping[str, list[Mismatch]]) -> UsageError:
+    details = [
+        f"{digest[:12]} is damaged: {found[0].path} {found[0].problem}" for digest, found in damaged.items()
+    ]
+    return UsageError(
+        "there is no earlier generation to go back to",
+        where=str(store.model(recipe)),
+        hint="`quantpipe status` lists the generations",
+        details=details,
+    )
 
 
 def held(store: Store, recipe: str, digest: str) -> bool:
@@ -53,45 +97,59 @@ def release(store: Store, recipe: str, digest: str) -> None:
 
 
 def expired(store: Store, recipe: str, keep: int, *, grace: float = 0.0) -> list[Generation]:
-    """The generations beyond the `keep` newest published ones; never the current one.
+    """The generations beyond the `keep` that were current last; never the current one.
+
+    One that is held does not count towards `keep`. It stays until something is published after the rollback
+    that left it: as long as it stays, a run of the unchanged recipe knows that its result is held.
 
     Args:
-        keep: how many published generations stay.
+        keep: how many generations stay to which a rollback can go, with the current one.
         grace: seconds for which an unpublished generation is left alone: a run may be at its smoke load.
     """
     generations = store.generations(recipe)
-    newest = [generation for generation in generations if generation.published is not None][-keep:]
-    limit = time.time() - grace
+    holds = _held(store, recipe)
+    good = [g.digest for g in generations if g.rank is not None and g.digest not in holds]
+    kept = {*good[-keep:], *_held_lately(store, recipe, holds)}
+    limit = store.clock() - grace
     return [
         generation
         for generation in generations
         if not generation.current
-        and generation not in newest
-        and (generation.published is not None or generation.sealed < limit)
+        and generation.digest not in kept
+        and (generation.rank is not None or generation.sealed < limit)
     ]
+
+
+def _held_lately(store: Store, recipe: str, holds: Mapping[str, str]) -> set[str]:
+    """The held generations after which nothing was published."""
+    moves = store.pointer(recipe).history.moves() if holds else []
+    last = {move.digest: index for index, move in enumerate(moves)}
+    published = max((index for index, move in enumerate(moves) if move.action == "publish"), default=-1)
+    return {digest for digest in holds if last.get(digest, published) >= published}
 
 
 def remove(store: Store, recipe: str, generation: Generation) -> None:
     """Remove a generation: first its name, in one rename, then its files.
 
+    What cannot be removed any more stays under a temporary name, which `prune` lists.
+
     Raises:
         ValueError: it is the current one, also if it has become so since `generation` was read.
     """
+    pointer = store.pointer(recipe)
     grave = store.model(recipe) / f"{durable.TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-    if generation.current or store.current(recipe) == generation.path:
+    if generation.current or pointer.named() == generation.digest:
         raise ValueError("the current generation is never removed")
-    generation.path.rename(grave)
-    if _names(store.pointer(recipe), generation.digest):
-        # A rollback on another host was faster: give it back.
-        grave.rename(generation.path)
+    try:
+        generation.path.rename(grave)
+    except FileNotFoundError:  # another host removes it
+        return
+    if pointer.named() == generation.digest:  # whoever moved it was faster: give it back
+        with contextlib.suppress(OSError):  # a run may have sealed the same content meanwhile
+            grave.rename(generation.path)
         raise ValueError("the current generation is never removed")
-    shutil.rmtree(grave)
+    shutil.rmtree(grave, ignore_errors=True)
     store.receipts_path(recipe, generation.digest).unlink(missing_ok=True)
-
-
-def _names(pointer: Path, digest: str) -> bool:
-    """Whether the pointer names this generation, be it there or not."""
-    return pointer.is_symlink() and str(pointer.readlink()) == digest
 
 
 def _held_path(store: Store, recipe: str) -> Path:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from quantpipe.digest import digest_of
+from quantpipe.errors import QuantpipeError
 from quantpipe.publish import retention
 from quantpipe.stage import Context, StageName, StagePlan, StageResult
+from quantpipe.store.history import Move
 from quantpipe.store.outputs import PublishFigures, PublishOutput
 from quantpipe.store.receipt import PublishReceipt
 
@@ -23,21 +25,34 @@ class PublishStage:
 
     def plan(self, context: Context) -> StagePlan:
         """Which pointer would move."""
-        pointer = context.store.pointer(context.recipe.name)
+        pointer = context.store.pointer(context.recipe.name).path
         return StagePlan(self.name, "run", f"{pointer}, keeping {context.recipe.publish.keep} generations")
 
     def preflight(self, context: Context) -> None:
         """Nothing beyond what the store needs anyway."""
 
     def run(self, context: Context) -> StageResult[PublishOutput, PublishFigures]:
-        """Move the pointer."""
-        digest = context.verify.digest
-        previous = context.store.current(context.recipe.name)
-        retention.release(context.store, context.recipe.name, digest)
-        context.store.point(context.recipe.name, digest)
+        """Move the pointer, if it is where it was when the run began and the lease is still this run's.
+
+        The receipts come first: whatever happens after the pointer has moved, the way back is known.
+
+        Raises:
+            VerificationError: the generation lacks files.
+            RetryableError: another run took the lease, or somebody moved the pointer meanwhile.
+        """
+        store, name, digest, before = (
+            context.store,
+            context.recipe.name,
+            context.verify.digest,
+            context.pointed,
+        )
+        store.save_receipts(name, digest, context.receipts)
+        context.require_lease()
+        store.pointer(name).move(Move.of_now(digest, "publish", previous=before, run=context.run.id))
+        retention.release(store, name, digest)
         return StageResult(
             PublishOutput(digest),
-            PublishFigures(previous.name if previous else None, context.recipe.publish.keep),
+            PublishFigures(before, context.recipe.publish.keep),
             f"current -> {digest[:12]}",
         )
 
@@ -49,10 +64,20 @@ class PublishStage:
 
 
 def conclude(context: Context) -> None:
-    """After the last stage: keep the receipts with the generation, remove generations beyond `keep`."""
+    """After the last stage: keep the receipts with the generation, remove generations beyond `keep`.
+
+    The checkpoint is published: nothing that fails here is an error of the run.
+    """
     name, digest = context.recipe.name, context.publish.digest
-    context.store.save_receipts(name, digest, context.receipts)
+    try:
+        context.store.save_receipts(name, digest, context.receipts)
+        _retire(context, name)
+    except (OSError, ValueError, QuantpipeError) as error:
+        context.console.warning(f"published, but cleaning up failed: {error}; `quantpipe prune` finishes it")
+
+
+def _retire(context: Context, name: str) -> None:
     keep = context.recipe.publish.keep
     for generation in retention.expired(context.store, name, keep, grace=UNPUBLISHED_GRACE_SECONDS):
-        context.console.line(f"          removed generation {generation.digest[:12]}")
         retention.remove(context.store, name, generation)
+        context.console.line(f"          removed generation {generation.digest[:12]}")

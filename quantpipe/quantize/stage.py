@@ -24,7 +24,7 @@ from quantpipe.quantize.worker.protocol import Job
 from quantpipe.recipe.datasets import dataset_digest, write_msmodelslim_dataset
 from quantpipe.stage import Context, QuantizePlan, StageName, StageResult
 from quantpipe.store import manifest
-from quantpipe.store.manifest import FileEntry, Manifest
+from quantpipe.store.manifest import FileEntry, Manifest, glance_at_sealed
 from quantpipe.store.outputs import QuantizeFigures, QuantizeOutput
 from quantpipe.store.receipt import QuantizeReceipt
 from quantpipe.text import human_bytes, human_seconds
@@ -151,13 +151,11 @@ class QuantizeStage:
         )
 
     def still_there(self, context: Context, receipt: QuantizeReceipt) -> bool:
-        """Its files lie in staging, or are sealed already; what is in them is for verify to judge."""
+        """Its files lie in staging, where verify judges their content, or are sealed with their sizes."""
         written = receipt.outputs.manifest
-        places = (
-            context.store.absolute(receipt.outputs.checkpoint),
-            context.store.generation(context.recipe.name, written.digest()),
-        )
-        return any(_has_files(place, written) for place in places)
+        staging = context.store.absolute(receipt.outputs.checkpoint)
+        sealed = context.store.generation(context.recipe.name, written.digest())
+        return _has_files(staging, written) or not glance_at_sealed(sealed)
 
     def _job(self, context: Context, snapshot: Path, staging: Path) -> Job:
         quantize = context.recipe.quantize

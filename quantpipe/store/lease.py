@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from quantpipe import durable
-from quantpipe.errors import LeaseHeldError, PreflightError
+from quantpipe.errors import LeaseHeldError, PreflightError, RetryableError
 from quantpipe.store.owner import Owner
 from quantpipe.text import human_seconds, now
 
@@ -145,6 +145,20 @@ class Lease:
                 hint="check the mount and the permissions of the store",
             ) from error
         return False
+
+    def require(self) -> None:
+        """Look whether it is still ours.
+
+        Raises:
+            RetryableError: another process has taken it.
+        """
+        if not self._mine():
+            raise RetryableError(
+                f"another run has taken the lease on {self._what}: {self.holder() or 'it has ended since'}",
+                where=str(self.path),
+                hint="this run was not seen for too long (a stopped process, a hanging mount); nothing was "
+                "published; run again",
+            )
 
     def release(self) -> None:
         """Give it back; harmless where it is not held.

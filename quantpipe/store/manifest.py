@@ -7,6 +7,7 @@ sorted by path, paths are relative and POSIX, and the digest depends on nothing 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,9 @@ from quantpipe.errors import VerificationError
 
 OnBytes = Callable[[int], object]
 """Told, from any thread, how many more bytes were read."""
+
+PROVENANCE = "quantpipe.json"
+"""In every generation: its manifest and where it came from. Not part of the manifest itself."""
 
 _CHUNK = 4 << 20
 
@@ -57,6 +61,10 @@ class Manifest:
     def total_bytes(self) -> int:
         """The sum of the sizes, in bytes."""
         return sum(entry.size for entry in self.entries)
+
+    def paths(self) -> list[str]:
+        """The paths, sorted."""
+        return [entry.path for entry in self.entries]
 
     def digest(self) -> str:
         """SHA-256, in hex, of the canonical JSON of the entries.
@@ -166,6 +174,30 @@ def build(root: Path, *, jobs: int, exclude: Iterable[str] = (), on_bytes: OnByt
         return Manifest(tuple(pool.map(entry, paths)))
 
 
+def glance(root: Path, manifest: Manifest, *, exclude: Iterable[str] = ()) -> list[Mismatch]:
+    """Compare a directory with its manifest by names and sizes: one stat for each file, nothing is read."""
+    present = set(list_files(root, exclude=exclude))
+    found = [Mismatch(path, "is not in the manifest") for path in present - set(manifest.paths())]
+    for entry in manifest.entries:
+        if entry.path not in present:
+            found.append(Mismatch(entry.path, "is missing"))
+        elif (size := (root / entry.path).stat().st_size) != entry.size:
+            found.append(Mismatch(entry.path, f"has {size:,} bytes instead of {entry.size:,}"))
+    return sorted(found, key=lambda mismatch: mismatch.path)
+
+
+def glance_at_sealed(checkpoint: Path) -> list[Mismatch]:
+    """`glance` at a sealed checkpoint, with the manifest in its provenance."""
+    try:
+        provenance = json.loads((checkpoint / PROVENANCE).read_text("utf-8"))
+        manifest = Manifest.from_json(provenance["manifest"], where=str(checkpoint / PROVENANCE))
+        return glance(checkpoint, manifest, exclude=(PROVENANCE,))
+    except FileNotFoundError as error:
+        return [Mismatch(Path(error.filename).name, "is missing")]
+    except (ValueError, KeyError, TypeError, VerificationError) as error:
+        return [Mismatch(PROVENANCE, f"cannot be read: {error}")]
+
+
 def check(
     root: Path,
     manifest: Manifest,
@@ -180,22 +212,17 @@ def check(
     Args:
         hashed: the SHA-256 of files that somebody has just read for other reasons, by path.
     """
-    read = hashed or {}
-    present = set(list_files(root, exclude=exclude))
-    expected = {entry.path for entry in manifest.entries}
-    found = [Mismatch(path, "is not in the manifest") for path in sorted(present - expected)]
+    known = hashed or {}
+    found = glance(root, manifest, exclude=exclude)
+    wrong = {mismatch.path for mismatch in found}
 
     def compare(entry: FileEntry) -> Mismatch | None:
-        if entry.path not in present:
-            return Mismatch(entry.path, "is missing")
-        size = (root / entry.path).stat().st_size
-        if size != entry.size:
-            return Mismatch(entry.path, f"has {size:,} bytes instead of {entry.size:,}")
-        actual = read.get(entry.path) or hash_file(root / entry.path, on_bytes)
+        actual = known.get(entry.path) or hash_file(root / entry.path, on_bytes)
         if actual != entry.sha256:
             return Mismatch(entry.path, f"has sha256 {actual} instead of {entry.sha256}")
         return None
 
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        found += [mismatch for mismatch in pool.map(compare, manifest.entries) if mismatch is not None]
+        compared = pool.map(compare, (entry for entry in manifest.entries if entry.path not in wrong))
+        found += [mismatch for mismatch in compared if mismatch is not None]
     return sorted(found, key=lambda mismatch: mismatch.path)

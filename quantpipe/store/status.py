@@ -46,7 +46,7 @@ def _status(store: Store, recipe: str) -> RecipeStatus:
 
 def _generation(generation: Generation) -> GenerationStatus:
     sealed = datetime.fromtimestamp(generation.sealed, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    state = "published earlier" if generation.published else "never published"
+    state = "published earlier" if generation.rank is not None else "never published"
     return GenerationStatus(generation.digest, sealed, "current" if generation.current else state)
 
 

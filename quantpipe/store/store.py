@@ -3,6 +3,7 @@
     <store>/sources/<hub>/<owner>--<name>/<commit>/      snapshot
     <store>/models/<recipe>/<manifest digest>/           generation: a sealed checkpoint
     <store>/models/<recipe>/current                      pointer: relative link, replaced by rename
+    <store>/models/<recipe>/history/                     the moves of the pointer, one file each
     <store>/models/<recipe>/receipts/<digest>.json       receipts of the run that published it
     <store>/runs/<recipe>/<run id>/                      staging, state, events.jsonl, logs
 
@@ -12,11 +13,13 @@ pointer moves, and only renames within one filesystem are used. Readers see old 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import secrets
 import shutil
+import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,15 +27,13 @@ from typing import Any
 
 from quantpipe import durable
 from quantpipe.errors import VerificationError
+from quantpipe.store.manifest import PROVENANCE
+from quantpipe.store.pointer import RECEIPTS, Pointer
 from quantpipe.store.receipt import Receipts, RunDirectory, read_receipt_file
-
-PROVENANCE = "quantpipe.json"
-"""In every generation: its manifest and where it came from. Not part of the manifest itself."""
 
 SPARE_BYTES = 64 << 20
 """Free space that has to stay: for logs, receipts and what others write meanwhile."""
 
-_POINTER = "current"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -41,21 +42,21 @@ class Generation:
     """A sealed checkpoint of a recipe.
 
     Attributes:
-        published: when it last became current, seconds since the epoch; None if it never was: only one
-            that was is rolled back to.
+        rank: its place in the order of being current, from 0, the present one last; None if it never was
+            current: only one that was is rolled back to.
         sealed: when it was sealed, seconds since the epoch.
     """
 
     digest: str
     path: Path
     current: bool
-    published: float | None
+    rank: int | None
     sealed: float
 
     @property
-    def age_key(self) -> tuple[float, str]:
-        """Sorts generations by when they were published, or sealed where they never were."""
-        return (self.sealed if self.published is None else self.published, self.digest)
+    def sort_key(self) -> tuple[int, float, str]:
+        """Sorts generations by when they were last current; those that never were come first, by age."""
+        return (-1 if self.rank is None else self.rank, self.sealed, self.digest)
 
 
 class Store:
@@ -71,6 +72,21 @@ class Store:
     def absolute(self, relative: str) -> Path:
         """The path behind a receipt's relative path."""
         return self.root / relative
+
+    def clock(self) -> float:
+        """The time by the file server, which also gives the files their times; seconds since the epoch.
+
+        The clock of a host may be hours or days off. Where nothing can be written it has to do all the same.
+        """
+        mark = self.root / f"{durable.TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        try:
+            mark.touch()
+            return mark.stat().st_mtime
+        except OSError:
+            return time.time()
+        finally:
+            with contextlib.suppress(OSError):
+                mark.unlink(missing_ok=True)
 
     # -- sources and runs -----------------------------------------------------------------------
 
@@ -112,39 +128,50 @@ class Store:
         return self.model(recipe) / digest
 
     def generations(self, recipe: str) -> list[Generation]:
-        """The sealed checkpoints of a recipe, the one that was published longest ago first."""
+        """The sealed checkpoints of a recipe, in the order of being current; see `Generation.sort_key`."""
         folder = self.model(recipe)
         if not folder.is_dir():
             return []
         current = self.current(recipe)
+        ranks = {digest: rank for rank, digest in enumerate(self.pointer(recipe).order())}
         found = []
         for path in folder.iterdir():
             if not _DIGEST.fullmatch(path.name):
                 continue
-            published = _modified(self.receipts_path(recipe, path.name))
             sealed = _modified(path / PROVENANCE)
             if sealed is not None:  # another run may be removing it right now
-                found.append(Generation(path.name, path, path == current, published, sealed))
-        return sorted(found, key=lambda generation: generation.age_key)
+                rank = ranks.get(path.name)
+                found.append(Generation(path.name, path, path == current, rank, sealed))
+        return sorted(found, key=lambda generation: generation.sort_key)
 
-    def seal(self, staging: Path, recipe: str, digest: str, provenance: dict[str, Any]) -> Path:
+    def seal(
+        self,
+        staging: Path,
+        recipe: str,
+        digest: str,
+        provenance: dict[str, Any],
+        *,
+        replace: bool = False,
+    ) -> Path:
         """Turn a verified staging directory into a generation; afterwards it never changes.
 
         An equal generation that is there already is success, and `staging` is removed: publishing
         the same content twice, or from two hosts at once, gives one directory.
+
+        Args:
+            replace: the generation that is there is damaged: `staging` takes its place, in one step where the
+                filesystem can exchange two names, and it stays aside under a temporary name for `prune`.
         """
         target = self.generation(recipe, digest)
         self._make_model_folder(recipe)
-        if not target.is_dir():
-            durable.write_json(staging / PROVENANCE, provenance)
-            for directory, _, files in os.walk(staging):
-                for name in files:
-                    if name.startswith(durable.TEMPORARY_PREFIX):  # of a write that was killed
-                        Path(directory, name).unlink()
-                    else:
-                        Path(directory, name).chmod(0o444)
-                Path(directory).chmod(0o755)
-            durable.fsync_tree(staging)
+        if replace and target.is_dir():
+            _make_unchangeable(staging, provenance)
+            aside = target.with_name(
+                f"{durable.TEMPORARY_PREFIX}damaged-{digest[:12]}-{secrets.token_hex(4)}"
+            )
+            durable.exchange(staging, target, aside)
+        elif not target.is_dir():
+            _make_unchangeable(staging, provenance)
             try:
                 staging.rename(target)
             except OSError:
@@ -179,9 +206,9 @@ class Store:
 
     # -- the pointer ----------------------------------------------------------------------------
 
-    def pointer(self, recipe: str) -> Path:
+    def pointer(self, recipe: str) -> Pointer:
         """The link that servers follow."""
-        return self.model(recipe) / _POINTER
+        return Pointer(self.model(recipe))
 
     def current(self, recipe: str) -> Path | None:
         """The generation that the pointer names; None before the first publish.
@@ -189,43 +216,11 @@ class Store:
         Raises:
             VerificationError: there is something else than a link.
         """
-        try:
-            name = self.pointer(recipe).readlink()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise VerificationError(
-                f"the pointer is not a link: {error.strerror}",
-                where=str(self.pointer(recipe)),
-                hint="a copy of the store that follows links makes such: remove it, then run again",
-            ) from error
-        target = self.model(recipe) / name
-        return target if target.is_dir() else None
-
-    def point(self, recipe: str, digest: str) -> None:
-        """Let the pointer name a generation, atomically and durably.
-
-        Raises:
-            VerificationError: there is no such generation; the pointer is as it was.
-        """
-        folder = self.model(recipe)
-        if not (folder / digest / PROVENANCE).is_file():
-            raise VerificationError(
-                "the generation to point at is not there",
-                where=str(folder / digest),
-                hint="`quantpipe status` lists the generations; a run makes it again",
-            )
-        temporary = folder / f"{durable.TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-        try:
-            temporary.symlink_to(digest)
-            temporary.replace(folder / _POINTER)
-        finally:
-            temporary.unlink(missing_ok=True)
-        durable.fsync_directory(folder)
+        return self.pointer(recipe).current()
 
     def receipts_path(self, recipe: str, digest: str) -> Path:
         """Where the receipts of a published generation lie."""
-        return self.model(recipe) / "receipts" / f"{digest}.json"
+        return self.model(recipe) / RECEIPTS / f"{digest}.json"
 
     def save_receipts(self, recipe: str, digest: str, receipts: Receipts) -> None:
         """Keep the receipts of the run that published a generation."""
@@ -245,10 +240,22 @@ class Store:
         return Receipts.from_json(read_receipt_file(path), where=str(path))
 
     def published_receipts(self, recipe: str) -> list[Receipts]:
-        """The receipts of all published generations, the current one's first, then the newest."""
-        published = [g for g in self.generations(recipe) if g.published is not None]
-        published.sort(key=lambda generation: (generation.current, generation.age_key), reverse=True)
-        return [self.load_receipts(recipe, generation.digest) for generation in published]
+        """The receipts of all generations that were current, the present one's first, then the latest."""
+        published = [g for g in self.generations(recipe) if g.rank is not None]
+        return [self.load_receipts(recipe, generation.digest) for generation in reversed(published)]
+
+
+def _make_unchangeable(staging: Path, provenance: dict[str, Any]) -> None:
+    """The last strokes before the rename: provenance, modes for servers of other uids, everything flushed."""
+    durable.write_json(staging / PROVENANCE, provenance)
+    for directory, _, files in os.walk(staging):
+        for name in files:
+            if name.startswith(durable.TEMPORARY_PREFIX):  # of a write that was killed
+                Path(directory, name).unlink()
+            else:
+                Path(directory, name).chmod(0o444)
+        Path(directory).chmod(0o755)
+    durable.fsync_tree(staging)
 
 
 def _modified(path: Path) -> float | None:

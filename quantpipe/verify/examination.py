@@ -11,8 +11,7 @@ import numpy as np
 from quantpipe.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from quantpipe.checkpoint.layout import Layout, indivisible
 from quantpipe.store import manifest as manifests
-from quantpipe.store.manifest import Manifest, Mismatch, OnBytes
-from quantpipe.store.store import PROVENANCE
+from quantpipe.store.manifest import PROVENANCE, Manifest, Mismatch, OnBytes
 from quantpipe.verify.fidelity.compare import compare
 from quantpipe.verify.fidelity.result import Fidelity
 from quantpipe.verify.memory import Memory, estimate

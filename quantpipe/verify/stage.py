@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,9 @@ from quantpipe import __version__
 from quantpipe.checkpoint.layout import GIB, Layout, layout_of_serve
 from quantpipe.errors import VerificationError
 from quantpipe.stage import Context, StageName, StageResult, VerifyPlan, digest_of
-from quantpipe.store.manifest import Manifest, check
+from quantpipe.store.manifest import PROVENANCE, Manifest, Mismatch, check, glance_at_sealed
 from quantpipe.store.outputs import VerifyFigures, VerifyOutput
 from quantpipe.store.receipt import VerifyReceipt
-from quantpipe.store.store import PROVENANCE
 from quantpipe.text import human_bytes, now
 from quantpipe.verify.report import Report
 
@@ -51,7 +52,10 @@ class VerifyStage:
         """The checks need nothing but what the core needs anyway."""
 
     def run(self, context: Context) -> StageResult[VerifyOutput, VerifyFigures]:
-        """Check and seal. Killed after sealing and run again, it finds the generation and checks that.
+        """Check and seal.
+
+        A generation of this digest that is there and intact is what would be sealed: it is checked instead.
+        One that was damaged after it was sealed is replaced.
 
         Raises:
             VerificationError: a file or a tensor is not what it has to be; nothing is sealed.
@@ -60,11 +64,13 @@ class VerifyStage:
         digest = manifest.digest()
         staging = context.store.absolute(context.quantize.checkpoint)
         sealed = context.store.generation(context.recipe.name, digest)
-        place = staging if staging.is_dir() or not sealed.is_dir() else sealed
-        report = self._verify(context, place, manifest)
-        if place is staging:
-            _require_intact(context, sealed, manifest)
-            sealed = context.store.seal(staging, context.recipe.name, digest, _provenance(context, manifest))
+        damage = _damage(context, sealed, manifest) if sealed.is_dir() else None
+        if damage == [] or (damage and not staging.is_dir()):
+            report = self._verify(context, sealed, manifest)
+            shutil.rmtree(staging, ignore_errors=True)
+        else:
+            report = self._verify(context, staging, manifest)
+            sealed = self._seal(context, staging, manifest, damage or [])
         outputs = VerifyOutput(context.store.relative(sealed), digest)
         figures = VerifyFigures(
             bytes=manifest.total_bytes,
@@ -78,9 +84,21 @@ class VerifyStage:
         return StageResult(outputs, figures, summary)
 
     def still_there(self, context: Context, receipt: VerifyReceipt) -> bool:
-        """Whether the generation and its provenance exist."""
-        checkpoint = context.store.absolute(receipt.outputs.checkpoint)
-        return checkpoint.is_dir() and (checkpoint / PROVENANCE).is_file()
+        """Whether the generation has all of its files, by name and size, and no copy waits in staging."""
+        fresh = context.store.absolute(context.quantize.checkpoint)
+        return not fresh.is_dir() and not glance_at_sealed(context.store.absolute(receipt.outputs.checkpoint))
+
+    def _seal(self, context: Context, staging: Path, manifest: Manifest, damage: Sequence[Mismatch]) -> Path:
+        """Seal what was verified, also in the place of a generation that was damaged after it was sealed."""
+        name, digest = context.recipe.name, manifest.digest()
+        provenance = _provenance(context, manifest)
+        sealed = context.store.seal(staging, name, digest, provenance, replace=bool(damage))
+        if damage:
+            context.console.warning(
+                f"generation {digest[:12]} was damaged after it was sealed: {damage[0].path} "
+                f"{damage[0].problem}. A new copy is in its place; `quantpipe prune` lists the damaged one"
+            )
+        return sealed
 
     def _verify(self, context: Context, place: Path, manifest: Manifest) -> Report:
         # numpy only when there is something to verify: a no-op refresh stays quick.
@@ -124,28 +142,15 @@ def _failure(report: Report) -> VerificationError:
     )
 
 
-def _require_intact(context: Context, sealed: Path, manifest: Manifest) -> None:
-    """A generation of this name that is there already has to be what its name says, not only bear it.
-
-    Raises:
-        VerificationError: it was changed; what was just made stays in staging.
-    """
-    if not sealed.is_dir():
-        return
+def _damage(context: Context, sealed: Path, manifest: Manifest) -> list[Mismatch]:
+    """How a generation of this name that is there already differs from what its name says."""
     with context.console.progress("compare", manifest.total_bytes, unit="B") as progress:
-        found = check(
+        return check(
             sealed,
             manifest,
             jobs=context.settings.jobs,
             exclude=(PROVENANCE,),
             on_bytes=progress.advance,
-        )
-    if found:
-        raise VerificationError(
-            "a generation of the same digest is there and was changed since it was sealed",
-            where=str(sealed / found[0].path),
-            hint="find out who writes into the store; move that directory away and run again",
-            details=[f"{mismatch.path} {mismatch.problem}" for mismatch in found],
         )
 
 

@@ -12,8 +12,8 @@ from quantpipe.console import Console
 from quantpipe.errors import UsageError, VerificationError
 from quantpipe.recipe.model import Recipe
 from quantpipe.store import manifest
-from quantpipe.store.manifest import Manifest
-from quantpipe.store.store import PROVENANCE, Store
+from quantpipe.store.manifest import PROVENANCE, Manifest
+from quantpipe.store.store import Store
 from quantpipe.text import now
 from quantpipe.verify.report import Report
 from quantpipe.verify.verify import verify_checkpoint

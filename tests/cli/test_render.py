@@ -63,12 +63,14 @@ def test_the_end_of_a_run(outcome: RunResult, tmp_path: Path) -> None:
     settings = Settings.resolve({}, store=tmp_path / "store", serve_python=tmp_path / "python")
     value, lines = render.outcome(recipe, settings, outcome)
     pointer = tmp_path / "store" / "models" / recipe.name / "current"
+    generation = pointer.with_name("ab" * 32)
     assert lines[0] == "qwen3-235b-w8a8-rot: published"
     assert lines[1] == f"  {pointer} -> abababababab (220.0 GiB, 50 % of 440.0 GiB in BF16)"
-    assert f"  vllm serve {pointer} \\" in lines
+    # A load that followed the pointer would mix two generations if a publish came in between.
+    assert f"  vllm serve {generation} \\" in lines
     assert value["digest"] == "ab" * 32
-    assert value["path"] == str(pointer.with_name("ab" * 32))
-    assert value["serve"]["arguments"][:3] == ["vllm", "serve", str(pointer)]
+    assert value["path"] == str(generation)
+    assert value["serve"]["arguments"][:3] == ["vllm", "serve", str(generation)]
     assert value["run"] == "20260101-x"
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from typing import Any
 
 from helpers.receipts import fetch_receipt
 from quantpipe.store import manifest
+from quantpipe.store.history import Action, Move
 from quantpipe.store.receipt import Receipts
 from quantpipe.store.store import Generation, Store
 
@@ -24,8 +25,13 @@ def stage(store: Store, content: str) -> tuple[Path, str]:
 
 def sealed(store: Store, content: str) -> str:
     staging, digest = stage(store, content)
-    store.seal(staging, RECIPE, digest, {"content": content})
+    store.seal(staging, RECIPE, digest, {**provenance(staging), "content": content})
     return digest
+
+
+def provenance(checkpoint: Path) -> dict[str, Any]:
+    """What quantpipe.json needs at least: the manifest."""
+    return {"manifest": manifest.build(checkpoint, jobs=1).to_json()}
 
 
 def published(store: Store, content: str) -> str:
@@ -35,9 +41,13 @@ def published(store: Store, content: str) -> str:
 
 
 def publish(store: Store, digest: str) -> None:
-    store.point(RECIPE, digest)
+    point(store, digest)
     store.save_receipts(RECIPE, digest, Receipts.of(fetch_receipt(commit=digest)))
-    time.sleep(0.01)  # filesystems keep times to some milliseconds
+
+
+def point(store: Store, digest: str, action: Action = "publish") -> None:
+    pointer = store.pointer(RECIPE)
+    pointer.move(Move.of_now(digest, action, previous=pointer.named()))
 
 
 def current(store: Store) -> str | None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from helpers.receipts import fetch_receipt
+from helpers.stores import point, provenance
 
 from quantpipe.publish import prune
 from quantpipe.publish.stage import UNPUBLISHED_GRACE_SECONDS
+from quantpipe.store.manifest import PROVENANCE
 from quantpipe.store.receipt import Receipts
-from quantpipe.store.store import PROVENANCE, Store
+from quantpipe.store.store import Store
 
 
 @pytest.fixture
@@ -40,10 +42,10 @@ def generation(store: Store, letter: str, source: Path, *, published: bool = Tru
     run.update_state(status="published")
     run.staging.mkdir()
     (run.staging / "weights").write_bytes(b"y" * 50)
-    path = store.seal(run.staging, "tiny", digest, {})
+    path = store.seal(run.staging, "tiny", digest, provenance(run.staging))
     if published:
         fetched = fetch_receipt(store.relative(source))
-        store.point("tiny", digest)
+        point(store, digest)
         store.save_receipts("tiny", digest, Receipts.of(fetched))
         time.sleep(0.01)
     assert (path / PROVENANCE).is_file()
@@ -140,7 +142,7 @@ def test_what_changed_since_the_listing_is_respected(store: Store) -> None:
     gone = snapshot(store, "gone")
     chosen = prune.candidates(store, keep=2)
     assert {candidate.kind for candidate in chosen} == {"generation", "snapshot"}
-    store.point("tiny", first)  # a rollback
+    point(store, first)  # a rollback
     (gone / "model.safetensors").unlink()
     (gone / ".quantpipe" / "partial").rmdir()
     (gone / ".quantpipe").rmdir()

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 from helpers.receipts import verify_receipt
+from helpers.stores import point, provenance
 
 from quantpipe.console import Console
-from quantpipe.errors import VerificationError
+from quantpipe.errors import RetryableError, VerificationError
 from quantpipe.publish import retention
 from quantpipe.publish.stage import UNPUBLISHED_GRACE_SECONDS, PublishStage, conclude
 from quantpipe.recipe import load as recipe_file
 from quantpipe.settings import Settings
 from quantpipe.stage import Context, Receipt
+from quantpipe.store.lease import Lease
+from quantpipe.store.pointer import Pointer
 from quantpipe.store.receipt import PublishReceipt
 from quantpipe.store.store import Store
 
@@ -40,7 +43,7 @@ def seal(context: Context, letter: str) -> str:
     staging = context.store.new_run("tiny").staging
     staging.mkdir()
     (staging / "weights").write_text(letter)
-    context.store.seal(staging, "tiny", letter * 64, {})
+    context.store.seal(staging, "tiny", letter * 64, provenance(staging))
     return letter * 64
 
 
@@ -49,6 +52,7 @@ def publish(context: Context, letter: str) -> PublishReceipt:
     digest = seal(context, letter)
     context.receipts["verify"] = verify_receipt(digest)
     stage = PublishStage()
+    context.pointed = context.store.pointer("tiny").named()
     key = stage.key(context)
     result = stage.run(context)
     receipt: PublishReceipt = Receipt(
@@ -56,7 +60,6 @@ def publish(context: Context, letter: str) -> PublishReceipt:
     )
     context.receipts["publish"] = receipt
     conclude(context)
-    time.sleep(0.01)
     return receipt
 
 
@@ -79,7 +82,7 @@ def test_the_receipt_stands_while_the_pointer_names_it(context: Context) -> None
     first, second = publish(context, "a"), publish(context, "b")
     assert stage.still_there(context, second)
     assert not stage.still_there(context, first)
-    context.store.point("tiny", "a" * 64)
+    point(context.store, "a" * 64)
     assert not stage.still_there(context, second)
     assert stage.still_there(context, first)
 
@@ -120,6 +123,7 @@ def test_a_generation_at_its_smoke_load_is_left_alone_for_a_week(context: Contex
 def test_a_generation_that_went_away_is_not_pointed_at(context: Context) -> None:
     publish(context, "a")
     context.receipts["verify"] = verify_receipt("e" * 64)
+    context.pointed = "a" * 64
     with pytest.raises(VerificationError, match="not there"):
         PublishStage().run(context)
     current = context.store.current("tiny")
@@ -128,6 +132,63 @@ def test_a_generation_that_went_away_is_not_pointed_at(context: Context) -> None
 
 def test_the_plan_names_the_pointer(context: Context) -> None:
     planned = PublishStage().plan(context)
-    assert str(context.store.pointer("tiny")) in planned.summary
+    assert str(context.store.pointer("tiny").path) in planned.summary
     assert (planned.disk_bytes, planned.memory_bytes) == (0, 0)
-    assert not context.store.pointer("tiny").exists()
+    assert not context.store.pointer("tiny").path.exists()
+
+
+def test_a_pointer_that_was_moved_meanwhile_is_left_alone(context: Context) -> None:
+    """A run that was stopped for hours must not publish over what came after it began."""
+    publish(context, "a")
+    digest = seal(context, "b")
+    context.receipts["verify"] = verify_receipt(digest)
+    context.pointed = None
+    with pytest.raises(RetryableError, match="moved meanwhile"):
+        PublishStage().run(context)
+    assert context.store.pointer("tiny").named() == "a" * 64
+
+
+def test_a_run_that_lost_its_lease_publishes_nothing(context: Context) -> None:
+    publish(context, "a")
+    digest = seal(context, "b")
+    context.receipts["verify"] = verify_receipt(digest)
+    with Lease.for_recipe(context.store.root, "tiny") as context.lease:
+        context.lease.path.unlink()
+        with (
+            Lease.for_recipe(context.store.root, "tiny"),
+            pytest.raises(RetryableError, match="taken the lease"),
+        ):
+            PublishStage().run(context)
+    assert context.store.pointer("tiny").named() == "a" * 64
+
+
+def test_the_receipts_are_there_before_the_pointer_moves(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in between, the way back is known."""
+    publish(context, "a")
+    digest = seal(context, "b")
+    context.receipts.clear()
+    context.receipts["verify"] = verify_receipt(digest)
+    context.pointed = "a" * 64
+    replace, seen = Pointer._replace, []
+
+    def watched(self: Pointer, name: str) -> None:
+        seen.append(set(context.store.load_receipts("tiny", digest)))
+        replace(self, name)
+
+    monkeypatch.setattr(Pointer, "_replace", watched)
+    PublishStage().run(context)
+    assert seen == [{"verify"}]
+    assert retention.rollback(context.store, "tiny").now == "a" * 64
+
+
+def test_a_failure_of_cleaning_up_is_a_warning(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*args: object, **options: object) -> None:
+        raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(retention, "remove", busy)
+    for letter in "abc":
+        publish(context, letter)
+    assert context.store.pointer("tiny").named() == "c" * 64
+    assert "cleaning up failed" in context.console._stream.getvalue()  # type: ignore[attr-defined]

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
-from helpers.stores import RECIPE, current, digests, publish, published, sealed
+from helpers.receipts import fetch_receipt
+from helpers.stores import RECIPE, current, digests, point, publish, published, sealed
 
 from quantpipe.errors import UsageError
 from quantpipe.publish import retention
+from quantpipe.store.receipt import Receipts
 from quantpipe.store.store import Store
 
 
@@ -15,11 +19,16 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
+def rolled_back(store: Store, recipe: str) -> tuple[str, str]:
+    done = retention.rollback(store, recipe)
+    return done.left, done.now
+
+
 def test_rollback_goes_to_the_generation_published_before(store: Store) -> None:
     first, second, third = (published(store, content) for content in "abc")
-    assert retention.rollback(store, RECIPE) == (third, second)
+    assert rolled_back(store, RECIPE) == (third, second)
     assert current(store) == second
-    assert retention.rollback(store, RECIPE) == (second, first)
+    assert rolled_back(store, RECIPE) == (second, first)
     with pytest.raises(UsageError, match="no earlier generation"):
         retention.rollback(store, RECIPE)
     assert current(store) == first
@@ -29,14 +38,14 @@ def test_rollback_passes_over_what_was_never_published(store: Store) -> None:
     first = published(store, "a")
     sealed(store, "failed its smoke load")
     second = published(store, "b")
-    assert retention.rollback(store, RECIPE) == (second, first)
+    assert rolled_back(store, RECIPE) == (second, first)
 
 
 def test_before_counts_by_publishing_and_not_by_sealing(store: Store) -> None:
     """a, then b, then a again: what was there before is b, though a was sealed first."""
     first, second = published(store, "a"), published(store, "b")
     publish(store, first)
-    assert retention.rollback(store, RECIPE) == (first, second)
+    assert rolled_back(store, RECIPE) == (first, second)
 
 
 def test_nothing_to_roll_back_to(store: Store) -> None:
@@ -49,12 +58,11 @@ def test_nothing_to_roll_back_to(store: Store) -> None:
 
 
 def test_retention_keeps_the_newest_and_the_current_one(store: Store) -> None:
-    first, second, third, fourth = (published(store, content) for content in "abcd")
+    first, second, third, _ = (published(store, content) for content in "abcd")
     assert digests(retention.expired(store, RECIPE, 2)) == [first, second]
-    store.point(RECIPE, first)
-    assert digests(retention.expired(store, RECIPE, 2)) == [second]
+    point(store, first)
+    assert digests(retention.expired(store, RECIPE, 2)) == [second, third]
     assert digests(retention.expired(store, RECIPE, 4)) == []
-    assert {third, fourth}.isdisjoint(digests(retention.expired(store, RECIPE, 2)))
 
 
 def test_an_unpublished_generation_has_its_grace(store: Store) -> None:
@@ -76,7 +84,7 @@ def test_removing_takes_files_and_receipts(store: Store) -> None:
 def test_the_current_generation_is_never_removed(store: Store) -> None:
     old, _ = published(store, "a"), published(store, "b")
     stale = next(g for g in store.generations(RECIPE) if g.digest == old)
-    store.point(RECIPE, old)  # somebody rolls back between listing and removing
+    point(store, old)  # somebody rolls back between listing and removing
     with pytest.raises(ValueError, match="never removed"):
         retention.remove(store, RECIPE, stale)
     assert (store.generation(RECIPE, old) / "model.safetensors").is_file()
@@ -91,7 +99,7 @@ def test_a_rollback_in_the_middle_of_a_removal_gets_its_generation_back(
 
     def slow(self: Path, target: Path) -> Path:
         monkeypatch.setattr(Path, "rename", rename)
-        store.point(RECIPE, old)
+        point(store, old)
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", slow)
@@ -109,3 +117,65 @@ def test_what_was_rolled_back_is_held_until_it_is_published_again(store: Store) 
     assert not retention.held(store, RECIPE, first)
     retention.release(store, RECIPE, second)
     assert not retention.held(store, RECIPE, second)
+
+
+def test_a_bad_generation_is_not_kept_in_place_of_a_good_one(store: Store) -> None:
+    """a, b (bad), back to a, then c: what a rollback from c has to find is a."""
+    first, bad = published(store, "a"), published(store, "b")
+    retention.rollback(store, RECIPE)
+    assert digests(retention.expired(store, RECIPE, 2)) == []  # a run finds that b is held
+    third = published(store, "c")
+    assert digests(retention.expired(store, RECIPE, 2)) == [bad]
+    assert rolled_back(store, RECIPE) == (third, first)
+    with pytest.raises(UsageError, match="no earlier generation"):
+        retention.rollback(store, RECIPE)
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter"])
+def test_a_damaged_generation_is_passed_over(store: Store, damage: str) -> None:
+    first, second, third = (published(store, content) for content in "abc")
+    shard = store.generation(RECIPE, second) / "model.safetensors"
+    shard.chmod(0o644)
+    shard.unlink() if damage == "missing" else shard.write_text("b")
+    done = retention.rollback(store, RECIPE)
+    assert (done.left, done.now) == (third, first)
+    assert [mismatch.path for mismatch in done.damaged[second]] == ["model.safetensors"]
+
+
+def test_all_before_are_damaged(store: Store) -> None:
+    first, second = published(store, "a"), published(store, "b")
+    (store.generation(RECIPE, first) / "model.safetensors").unlink()
+    with pytest.raises(UsageError) as caught:
+        retention.rollback(store, RECIPE)
+    assert caught.value.details == (f"{first[:12]} is damaged: model.safetensors is missing",)
+    assert current(store) == second
+    assert not retention.held(store, RECIPE, second)
+
+
+def test_a_store_of_0_1_0_keeps_its_order(store: Store) -> None:
+    """It has no history: the times of its receipts count until the pointer moves for the first time."""
+    made = [sealed(store, content) for content in "abc"]
+    for age, digest in enumerate(made):
+        store.save_receipts(RECIPE, digest, Receipts.of(fetch_receipt(commit=digest)))
+        os.utime(store.receipts_path(RECIPE, digest), (age, age))
+    store.pointer(RECIPE).path.symlink_to(made[2])
+    assert rolled_back(store, RECIPE) == (made[2], made[1])
+    assert store.pointer(RECIPE).history.digests() == [*made, made[1]]
+
+
+def test_a_store_copied_without_times_keeps_its_order(store: Store, tmp_path: Path) -> None:
+    made = [published(store, content) for content in "abc"]
+    shutil.copytree(store.root, tmp_path / "copy", symlinks=True, copy_function=shutil.copyfile)
+    assert rolled_back(Store(tmp_path / "copy"), RECIPE) == (made[2], made[1])
+
+
+def test_the_history_says_who_when_and_why(store: Store) -> None:
+    first, second = published(store, "a"), published(store, "b")
+    retention.rollback(store, RECIPE, reason="answers worse")
+    moves = store.pointer(RECIPE).history.moves()
+    assert [(m.digest, m.action, m.reason) for m in moves] == [
+        (first, "publish", None),
+        (second, "publish", None),
+        (first, "rollback", "answers worse"),
+    ]
+    assert moves[-1].user and moves[-1].host and moves[-1].time.endswith("Z")

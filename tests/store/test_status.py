@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers.receipts import fetch_receipt
+from helpers.stores import point, provenance
 
 from quantpipe.cli import render
 from quantpipe.store import status
@@ -21,9 +22,9 @@ def generation(store: Store, letter: str, *, published: bool) -> str:
     digest = letter * 64
     staging = store.new_run("old").staging
     staging.mkdir()
-    store.seal(staging, "tiny", digest, {})
+    store.seal(staging, "tiny", digest, provenance(staging))
     if published:
-        store.point("tiny", digest)
+        point(store, digest)
         store.save_receipts("tiny", digest, Receipts.of(fetch_receipt()))
     return digest
 

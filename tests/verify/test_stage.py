@@ -16,7 +16,8 @@ from quantpipe.recipe import load as recipe_file
 from quantpipe.settings import Settings
 from quantpipe.stage import Context, Receipts, RunDirectory
 from quantpipe.store import manifest
-from quantpipe.store.store import PROVENANCE, Store
+from quantpipe.store.manifest import PROVENANCE
+from quantpipe.store.store import Store
 from quantpipe.verify.stage import VerifyStage
 from verify import edit
 

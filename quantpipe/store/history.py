@@ -1,0 +1,138 @@
+"""The order in which generations were current: one small file for each move of the pointer.
+
+    <store>/models/<recipe>/history/<number>-<digest>-<nonce>.json
+
+Retention and rollback follow this order. It is in the names, as a running number: neither the clocks of
+hosts nor the times of files count, so that a store that was copied without times keeps its order. Two
+hosts that move the pointer at the same instant write two files of one number; none is lost, and the nonce
+decides which counts as the later one.
+
+A move is recorded before the pointer moves: killed in between, the history ends with a generation that has
+not become current, which is why everything after the last entry of the current one is left out of account.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import re
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from quantpipe import durable
+from quantpipe.text import now
+
+Action = Literal["publish", "rollback", "restore"]
+
+_NAME = re.compile(r"(\d{8,})-([0-9a-f]{64})-([0-9a-f]{16})\.json")
+
+
+@dataclass(frozen=True)
+class Move:
+    """One move of the pointer.
+
+    Attributes:
+        digest: of the generation that it names from then on.
+        previous: what it named before; None where there was no pointer.
+        action: "publish", "rollback", or "restore" where the generation of a move went away meanwhile.
+        time: UTC, ISO 8601, by the clock of `host`: for people, never for the order.
+        host: where it was done.
+        user: who did it.
+        run: id of the run that published; None for a rollback.
+        reason: what the person who rolled back gave as the reason.
+    """
+
+    digest: str
+    previous: str | None
+    action: Action
+    time: str
+    host: str
+    user: str
+    run: str | None = None
+    reason: str | None = None
+
+    @classmethod
+    def of_now(
+        cls,
+        digest: str,
+        action: Action,
+        *,
+        previous: str | None,
+        run: str | None = None,
+        reason: str | None = None,
+    ) -> Move:
+        """A move that this process is about to make."""
+        return cls(digest, previous, action, now(), platform.node(), _user(), run, reason)
+
+    def to_json(self) -> dict[str, Any]:
+        """The move as a JSON object."""
+        return asdict(self)
+
+
+class History:
+    """The moves of one recipe's pointer. Makes its folder only when it writes.
+
+    Args:
+        folder: `<store>/models/<recipe>/history`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def digests(self) -> list[str]:
+        """What the pointer named, move by move, the oldest first; a digest may come several times."""
+        return [digest for _, digest, _ in self._entries()]
+
+    def moves(self) -> list[Move]:
+        """The moves with who, when and why, the oldest first; an unreadable file is passed over."""
+        found = []
+        for number, digest, nonce in self._entries():
+            try:
+                value = json.loads(self._path(number, digest, nonce).read_text("utf-8"))
+                found.append(Move(**{**value, "digest": digest}))
+            except (OSError, ValueError, TypeError):
+                continue
+        return found
+
+    def seed(self, digests: list[str]) -> None:
+        """Begin the history of a store that has none, made by 0.1.0, with what its receipts say."""
+        if not self._entries():
+            for before, digest in zip([None, *digests], digests, strict=False):
+                self.record(Move(digest, before, "publish", "", "", ""))
+
+    def record(self, move: Move) -> None:
+        """Keep a move, durably, as the latest one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o755)
+        entries = self._entries()
+        number = entries[-1][0] + 1 if entries else 1
+        durable.write_json(self._path(number, move.digest, secrets.token_hex(8)), move.to_json())
+
+    def _entries(self) -> list[tuple[int, str, str]]:
+        """Number, digest and nonce of each move, the oldest first."""
+        try:
+            names = os.listdir(self.folder)  # noqa: PTH208
+        except FileNotFoundError:
+            return []
+        found = [_NAME.fullmatch(name) for name in names]
+        parts = [(int(name[1]), name[2], name[3]) for name in found if name is not None]
+        return sorted(parts, key=lambda part: (part[0], part[2]))
+
+    def _path(self, number: int, digest: str, nonce: str) -> Path:
+        return self.folder / f"{number:08d}-{digest}-{nonce}.json"
+
+
+def latest_last(digests: list[str]) -> list[str]:
+    """Each digest once, in the order of its last occurrence."""
+    return list(reversed(dict.fromkeys(reversed(digests))))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a uid without a name, as in many containers
+        return str(os.getuid())

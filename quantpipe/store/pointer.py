@@ -1,0 +1,161 @@
+"""The pointer of a recipe: what it names, and how it moves.
+
+    <store>/models/<recipe>/current     relative link to a generation, replaced by rename
+
+Who moves it looks before and after. Before: the generation has all of its files, by name and size, and the
+pointer still names what the mover believes that it names. After: the generation is still there. Whoever
+removes a generation renames it away first and then looks at the pointer (`publish.retention.remove`). Each
+side writes and then reads what the other writes, so that at least one of the two sees the other, on any
+number of hosts and without a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from pathlib import Path
+
+from quantpipe import durable
+from quantpipe.errors import RetryableError, VerificationError
+from quantpipe.store.history import History, Move, latest_last
+from quantpipe.store.manifest import PROVENANCE, glance_at_sealed
+
+RECEIPTS = "receipts"
+"""The folder, beside the pointer, with the receipts of each generation that was about to become current."""
+
+_NAME = "current"
+
+
+class Pointer:
+    """The pointer of one recipe.
+
+    Args:
+        folder: `<store>/models/<recipe>`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / _NAME
+        self.history = History(folder / "history")
+
+    def named(self) -> str | None:
+        """What the link says, whether it is there or not; None before the first publish.
+
+        Raises:
+            VerificationError: there is something else than a link.
+        """
+        try:
+            return str(self.path.readlink())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise VerificationError(
+                f"the pointer is not a link: {error.strerror}",
+                where=str(self.path),
+                hint="a copy of the store that follows links makes such: remove it, then run again",
+            ) from error
+
+    def current(self) -> Path | None:
+        """The generation that it names; None where it names nothing that is there."""
+        name = self.named()
+        target = None if name is None else self.folder / name
+        return target if target is not None and target.is_dir() else None
+
+    def order(self) -> list[str]:
+        """The digests that were current, by when each was so for the last time; the present one comes last.
+
+        Raises:
+            VerificationError: as `named`.
+        """
+        digests = self.history.digests() or self._order_by_receipts()
+        named = self.named()
+        if named in digests:  # what comes after it was about to become current, and did not
+            del digests[len(digests) - digests[::-1].index(named) :]
+        elif named is not None:
+            digests.append(named)
+        return latest_last(digests)
+
+    def _order_by_receipts(self) -> list[str]:
+        """For a store of 0.1.0, which kept no history: by the times of the receipts."""
+        found = []
+        for path in (self.folder / RECEIPTS).glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):
+                found.append((path.stat().st_mtime, path.stem))
+        return [digest for _, digest in sorted(found)]
+
+    def move(self, move: Move) -> None:
+        """Let the pointer name `move.digest`, atomically and durably.
+
+        Args:
+            move: `previous` is what the pointer has to name until now.
+
+        Raises:
+            VerificationError: the generation is not there or lacks files; the pointer is as it was.
+            RetryableError: somebody else moved the pointer meanwhile, or removed the generation; the pointer
+                names what they left, or a generation that is there.
+        """
+        self._require_whole(move.digest)
+        named = self.named()
+        if named != move.previous:
+            raise RetryableError(
+                f"the pointer was moved meanwhile: it names {_short(named)}, not {_short(move.previous)}",
+                where=str(self.path),
+                hint="nothing was published; `quantpipe status` says what is current; run again to publish",
+            )
+        if named == move.digest:
+            return
+        self.history.seed(self.order())
+        self.history.record(move)
+        self._replace(move.digest)
+        if not self._is_there(move.digest):
+            self._put_back(move)
+            raise RetryableError(
+                f"generation {_short(move.digest)} was removed while the pointer moved to it",
+                where=str(self.folder / move.digest),
+                hint=f"the pointer names {_short(self.named())} now; run again",
+            )
+
+    def _require_whole(self, digest: str) -> None:
+        found = glance_at_sealed(self.folder / digest)
+        if not self._is_there(digest):
+            raise VerificationError(
+                "the generation to point at is not there",
+                where=str(self.folder / digest),
+                hint="`quantpipe status` lists the generations; a run makes it again",
+            )
+        if found:
+            raise VerificationError(
+                "the generation to point at is damaged",
+                where=str(self.folder / digest / found[0].path),
+                hint="run the recipe again: a new copy takes its place",
+                details=[f"{mismatch.path} {mismatch.problem}" for mismatch in found],
+            )
+
+    def _is_there(self, digest: str) -> bool:
+        return (self.folder / digest / PROVENANCE).is_file()
+
+    def _replace(self, digest: str) -> None:
+        temporary = self.folder / f"{durable.TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        try:
+            temporary.symlink_to(digest)
+            temporary.replace(self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        durable.fsync_directory(self.folder)
+
+    def _put_back(self, lost: Move) -> None:
+        """Name a generation that is there: the one before, or else the one that was current last."""
+        before = [lost.previous, *reversed(latest_last(self.history.digests()))]
+        for digest in before:
+            if digest is None or digest == lost.digest or not self._is_there(digest):
+                continue
+            if self.named() != lost.digest:  # whoever moved it meanwhile knows better
+                return
+            self.history.record(Move.of_now(digest, "restore", previous=lost.digest, run=lost.run))
+            self._replace(digest)
+            if self._is_there(digest):
+                return
+
+
+def _short(digest: str | None) -> str:
+    return "nothing" if digest is None else digest[:12]
