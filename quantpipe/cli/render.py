@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quantpipe.recipe.model import Recipe
     from quantpipe.settings import Settings
     from quantpipe.stage import StagePlan
+    from quantpipe.store.outputs import SmokeFigures
     from quantpipe.store.status import RecipeStatus
 
 Rendered = tuple[Any, list[str]]
@@ -147,24 +148,24 @@ def statuses(recipes: Sequence[RecipeStatus]) -> Rendered:
     return [recipe.to_json() for recipe in recipes], lines or ["the store is empty"]
 
 
-def smoke(figures: dict[str, Any]) -> Rendered:
+def smoke(figures: SmokeFigures) -> Rendered:
     """The probes with their answers, the checks that held, and the speed."""
-    lines = [f"ready after {figures['ready_seconds']:.1f} s"]
-    if effective := figures.get("effective_quantization"):
+    lines = [f"ready after {figures.ready_seconds:.1f} s"]
+    if effective := figures.effective_quantization:
         lines.append(f"  quantization: {_fitting(effective)}")
-    for probe in figures["probes"]:
+    for probe in figures.probes:
         mark = {True: "as known", False: "not as known", None: "answered"}[probe["matches"]]
         lines.append(
             f"  {mark:<12} {probe['seconds']:6.2f} s  {probe['prompt']!r} -> {probe['text'].strip()!r}"
         )
-    for check in figures.get("checks", ()):
+    for check in figures.checks:
         if check["skipped"]:
             lines.append(f"  {'skipped':<12}           {check['name']}: {check['skipped']}")
         else:
             lines.append(f"  {'held':<12} {check['seconds']:6.2f} s  {check['name']}")
-    if bench := figures.get("bench"):
-        lines.append(f"  {_speed(bench)}")
-    return figures, lines
+    if figures.bench:
+        lines.append(f"  {_speed(figures.bench)}")
+    return figures.to_json(), lines
 
 
 def _speed(bench: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from quantpipe.smoke.probes import Reply, ask, require_matches
 from quantpipe.smoke.reference import compare
 from quantpipe.smoke.server import Server
 from quantpipe.smoke.session import Session
+from quantpipe.store.outputs import SmokeFigures
 
 _API_KEY = "VLLM_API_KEY"
 
@@ -35,16 +36,12 @@ def smoke_load(
     console: Console,
     strict: bool = True,
     reference: list[dict[str, Any]] | None = None,
-) -> dict[str, Any]:
+) -> SmokeFigures:
     """Start a server on a checkpoint, ask the probes, end it.
 
     Args:
         strict: a text that cannot be right fails; else (the probes belong to another model) it is noted.
         reference: reference answers, see reference.py.
-
-    Returns:
-        Figures: command, seconds until ready, the quantization in effect, every probe and every check with
-        its request, answer and time, and the benchmark's numbers.
 
     Raises:
         SmokeError: it did not load, or did not answer correctly.
@@ -74,18 +71,18 @@ def smoke_load(
                 console=console,
             )
             console.line(f"bench     {bench['output_throughput']:.1f} output tokens per second")
-    return {
-        "launcher": smoke.launcher,
-        "command": list(server.command),
-        "model": model,
-        "ready_seconds": ready,
-        "effective_quantization": effective,
-        "probes": [reply.to_json() for reply in replies],
-        "matched": sum(reply.matches is True for reply in replies),
-        "known": sum(reply.matches is not None for reply in replies),
-        "checks": [exchange.to_json() for exchange in exchanges],
-        "bench": bench,
-    }
+    return SmokeFigures(
+        launcher=smoke.launcher,
+        command=tuple(server.command),
+        model=model,
+        ready_seconds=ready,
+        effective_quantization=effective,
+        probes=tuple(reply.to_json() for reply in replies),
+        matched=sum(reply.matches is True for reply in replies),
+        known=sum(reply.matches is not None for reply in replies),
+        checks=tuple(exchange.to_json() for exchange in exchanges),
+        bench=bench,
+    )
 
 
 def _session(server: Server, smoke: Smoke) -> Session:

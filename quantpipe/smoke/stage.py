@@ -55,7 +55,7 @@ class SmokeStage:
         checkpoint = context.store.absolute(context.verify.checkpoint)
         require_rules(smoke, read_model(checkpoint))
         reap(launcher, of_runs(context.run), context.console)
-        found = smoke_load(
+        figures = smoke_load(
             checkpoint,
             smoke,
             launcher,
@@ -64,7 +64,6 @@ class SmokeStage:
             console=context.console,
             reference=load_reference(context.run.path / FILENAME),
         )
-        figures = SmokeFigures.from_json(found, where="smoke")
         return StageResult(SmokeOutput(), figures, _summary(figures))
 
     def still_there(self, context: Context, receipt: SmokeReceipt) -> bool:

@@ -25,6 +25,7 @@ from quantpipe.smoke.model import read_model
 from quantpipe.smoke.rules import require_rules
 from quantpipe.smoke.server_command import ServerCommand, reduced
 from quantpipe.smoke.stage import reap
+from quantpipe.store.outputs import SmokeFigures
 
 _REHEARSAL_PROFILE = Serve(max_model_len=512, max_num_seqs=8)
 
@@ -102,7 +103,7 @@ def server_command(path: Path, setup: Setup, settings: Settings) -> ServerComman
     return launcher.command(checkpoint, settings.port or 8000, _run_prefix(checkpoint))
 
 
-def smoke_directory(path: Path, setup: Setup, settings: Settings, console: Console) -> dict[str, Any]:
+def smoke_directory(path: Path, setup: Setup, settings: Settings, console: Console) -> SmokeFigures:
     """Start a server on `path`, ask the probes, end it.
 
     Raises:

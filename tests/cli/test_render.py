@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.receipts import publish_receipt, quantize_receipt
+from helpers.receipts import SMOKE_FIGURES, publish_receipt, quantize_receipt
 
 from quantpipe.cli import render
 from quantpipe.errors import PreflightError, QuantizeError, RecipeError, VerificationError
@@ -121,7 +122,9 @@ def test_probes_with_their_marks() -> None:
     def probe(matches: bool | None) -> dict[str, Any]:
         return {"matches": matches, "seconds": 0.5, "prompt": "One", "text": " two "}
 
-    _, lines = render.smoke({"ready_seconds": 12.34, "probes": [probe(True), probe(False), probe(None)]})
+    _, lines = render.smoke(
+        replace(SMOKE_FIGURES, ready_seconds=12.34, probes=(probe(True), probe(False), probe(None)))
+    )
     assert lines[0] == "ready after 12.3 s"
     assert [line.split("  ")[1].strip() for line in lines[1:]] == ["as known", "not as known", "answered"]
     assert lines[1].endswith("'One' -> 'two'")

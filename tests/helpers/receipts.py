@@ -13,6 +13,7 @@ from quantpipe.store.outputs import (
     PublishOutput,
     QuantizeFigures,
     QuantizeOutput,
+    SmokeFigures,
     VerifyFigures,
     VerifyOutput,
 )
@@ -29,6 +30,18 @@ QUANTIZE_FIGURES = QuantizeFigures(
     versions={"msmodelslim": "26.1.0"},
     threads=1,
     resumed_units=0,
+)
+SMOKE_FIGURES = SmokeFigures(
+    launcher="cpu",
+    command=("vllm", "serve"),
+    model={"id": "tiny"},
+    ready_seconds=1.5,
+    effective_quantization=None,
+    probes=({"prompt": "One", "matches": True},),
+    matched=1,
+    known=1,
+    checks=(),
+    bench=None,
 )
 
 

@@ -32,6 +32,7 @@ from quantpipe.smoke.container import Containers
 from quantpipe.smoke.launchers import launcher_for
 from quantpipe.smoke.load import smoke_load
 from quantpipe.smoke.session import Session
+from quantpipe.store.outputs import SmokeFigures
 
 HERE = Path(__file__).parent
 CHECKPOINT = Path("/store/models/m/checkpoint")
@@ -156,7 +157,7 @@ def test_the_shell_of_the_container_sets_cann_up_and_hands_arguments_on(tmp_path
     assert done.stdout == 'yes a b {"c": 1}\n'
 
 
-def load(smoke: Smoke, settings: Settings, tmp_path: Path, run_id: str) -> dict[str, object]:
+def load(smoke: Smoke, settings: Settings, tmp_path: Path, run_id: str) -> SmokeFigures:
     return smoke_load(
         CHECKPOINT,
         smoke,
@@ -171,13 +172,13 @@ def load(smoke: Smoke, settings: Settings, tmp_path: Path, run_id: str) -> dict[
 def test_a_load_in_a_container(engine: Engine, settings: Settings, tmp_path: Path, program: str) -> None:
     run_id = f"test-{secrets.token_hex(6)}"
     figures = load(SMOKE.model_copy(update={"launcher": program}), settings, tmp_path, run_id)
-    assert figures["matched"] == 1
-    assert "modelslim Quantization" in str(figures["effective_quantization"])
+    assert figures.matched == 1
+    assert "modelslim Quantization" in str(figures.effective_quantization)
     assert [asked[0] for asked in engine.asked()] == ["run", "rm"]
     assert engine.asked()[-1] == ["rm", "--force", f"quantpipe-{run_id}"]
     assert engine.boxes() == []
     assert processes_of(f"QUANTPIPE_RUN_ID={run_id}") == []
-    assert "geheim" not in json.dumps(figures)
+    assert "geheim" not in json.dumps(figures.to_json())
 
 
 def test_a_container_that_outlives_its_client_is_removed(

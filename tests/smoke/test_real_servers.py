@@ -67,9 +67,9 @@ def test_the_rehearsal_in_the_place_of_a_container_s_server(
         run_id=f"test-{secrets.token_hex(6)}",
         console=QUIET,
     )
-    assert figures["command"][:2] == ["docker", "run"]
-    assert figures["known"] == 18
-    assert "quantization=ascend in effect" in figures["effective_quantization"]
+    assert figures.command[:2] == ("docker", "run")
+    assert figures.known == 18
+    assert "quantization=ascend in effect" in str(figures.effective_quantization)
     recorded = [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines()]
     assert [asked[0] for asked in recorded] == ["run", "rm"]
     assert recorded[0][recorded[0].index("-v") :].count(f"{checkpoint}:{checkpoint}:ro") == 1

@@ -8,8 +8,8 @@ import secrets
 import socket
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,6 +29,7 @@ from quantpipe.smoke.load import smoke_load
 from quantpipe.smoke.server import choose_port, running
 from quantpipe.smoke.server_command import ServerCommand
 from quantpipe.smoke.standalone import Choice, Setup
+from quantpipe.store.outputs import SmokeFigures
 
 FAKE_SERVER = Path(__file__).with_name("fake_server.py")
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
@@ -65,7 +66,7 @@ def modes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return mode
 
 
-def load(tmp_path: Path, settings: Settings, smoke: Smoke = SMOKE, *, strict: bool = True) -> dict[str, Any]:
+def load(tmp_path: Path, settings: Settings, smoke: Smoke = SMOKE, *, strict: bool = True) -> SmokeFigures:
     console = Console(stream=io.StringIO())
     console.record_to(tmp_path / "events.jsonl")
     return smoke_load(
@@ -81,27 +82,26 @@ def load(tmp_path: Path, settings: Settings, smoke: Smoke = SMOKE, *, strict: bo
 
 def test_figures_tell_of_every_probe(tmp_path: Path, settings: Settings, modes: list[str]) -> None:
     figures = load(tmp_path, settings)
-    assert (figures["matched"], figures["known"]) == (1, 2)
-    probes = figures["probes"]
-    assert isinstance(probes, list)
+    assert (figures.matched, figures.known) == (1, 2)
+    probes = figures.probes
     assert [probe["matches"] for probe in probes] == [True, None, False]
     assert all(probe["request"]["prompt"] == probe["prompt"] for probe in probes)
     assert all(probe["seconds"] > 0 for probe in probes)
-    assert "modelslim Quantization" in figures["effective_quantization"]
-    assert figures["command"][1] == str(FAKE_SERVER)
-    checks = {check["name"]: check for check in figures["checks"]}
+    assert "modelslim Quantization" in str(figures.effective_quantization)
+    assert figures.command[1] == str(FAKE_SERVER)
+    checks = {check["name"]: check for check in figures.checks}
     assert list(checks) == ["completion", "chat", "batch", "logprobs"]
     assert "chat template" in checks["chat"]["skipped"]
     assert len(checks["batch"]["answer"]) == len(checks["batch"]["request"]) == SMOKE.concurrency
     assert checks["logprobs"]["answer"]["token_logprobs"] == [-0.25] * 3
-    assert json.loads(json.dumps(figures)) == figures
+    assert SmokeFigures.from_json(figures.to_json(), where="") == figures
     _, lines = render.smoke(figures)
     assert [line[:14].strip() for line in lines[1:]] == [
         *("quantization", "as known", "answered", "not as known"),
         *("held", "skipped", "held", "held"),
     ]
     speed = {"output_throughput": 51.23, "mean_ttft_ms": 80.4, "factor": 0.5, "baseline": 100.0}
-    assert render.smoke({**figures, "bench": speed})[1][-1] == (
+    assert render.smoke(replace(figures, bench=speed))[1][-1] == (
         "  speed        51.2 output tokens per second, 50.0 are required; 80 ms to the first token"
     )
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
@@ -144,8 +144,8 @@ def test_a_rehearsal_of_another_model_s_recipe_only_notes_what_texts_say(
 ) -> None:
     modes[0] = "mark"
     figures = load(tmp_path, settings, strict=False)
-    assert {probe["fault"] for probe in figures["probes"]} == {"one character over and over"}
-    assert figures["matched"] == 0
+    assert {probe["fault"] for probe in figures.probes} == {"one character over and over"}
+    assert figures.matched == 0
 
 
 def test_stand_alone_success_leaves_no_log_and_failure_keeps_it(
@@ -155,7 +155,7 @@ def test_stand_alone_success_leaves_no_log_and_failure_keeps_it(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     modes[0] = "no-root"  # the fake does not know the path
-    assert standalone.smoke_directory(tmp_path, Setup(SMOKE), settings, Console("quiet"))["matched"] == 1
+    assert standalone.smoke_directory(tmp_path, Setup(SMOKE), settings, Console("quiet")).matched == 1
     assert list(tmp_path.glob("quantpipe-smoke-*")) == []
     modes[0] = "exits"
     with pytest.raises(SmokeError) as caught:
@@ -239,9 +239,9 @@ def test_a_server_that_runs_already_is_asked_and_left_alone(
     ) as server:
         smoke = SMOKE.model_copy(update={"launcher": "attach", "url": f"{server.url}/"})
         figures = standalone.smoke_directory(checkpoint, Setup(smoke), settings, Console("quiet"))
-        assert figures["effective_quantization"] is None
-        assert figures["command"] == []
-        assert figures["matched"] == 1
+        assert figures.effective_quantization is None
+        assert figures.command == ()
+        assert figures.matched == 1
         other = tmp_path / "other"
         other.mkdir()
         (other / "config.json").write_text("{}")

@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from helpers.receipts import MANIFEST, fetch_receipt, publish_receipt, quantize_receipt, verify_receipt
+from helpers.receipts import (
+    MANIFEST,
+    SMOKE_FIGURES,
+    fetch_receipt,
+    publish_receipt,
+    quantize_receipt,
+    verify_receipt,
+)
 
 from quantpipe.errors import VerificationError
 from quantpipe.store.outputs import (
@@ -14,24 +21,11 @@ from quantpipe.store.outputs import (
     PublishFigures,
     QuantizeOutput,
     Record,
-    SmokeFigures,
     SmokeOutput,
     VerifyOutput,
 )
 
 FILE = FetchedFile("config.json", 2, 2, 0.1, 0, "fetched")
-SMOKE = SmokeFigures(
-    launcher="cpu",
-    command=("vllm", "serve"),
-    model={"id": "tiny"},
-    ready_seconds=1.5,
-    effective_quantization=None,
-    probes=({"prompt": "One", "matches": True},),
-    matched=1,
-    known=1,
-    checks=(),
-    bench=None,
-)
 RECORDS: list[Record] = [
     *(receipt.outputs for receipt in (fetch_receipt(), quantize_receipt())),
     *(receipt.outputs for receipt in (verify_receipt("ab"), publish_receipt("ab"))),
@@ -41,7 +35,7 @@ RECORDS: list[Record] = [
     PublishFigures(None, 2),
     PublishFigures("ab", 3),
     SmokeOutput(),
-    SMOKE,
+    SMOKE_FIGURES,
 ]
 
 
@@ -59,7 +53,7 @@ def test_what_is_written_is_read_back(record: Record) -> None:
 
 
 def test_the_json_is_plain_and_in_the_order_of_the_fields() -> None:
-    assert list(SMOKE.to_json().items())[:2] == [("launcher", "cpu"), ("command", ["vllm", "serve"])]
+    assert list(SMOKE_FIGURES.to_json().items())[:2] == [("launcher", "cpu"), ("command", ["vllm", "serve"])]
     assert FetchFigures(1, 2, 2, 0.1, 0, (FILE,)).to_json()["per_file"] == [FILE.to_json()]
     assert PublishFigures(None, 2).to_json() == {"previous": None, "keep": 2}
 
