@@ -45,6 +45,45 @@ class Options:
     jobs: int = 2
 
 
+def verify(
+    path: Path | str,
+    *,
+    recipe: Recipe | None = None,
+    against: Path | str | None = None,
+    tp: int | None = None,
+    dp: int | None = None,
+    ep: bool = False,
+    target: str | None = None,
+    device_memory: float | None = None,
+    deep: bool = False,
+    hashes: bool = True,
+    write_manifest: bool = False,
+    jobs: int = 2,
+    console: Console | None = None,
+) -> Report:
+    """Verify any checkpoint directory, whoever made it: `quantpipe.verify(path)`, as the command does.
+
+    Args:
+        recipe: gives target and serve profile, where arguments do not.
+        against: directory of the BF16 source: compare the weights with it.
+        tp, dp, ep: the parallel layout of the server.
+        target: the vllm-ascend version that has to load it, such as `0.23.0`.
+        device_memory: GiB of one device.
+        deep: read all values, not only headers.
+        hashes: compare the files with the manifest, where there is one.
+        write_manifest: give a checkpoint without manifest one, if it passes.
+        jobs: shards read at a time.
+        console: where progress goes; nowhere without one.
+
+    Raises:
+        UsageError: an argument makes no sense, or the path is no directory.
+        VerificationError: it cannot be read. Findings do not raise: see `Report.ok`.
+    """
+    source = None if against is None else Path(against)
+    options = Options(recipe, source, tp, dp, ep, target, device_memory, deep, hashes, write_manifest, jobs)
+    return run_verify(Path(path), options, console or Console("quiet"))
+
+
 def run_verify(path: Path, options: Options, console: Console) -> Report:
     """Verify any checkpoint directory, whoever made it.
 
