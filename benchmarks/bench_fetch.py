@@ -45,7 +45,7 @@ from quantpipe.store.store import Store
 recipe = Recipe.model_validate({"name": "bench", "source": {"hub": "huggingface", "repo": sys.argv[1]},
                                 "quantize": {"calibration": {"dataset": Prompts(Path("none"), ())}}})
 store = Store(Path(sys.argv[2]))
-settings = Settings(store.root, Path("python"), Path("python"), 2)
+settings = Settings(store=store.root, jobs=2)
 FetchStage(Policy(jobs=int(sys.argv[3]))).run(
     Context(recipe, settings, store, Console("quiet"), store.new_run("bench")))
 """

@@ -1,12 +1,20 @@
-"""Settings: how to run. Flags win over environment variables, those over defaults; none is digested."""
+"""Settings: how to run. Flags win over environment variables, those over defaults; none is digested.
+
+A field of `Settings` is the one home of its setting: its environment variable, its option on the command
+line, their help and docs/settings.md are derived from it. Import this module where a command needs it, not
+before: pydantic-settings costs 50 ms on top of pydantic.
+"""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from quantpipe.errors import UsageError
 
@@ -14,82 +22,134 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 """The checkout, when quantpipe runs from one; its environments lie here."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to run.
+def _absolute(path: Path) -> Path:
+    """Links stay: a virtual environment is found through the link that its interpreter is."""
+    return path.expanduser().absolute()
 
-    Attributes:
-        store: root of the store, on storage that all hosts share (QUANTPIPE_STORE).
-        quantize_python: interpreter that has msmodelslim (QUANTPIPE_QUANTIZE_PYTHON).
-        serve_python: interpreter that has vLLM (QUANTPIPE_SERVE_PYTHON).
-        jobs: files hashed or fetched at a time (QUANTPIPE_JOBS).
-        stall_seconds: how long the quantize worker may show no sign of life (QUANTPIPE_STALL_SECONDS).
-        port: port of the smoke server; 0 takes a free one (QUANTPIPE_PORT).
+
+def _quantize_python() -> Path | None:
+    """.venv-quantize of a checkout"""
+    return _of_checkout(".venv-quantize")
+
+
+def _serve_python() -> Path | None:
+    """.venv-serve of a checkout"""
+    return _of_checkout(".venv-serve")
+
+
+def _of_checkout(environment: str) -> Path | None:
+    """The interpreter that `make setup` makes; None where quantpipe is installed as a package."""
+    if not (PROJECT_ROOT / "pyproject.toml").is_file():
+        return None
+    return PROJECT_ROOT / environment / "bin" / "python"
+
+
+def _jobs() -> int:
+    """the number of CPUs, at most 8"""
+    return min(8, os.cpu_count() or 1)
+
+
+_Place = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Settings(BaseSettings):
+    """How to run: `Settings(store="/mnt/weights")` takes the rest from QUANTPIPE_*, then from defaults.
+
+    Raises:
+        UsageError: a value is not of its type; the message names the flag and the variable.
     """
 
-    store: Path
-    quantize_python: Path
-    serve_python: Path
-    jobs: int
-    stall_seconds: float = 1800.0
-    port: int = 0
-
-    @classmethod
-    def resolve(cls, environment: Mapping[str, str] = os.environ, **flags: object) -> Settings:
-        """Merge flags (None where not given), environment variables and defaults.
-
-        Raises:
-            UsageError: a value is not of its type; the message names the variable.
-        """
-        known = {field.name for field in fields(cls)}
-        if unknown := flags.keys() - known:
-            raise TypeError(f"unknown settings {sorted(unknown)}")
-
-        def pick(name: str, default: object) -> str:
-            flag = flags.get(name)
-            chosen = flag if flag is not None else environment.get(f"QUANTPIPE_{name.upper()}") or default
-            return str(chosen)
-
-        return cls(
-            store=Path(pick("store", "store")).expanduser().absolute(),
-            quantize_python=_interpreter(pick("quantize_python", _own(".venv-quantize"))),
-            serve_python=_interpreter(pick("serve_python", _own(".venv-serve"))),
-            jobs=_whole("jobs", pick("jobs", min(8, os.cpu_count() or 1)), 1, 1024),
-            stall_seconds=_number("stall_seconds", pick("stall_seconds", 1800), 1, math.inf),
-            port=_whole("port", pick("port", 0), 0, 65535),
-        )
-
-
-def _own(name: str) -> Path:
-    return PROJECT_ROOT / name / "bin" / "python"
-
-
-def _interpreter(value: str) -> Path:
-    """An absolute path; its links stay, since a virtual environment is found through them."""
-    return Path(value).expanduser().absolute()
-
-
-def _number(name: str, value: str, least: float, most: float) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not least <= number <= most:  # also where it is not a number
-        raise _wrong(name, value, "a number", least, most)
-    return number
-
-
-def _whole(name: str, value: str, least: int, most: int) -> int:
-    number = _number(name, value, least, most)
-    if not number.is_integer():
-        raise _wrong(name, value, "a whole number", least, most)
-    return int(number)
-
-
-def _wrong(name: str, value: str, kind: str, least: float, most: float) -> UsageError:
-    limits = f"of at least {least:g}" if math.isinf(most) else f"from {least:g} to {most:g}"
-    return UsageError(
-        f"{name.replace('_', '-')} has to be {kind} {limits}, not {value!r}",
-        where=f"--{name.replace('_', '-')} or QUANTPIPE_{name.upper()}",
-        hint="correct the flag or the environment variable",
+    model_config = SettingsConfigDict(
+        env_prefix="QUANTPIPE_", env_ignore_empty=True, extra="forbid", frozen=True
     )
+
+    store: _Place = Field(Path("store"), description="Root of the store, on storage that all hosts share.")
+    quantize_python: _Place | None = Field(
+        default_factory=_quantize_python, description="Interpreter that has msmodelslim."
+    )
+    serve_python: _Place | None = Field(
+        default_factory=_serve_python, description="Interpreter that has vLLM."
+    )
+    jobs: int = Field(
+        default_factory=_jobs, ge=1, le=1024, description="Files fetched or hashed at the same time."
+    )
+    stall_seconds: float = Field(
+        1800.0, ge=1, description="How many seconds the quantize worker may show no sign of life."
+    )
+    port: int = Field(0, ge=0, le=65535, description="Port of the smoke server; 0 takes a free one.")
+    fetch_attempts: int = Field(
+        8,
+        ge=1,
+        description="Attempts in a row without a result, for each file and each question to the hub.",
+    )
+    fetch_stall_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="A transfer that brings less than 64 KiB in so many seconds is tried again.",
+    )
+    fetch_jobs: int | None = Field(
+        None,
+        ge=1,
+        description="Files fetched at the same time, if not as many as `jobs` or the hub says.",
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_our_words(cls, values: Any, handler: ModelWrapValidatorHandler[Settings]) -> Settings:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise _usage_error(error.errors(include_url=False)) from error
+
+
+def flag(name: str) -> str:
+    """The option of a setting: `--fetch-jobs`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting: QUANTPIPE_FETCH_JOBS."""
+    return f"QUANTPIPE_{name.upper()}"
+
+
+def default_text(name: str) -> str:
+    """A setting's default as people read it; one that depends on the host says how in its docstring."""
+    field = Settings.model_fields[name]
+    if field.default_factory is not None:
+        return field.default_factory.__doc__ or ""
+    return "" if field.default is None else f"{field.default}".removesuffix(".0")
+
+
+def kind(name: str) -> str:
+    """What a setting has to be, with its limits: `a whole number from 1 to 1024`."""
+    schema = Settings.model_json_schema()["properties"][name]
+    schema = {**schema.get("anyOf", [{}])[0], **schema}
+    text = {"integer": "a whole number", "number": "a number"}.get(schema["type"], "a path")
+    if "maximum" in schema:
+        return f"{text} from {schema['minimum']} to {schema['maximum']}"
+    if "minimum" in schema:
+        return f"{text} of at least {schema['minimum']}"
+    if "exclusiveMinimum" in schema:
+        return f"{text} greater than {schema['exclusiveMinimum']}"
+    return text
+
+
+def _usage_error(problems: Sequence[ErrorDetails]) -> UsageError:
+    """All problems as one error.
+
+    Raises:
+        TypeError: a keyword is no setting: a mistake in the calling program.
+    """
+    names = [str(problem["loc"][0]) for problem in problems]
+    if unknown := [name for name in names if name not in Settings.model_fields]:
+        raise TypeError(f"unknown settings {unknown}")
+    texts = [
+        f"{name.replace('_', '-')} has to be {kind(name)}, not {problem['input']!r}"
+        for name, problem in zip(names, problems, strict=True)
+    ]
+    places = [f"{flag(name)} or {variable(name)}" for name in names]
+    hint = "correct the flag or the environment variable"
+    if len(texts) == 1:
+        return UsageError(texts[0], where=places[0], hint=hint)
+    details = [f"{place}: {text}" for place, text in zip(places, texts, strict=True)]
+    return UsageError(f"{len(texts)} settings are wrong", hint=hint, details=details)

@@ -15,6 +15,11 @@ from helpers.commands import ROOT, copy_store, made_once, write_recipe
 hypothesis.settings.register_profile("quantpipe", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("quantpipe")
 
+# Settings of whoever runs the tests do not count; where the other environments are is for them to say.
+for variable in [name for name in os.environ if name.startswith("QUANTPIPE_")]:
+    if not variable.endswith("_PYTHON"):
+        del os.environ[variable]
+
 # A job that a shell starts in the background ignores Ctrl-C, and so would all that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

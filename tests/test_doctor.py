@@ -19,7 +19,7 @@ def examine(tmp_path: Path, **changes: object) -> dict[str, Finding]:
         "serve_python": Path(sys.executable),
         **changes,
     }
-    return {finding.subject: finding for finding in doctor.examine(Settings.resolve({}, **values))}
+    return {finding.subject: finding for finding in doctor.examine(Settings(**values))}
 
 
 def test_each_subject_is_looked_at(tmp_path: Path) -> None:

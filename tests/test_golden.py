@@ -83,7 +83,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def settings(store: Store) -> Settings:
-    return Settings.resolve({}, store=store.root)
+    return Settings(store=store.root)
 
 
 def console() -> Console:

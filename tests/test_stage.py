@@ -28,7 +28,7 @@ def context(tmp_path: Path) -> Context:
                 "quantize": {"calibration": {"dataset": Prompts(Path("d"), ("a prompt",))}},
             }
         ),
-        settings=Settings.resolve({}, store=store.root),
+        settings=Settings(store=store.root),
         store=store,
         console=Console(stream=io.StringIO()),
         run=store.new_run("tiny"),

@@ -12,11 +12,13 @@ import click
 
 from quantpipe import __version__
 from quantpipe.cli import doctor, recipe, run, smoke, status, store, verify
+from quantpipe.cli.command import Root
 from quantpipe.cli.emit import fail
-from quantpipe.errors import InterruptedRunError, QuantpipeError
+from quantpipe.console import Console
+from quantpipe.errors import InterruptedRunError, QuantpipeError, UsageError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="quantpipe")
 def cli() -> None:
     """One recipe in, one verified, servable W8A8 checkpoint for vLLM-Ascend out.
@@ -43,21 +45,32 @@ for command in (
 
 def main() -> NoReturn:
     """The console script: every error rendered in one place, every exit code from the error itself."""
+    console = Console()
     try:
-        cli.main(standalone_mode=False)
+        cli.main(standalone_mode=False, obj=console)
     except QuantpipeError as error:
-        fail(error)
+        fail(console, error)
     except (KeyboardInterrupt, click.Abort):
-        fail(InterruptedRunError("interrupted", hint="the same command continues from here"))
-    except click.ClickException as error:
+        fail(console, InterruptedRunError("interrupted", hint="the same command continues from here"))
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(error.exit_code)
+        sys.exit(UsageError.exit_code)
+    except click.ClickException as error:
+        fail(console, _usage(error))
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:
-        fail(_fault_of_storage(error) or _unexpected(error))
+        fail(console, _fault_of_storage(error) or _unexpected(error))
     sys.exit(0)
+
+
+def _usage(error: click.ClickException) -> UsageError:
+    """What click says of a command line, as an error of ours."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context else "quantpipe"
+    what = error.format_message().rstrip(".").replace(". (", " (")
+    return UsageError(what[:1].lower() + what[1:], where=command, hint=f"{command} --help")
 
 
 def _fault_of_storage(error: Exception) -> QuantpipeError | None:

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quantpipe.cli.command import SettingsCommand
 from quantpipe.cli.emit import emit
-from quantpipe.cli.options import output_options, settings_options
+from quantpipe.cli.options import output_options
 from quantpipe.console import Console
+from quantpipe.errors import PreflightError
 
 if TYPE_CHECKING:
     from quantpipe.settings import Settings
 
 
-@click.command()
-@settings_options
+@click.command(cls=SettingsCommand)
 @output_options
 def doctor(settings: Settings, console: Console) -> None:
     """This machine: interpreters, devices, memory, disk, and what the store's filesystem can do."""
@@ -26,4 +27,4 @@ def doctor(settings: Settings, console: Console) -> None:
     findings = doctor.examine(settings)
     emit(console, *render.doctor(findings))
     if not all(finding.ok for finding in findings):
-        sys.exit(5)
+        sys.exit(PreflightError.exit_code)

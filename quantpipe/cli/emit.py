@@ -21,12 +21,12 @@ def emit(console: Console, value: Any, lines: list[str]) -> None:
             click.echo(line)
 
 
-def fail(error: QuantpipeError) -> NoReturn:
-    """End with this error: rendered, and with its exit code."""
+def fail(console: Console, error: QuantpipeError) -> NoReturn:
+    """End with this error, rendered, and with its exit code: JSON on stdout, or lines on stderr."""
     from quantpipe.cli import render
     from quantpipe.redact import redact
 
-    if "--json" in sys.argv:
+    if console.mode == "json":
         click.echo(redact(json.dumps({"status": "failed", **error.to_json()}, indent=2, ensure_ascii=False)))
     else:
         for line in render.error(error):

@@ -76,8 +76,8 @@ def outcome(recipe: Recipe, settings: Settings, result: RunResult) -> Rendered:
         return value, [f"{recipe.name}: {result.status} after {list(result.receipts)[-1]}"]
     digest = result.receipts.publish.outputs.digest
     pointer, generation = store.pointer(recipe.name).path, store.generation(recipe.name, digest)
-    script = settings.serve_python.with_name("vllm")
-    program = str(script) if script.is_file() else "vllm"
+    script = settings.serve_python.with_name("vllm") if settings.serve_python else None
+    program = str(script) if script is not None and script.is_file() else "vllm"
     command = serve_command(generation, recipe.smoke.serve, launcher=recipe.smoke.launcher, program=program)
     figures = result.receipts.quantize.figures
     value |= {

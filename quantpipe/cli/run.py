@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quantpipe.cli.command import SettingsCommand
 from quantpipe.cli.emit import emit
-from quantpipe.cli.options import PATH, STAGE, load_recipe, output_options, settings_options
+from quantpipe.cli.options import PATH, STAGE, load_recipe, output_options
 from quantpipe.cli.signals import stop_on_sigterm
 from quantpipe.console import Console
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from quantpipe.store.stages import StageName
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.argument("recipe", type=PATH)
 @click.option(
     "--from", "first", type=STAGE, help="Begin with this stage; those before have to be up to date."
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 @click.option("--until", "last", type=STAGE, help="End after this stage.")
 @click.option("--force", type=STAGE, help="Run this stage and all behind it, even if up to date.")
 @click.option("--deep", is_flag=True, help="Hash the snapshot again instead of trusting size and time.")
-@settings_options
 @output_options
 def run(
     recipe: Path,
@@ -47,9 +47,8 @@ def run(
     emit(console, *render.outcome(loaded, settings, outcome))
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.argument("recipe", type=PATH)
-@settings_options
 @output_options
 def plan(recipe: Path, settings: Settings, console: Console) -> None:
     """What a run of RECIPE would do, with bytes, disk and memory. Exits 5 where it could not."""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantpipe.cli.command import SettingsCommand
 from quantpipe.cli.emit import emit
-from quantpipe.cli.options import PATH, load_recipe, output_options, settings_options
+from quantpipe.cli.options import PATH, load_recipe, output_options
 from quantpipe.cli.signals import stop_on_sigterm
 from quantpipe.console import Console
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from quantpipe.settings import Settings
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.argument("path", type=PATH)
 @click.option("--recipe", type=PATH, help="Take the serve profile and the probes from this recipe.")
 @click.option(
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 @click.option("--url", help="Address of the server, for launcher attach.")
 @click.option("--tp", type=click.IntRange(min=1), help="Tensor parallel size. [the recipe's; on a CPU 1]")
 @click.option("--print-command", is_flag=True, help="Print the server's command and start nothing.")
-@settings_options
 @output_options
 def smoke(
     path: Path,

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quantpipe.cli.command import SettingsCommand
 from quantpipe.cli.emit import emit
-from quantpipe.cli.options import PATH, load_recipe, output_options, settings_options
+from quantpipe.cli.options import PATH, load_recipe, output_options
 from quantpipe.console import Console
 
 if TYPE_CHECKING:
     from quantpipe.settings import Settings
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.argument("recipe", type=PATH, required=False)
-@settings_options
 @output_options
 def status(recipe: Path | None, settings: Settings, console: Console) -> None:
     """What is published, what is running, what failed and why."""

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from quantpipe.cli.command import SettingsCommand
 from quantpipe.cli.emit import emit
-from quantpipe.cli.options import PATH, load_recipe, output_options, settings_options
+from quantpipe.cli.options import PATH, load_recipe, output_options
 from quantpipe.console import Console
 
 if TYPE_CHECKING:
     from quantpipe.settings import Settings
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.argument("recipe", type=PATH)
 @click.option("--reason", help="Why, for the history.")
-@settings_options
 @output_options
 def rollback(recipe: Path, reason: str | None, settings: Settings, console: Console) -> None:
     """Let the pointer of RECIPE name the generation before."""
@@ -31,10 +31,9 @@ def rollback(recipe: Path, reason: str | None, settings: Settings, console: Cons
     emit(console, *render.rolled_back(name, done))
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.option("--yes", is_flag=True, help="Remove instead of only listing.")
 @click.option("--keep", type=click.IntRange(min=2), default=2, show_default=True, help="Generations to keep.")
-@settings_options
 @output_options
 def prune(yes: bool, keep: int, settings: Settings, console: Console) -> None:
     """List what retention would remove from the store; --yes removes it."""

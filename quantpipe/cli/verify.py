@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantpipe.cli.command import SettingsCommand
 from quantpipe.cli.emit import emit
-from quantpipe.cli.options import PATH, load_recipe, output_options, settings_options
+from quantpipe.cli.options import PATH, load_recipe, output_options
 from quantpipe.console import Console
+from quantpipe.errors import VerificationError
 
 if TYPE_CHECKING:
     from quantpipe.settings import Settings
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.argument("path", type=PATH)
 @click.option("--recipe", type=PATH, help="Take the target and the serve profile from this recipe.")
 @click.option("--against", type=PATH, help="Compare the weights with this BF16 directory.")
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 @click.option("--deep", is_flag=True, help="Read all values, not only headers.")
 @click.option("--hashes/--no-hashes", default=True, help="Compare files with the manifest. [--hashes]")
 @click.option("--write-manifest", is_flag=True, help="Give a checkpoint that passes a manifest.")
-@settings_options
 @output_options
 def verify(path: Path, recipe: Path | None, settings: Settings, console: Console, **options: Any) -> None:
     """Check the checkpoint directory PATH, ours or not: will vLLM-Ascend serve it rightly?"""
@@ -38,4 +39,4 @@ def verify(path: Path, recipe: Path | None, settings: Settings, console: Console
     report = run_verify(path, Options(recipe=loaded, jobs=settings.jobs, **options), console)
     emit(console, report.to_json(), report.lines())
     if not report.ok:
-        sys.exit(3)
+        sys.exit(VerificationError.exit_code)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from quantpipe.errors import RetryableError, UsageError
+from quantpipe.errors import RetryableError
 from quantpipe.fetch.hubs.base import PassingFault
+
+if TYPE_CHECKING:
+    from quantpipe.settings import Settings
 
 T = TypeVar("T")
 
@@ -21,15 +23,15 @@ class Policy:
 
     Attributes:
         attempts: tries in a row that bring fewer than `floor_bytes`, for each file, and that bring no
-            answer, for each question to the hub (QUANTPIPE_FETCH_ATTEMPTS).
+            answer, for each question to the hub.
         mismatches: how often a file may arrive with the wrong content before it counts as wrong at the hub.
         stall_seconds: a transfer that lands fewer than `floor_bytes` in this time is cut off and tried
-            again (QUANTPIPE_FETCH_STALL_SECONDS).
+            again.
         floor_bytes: see there.
         overall_seconds: without any byte of any file for so long, the stage ends with exit code 75.
         backoff_seconds: the first wait; every further one doubles.
         longest_wait_seconds: no wait is longer, whatever the server asks for.
-        jobs: files at a time; 0 leaves it to the hub and the settings (QUANTPIPE_FETCH_JOBS).
+        jobs: files at a time; 0 leaves it to the hub and the settings.
     """
 
     attempts: int = 8
@@ -42,18 +44,13 @@ class Policy:
     jobs: int = 0
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Policy:
-        """The defaults, with what the environment says.
-
-        Raises:
-            UsageError: a variable is not a positive number.
-        """
-        stall = _positive(environment, "QUANTPIPE_FETCH_STALL_SECONDS", cls.stall_seconds)
+    def of(cls, settings: Settings) -> Policy:
+        """The policy that the settings ask for."""
         return cls(
-            attempts=int(_positive(environment, "QUANTPIPE_FETCH_ATTEMPTS", cls.attempts)),
-            stall_seconds=stall,
-            overall_seconds=max(cls.overall_seconds, 3 * stall),
-            jobs=int(_positive(environment, "QUANTPIPE_FETCH_JOBS", cls.jobs)),
+            attempts=settings.fetch_attempts,
+            stall_seconds=settings.fetch_stall_seconds,
+            overall_seconds=max(cls.overall_seconds, 3 * settings.fetch_stall_seconds),
+            jobs=settings.fetch_jobs or 0,
         )
 
     def wait_seconds(self, attempt: int, retry_after: float | None = None) -> float:
@@ -91,19 +88,3 @@ class Policy:
                 on_retry(f"{what}: {fault}; trying again")
                 time.sleep(self.wait_seconds(attempt, fault.retry_after))
         raise AssertionError("attempts is at least 1")
-
-
-def _positive(environment: Mapping[str, str], name: str, default: float) -> float:
-    text = environment.get(name)
-    if not text:
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0
-    if value <= 0:
-        raise UsageError(
-            f"{name} has to be a positive number, not {text!r}",
-            hint="correct or unset the environment variable",
-        )
-    return value

@@ -36,7 +36,7 @@ class FetchStage:
     snapshot agree even when the branch moves meanwhile.
 
     Args:
-        policy: patience; None takes it from the environment.
+        policy: patience; None takes it from the settings.
         deep: hash what is there again instead of trusting receipts.
     """
 
@@ -117,7 +117,7 @@ class FetchStage:
             snapshot.begin(files, self._about(context, source))
             if not isinstance(source.hub, LocalHub):
                 offline.remember(snapshot.path.parent, context.recipe.source.revision, source.commit)
-            fetched = fill(context, source, files, policy=self._patience(), deep=self._deep)
+            fetched = fill(context, source, files, policy=self._patience(context), deep=self._deep)
             sanity.check_weights(snapshot.path, [file.path for file in files])
             manifest = snapshot.finish(finished(snapshot, files))
             reuse.sweep(snapshot, files)
@@ -186,11 +186,11 @@ class FetchStage:
         """Put a question to the hub, patiently, and leave no connection behind."""
         where = hub.describe(context.recipe.source.repo)
         with contextlib.closing(hub):
-            return self._patience().ask(question, where, context.console.warning)
+            return self._patience(context).ask(question, where, context.console.warning)
 
-    def _patience(self) -> Policy:
+    def _patience(self, context: Context) -> Policy:
         if self._policy is None:
-            self._policy = Policy.from_environment()
+            self._policy = Policy.of(context.settings)
         return self._policy
 
     def _about(self, context: Context, source: Source) -> dict[str, Any]:

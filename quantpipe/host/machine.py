@@ -63,13 +63,28 @@ def require_npu(where: str) -> None:
         )
 
 
-def require_interpreter(python: Path, variable: str, packages: tuple[str, ...]) -> None:
+def named_interpreter(python: Path | None, variable: str) -> Path:
+    """The interpreter of a setting.
+
+    Raises:
+        PreflightError: the setting names none.
+    """
+    if python is None:
+        hint = f"set {variable} to the interpreter (bin/python) of the environment that is to be used"
+        raise PreflightError("no interpreter is set", where=variable, hint=hint)
+    return python
+
+
+def require_interpreter(python: Path | None, variable: str, packages: tuple[str, ...]) -> None:
     """Refuse to go on without an interpreter that can find these packages; none is imported.
 
     Raises:
         PreflightError: no interpreter there, or a package is missing.
     """
-    hint = f"run `make setup`, or let {variable} name an interpreter that has {', '.join(packages)}"
+    hint = f"let {variable} name an interpreter that has {', '.join(packages)}"
+    if python is None:
+        raise PreflightError("no interpreter is set", where=variable, hint=hint)
+    hint = f"run `make setup`, or {hint}"
     if not python.is_file():
         raise PreflightError("no such interpreter", where=f"{python} ({variable})", hint=hint)
     try:

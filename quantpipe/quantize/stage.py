@@ -15,7 +15,7 @@ from quantpipe.checkpoint.names import CONFIG, SHARD_GLOB
 from quantpipe.digest import digest_of
 from quantpipe.errors import PreflightError
 from quantpipe.host.child import GRACE_SECONDS
-from quantpipe.host.machine import memory_limit, require_interpreter, require_npu
+from quantpipe.host.machine import memory_limit, named_interpreter, require_interpreter, require_npu
 from quantpipe.quantize import worker_process
 from quantpipe.quantize.estimate import BASE_MEMORY, HELD_LAYERS, Estimate, estimate
 from quantpipe.quantize.finish import finish
@@ -122,7 +122,7 @@ class QuantizeStage:
         staging = context.run.staging / CHECKPOINT
         outcome = worker_process.run(
             self._job(context, snapshot, staging),
-            python=context.settings.quantize_python,
+            python=named_interpreter(context.settings.quantize_python, "QUANTPIPE_QUANTIZE_PYTHON"),
             folder=context.run.path,
             log=context.run.logs / "quantize.log",
             run_id=context.run.id,

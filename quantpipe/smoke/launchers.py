@@ -13,7 +13,7 @@ from typing import Protocol
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, UsageError
 from quantpipe.host import orphans
-from quantpipe.host.machine import require_interpreter, require_npu
+from quantpipe.host.machine import named_interpreter, require_interpreter, require_npu
 from quantpipe.recipe.smoke import Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke.server import Server, choose_port, running
@@ -85,14 +85,9 @@ class Process:
     def command(self, checkpoint: Path, port: int, run_id: str) -> ServerCommand:
         """The API server's module, or `vllm` on PATH where there is no serving environment."""
         del run_id  # goes through the environment, at the start
-        return smoke_command(
-            self.smoke.launcher,
-            self.settings.serve_python,
-            checkpoint,
-            self.smoke.serve,
-            port,
-            program=self._program(),
-        )
+        program = self._program()
+        python = self._python() if program is None else Path(program)
+        return smoke_command(self.smoke.launcher, python, checkpoint, self.smoke.serve, port, program=program)
 
     @contextlib.contextmanager
     def serving(self, checkpoint: Path, log: Path, run_id: str, console: Console) -> Iterator[Server]:
@@ -109,8 +104,7 @@ class Process:
         """By the same interpreter."""
         del run_id
         program = self._program()
-        vllm = (str(self.settings.serve_python), "-m", "vllm.entrypoints.cli.main")
-        start = vllm if program is None else (program,)
+        start = (program,) if program else (str(self._python()), "-m", "vllm.entrypoints.cli.main")
         folder = ("--save-result", "--result-dir", str(result.parent), "--result-filename", result.name)
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         return ServerCommand((*start, *arguments, *folder), environment)
@@ -121,9 +115,12 @@ class Process:
 
     def _program(self) -> str | None:
         """`vllm` on PATH, where no serving environment is made; a rehearsal always has one."""
-        if self.smoke.launcher == "cpu" or self.settings.serve_python.is_file():
+        if self.smoke.launcher == "cpu" or _is_file(self.settings.serve_python):
             return None
         return shutil.which("vllm")
+
+    def _python(self) -> Path:
+        return named_interpreter(self.settings.serve_python, "QUANTPIPE_SERVE_PYTHON")
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,7 @@ class Attached:
 
     def bench_command(self, arguments: tuple[str, ...], result: Path, run_id: str) -> ServerCommand:
         """By the serving environment, if there is one here."""
-        if not self.settings.serve_python.is_file() and shutil.which("vllm") is None:
+        if not _is_file(self.settings.serve_python) and shutil.which("vllm") is None:
             raise PreflightError(
                 "smoke.bench needs `vllm bench serve`, and there is no vLLM here",
                 where="QUANTPIPE_SERVE_PYTHON",
@@ -170,6 +167,10 @@ class Attached:
         """Nothing: nothing was started."""
         del wanted
         return []
+
+
+def _is_file(python: Path | None) -> bool:
+    return python is not None and python.is_file()
 
 
 def launcher_for(smoke: Smoke, settings: Settings, visible: Path) -> Launcher:

@@ -61,7 +61,7 @@ def outcome(tmp_path: Path) -> RunResult:
 
 def test_the_end_of_a_run(outcome: RunResult, tmp_path: Path) -> None:
     recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
-    settings = Settings.resolve({}, store=tmp_path / "store", serve_python=tmp_path / "python")
+    settings = Settings(store=tmp_path / "store", serve_python=tmp_path / "python")
     value, lines = render.outcome(recipe, settings, outcome)
     pointer = tmp_path / "store" / "models" / recipe.name / "current"
     generation = pointer.with_name("ab" * 32)
@@ -78,7 +78,7 @@ def test_the_end_of_a_run(outcome: RunResult, tmp_path: Path) -> None:
 def test_up_to_date_is_short(outcome: RunResult, tmp_path: Path) -> None:
     recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
     value, lines = render.outcome(
-        recipe, Settings.resolve({}, store=tmp_path), RunResult("up to date", outcome.receipts, None)
+        recipe, Settings(store=tmp_path), RunResult("up to date", outcome.receipts, None)
     )
     assert len(lines) == 2
     assert value["run"] is None
@@ -87,7 +87,7 @@ def test_up_to_date_is_short(outcome: RunResult, tmp_path: Path) -> None:
 def test_a_run_that_stopped_early(outcome: RunResult, tmp_path: Path) -> None:
     recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
     receipts = Receipts.of(outcome.receipts.quantize)
-    value, lines = render.outcome(recipe, Settings.resolve({}), RunResult("stopped", receipts, outcome.run))
+    value, lines = render.outcome(recipe, Settings(), RunResult("stopped", receipts, outcome.run))
     assert lines == ["qwen3-235b-w8a8-rot: stopped after quantize"]
     assert "digest" not in value
 

@@ -39,7 +39,7 @@ def main(store: str, hub: str, repo: str, jobs: str = "8") -> int:
     root = Store(Path(store))
     context = Context(
         recipe,
-        Settings(root.root, Path("python"), Path("python"), int(jobs)),
+        Settings(store=root.root, jobs=int(jobs)),
         root,
         Console("human"),
         root.new_run("tiny"),

@@ -77,7 +77,7 @@ def make_context(tmp_path: Path) -> MakeContext:
             }
         )
         store = Store(tmp_path / "store")
-        settings = Settings(store.root, Path("python"), Path("python"), jobs)
+        settings = Settings(store=store.root, jobs=jobs)
         return Context(recipe, settings, store, Console("quiet"), store.new_run("tiny"))
 
     return make

@@ -7,6 +7,7 @@ import pytest
 from quantpipe.errors import RetryableError, UsageError
 from quantpipe.fetch.hubs.base import PassingFault
 from quantpipe.fetch.policy import Policy
+from quantpipe.settings import Settings
 
 
 def test_waits_double_with_jitter_and_end_somewhere() -> None:
@@ -48,20 +49,16 @@ def test_gives_up() -> None:
     assert time.monotonic() - started < 1
 
 
-def test_environment() -> None:
-    policy = Policy.from_environment(
-        {
-            "QUANTPIPE_FETCH_STALL_SECONDS": "500",
-            "QUANTPIPE_FETCH_ATTEMPTS": "3",
-            "QUANTPIPE_FETCH_JOBS": "16",
-        }
-    )
+def test_the_settings_decide() -> None:
+    policy = Policy.of(Settings(fetch_stall_seconds=500, fetch_attempts=3, fetch_jobs=16))
     assert (policy.stall_seconds, policy.attempts, policy.jobs) == (500.0, 3, 16)
     assert policy.overall_seconds >= 3 * 500
-    assert Policy.from_environment({}) == Policy()
+    assert Policy.of(Settings()) == Policy()
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many"])
-def test_wrong_environment(value: str) -> None:
-    with pytest.raises(UsageError, match="QUANTPIPE_FETCH_JOBS"):
-        Policy.from_environment({"QUANTPIPE_FETCH_JOBS": value})
+def test_wrong_environment(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTPIPE_FETCH_JOBS", value)
+    with pytest.raises(UsageError) as caught:
+        Settings()
+    assert "QUANTPIPE_FETCH_JOBS" in (caught.value.where or "")

@@ -115,7 +115,7 @@ def command(launcher, python, checkpoint, serve, port, *, program=None):
 launchers.smoke_command = command
 launchers.Process.preflight = lambda self: None
 smoke = Smoke(launcher="cpu", serve=Serve(served_model_name="tiny"), probes=(Probe(prompt=probe),))
-standalone.smoke_directory(Path(path), standalone.Setup(smoke), Settings.resolve({}), Console())
+standalone.smoke_directory(Path(path), standalone.Setup(smoke), Settings(), Console())
 """
 
 

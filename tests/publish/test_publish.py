@@ -32,7 +32,7 @@ def context(tmp_path: Path) -> Context:
     store = Store(tmp_path / "store")
     return Context(
         recipe=recipe_file.load(tmp_path / "tiny.yaml"),
-        settings=Settings.resolve({}, store=store.root),
+        settings=Settings(store=store.root),
         store=store,
         console=Console(stream=io.StringIO()),
         run=store.new_run("tiny"),

@@ -396,7 +396,7 @@ def test_a_dataset_that_changes_during_a_run_changes_nothing(
     recipe = recipe_file.load(folder / small_recipe.name)
     for name in ("calibration", "anti_outlier"):
         (folder / f"{name}.json").write_text('["another prompt"]')
-    settings = Settings.resolve(store=tmp_path / "changed", quantize_python=quantize_python)
+    settings = Settings(store=tmp_path / "changed", quantize_python=quantize_python)
     outcome = pipeline.run(recipe, settings, Console("quiet"), pipeline.Selection(last="quantize"))
     [run] = (quantized_store / "runs" / recipe.name).iterdir()
     undisturbed = json.loads((run / "receipts" / "quantize.json").read_text("utf-8"))

@@ -261,7 +261,7 @@ def bench(
     monkeypatch.setattr(Process, "bench_command", command)
     return measure(
         section,
-        Process(Smoke(launcher="cpu"), Settings.resolve({})),
+        Process(Smoke(launcher="cpu"), Settings()),
         Session(Client("http://127.0.0.1:1", 10, "geheim"), "tiny"),
         checkpoint=tmp_path,
         log=tmp_path / "bench.log",

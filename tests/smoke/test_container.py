@@ -85,7 +85,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings.resolve({}, store=tmp_path / "store", serve_python=tmp_path / "none")
+    return Settings(store=tmp_path / "store", serve_python=tmp_path / "none")
 
 
 def containers(smoke: Smoke, settings: Settings) -> Containers:
@@ -283,7 +283,7 @@ from quantpipe.recipe.smoke import Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke.launchers import launcher_for
 smoke = Smoke(launcher="docker", hardware="a2", serve=Serve(served_model_name="tiny"))
-launcher = launcher_for(smoke, Settings.resolve({{}}), Path("/"))
+launcher = launcher_for(smoke, Settings(), Path("/"))
 with launcher.serving(Path("/c"), Path({str(tmp_path / "log")!r}), {run_id!r}, Console("quiet")):
     print("ready", flush=True)
     time.sleep(600)

@@ -62,7 +62,7 @@ def test_the_rehearsal_in_the_place_of_a_container_s_server(
     figures = smoke_load(
         checkpoint,
         smoke,
-        launcher_for(smoke, Settings.resolve({}), checkpoint),
+        launcher_for(smoke, Settings(), checkpoint),
         log=tmp_path / "smoke.log",
         run_id=f"test-{secrets.token_hex(6)}",
         console=QUIET,

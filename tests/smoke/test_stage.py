@@ -49,7 +49,7 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings.resolve({}, store=tmp_path / "store", serve_python=Path(sys.executable))
+    return Settings(store=tmp_path / "store", serve_python=Path(sys.executable))
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_preflight_looks_at_interpreter_device_and_port(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PreflightError, match=str(port)):
-            Process(SMOKE, Settings.resolve({}, port=port)).preflight()
+            Process(SMOKE, Settings(port=port)).preflight()
 
 
 def test_a_rehearsal_of_another_model_s_recipe_only_notes_what_texts_say(
@@ -198,7 +198,7 @@ def test_a_recipe_for_npus_is_rehearsed_with_a_profile_for_a_small_model(tmp_pat
     recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
     setup = standalone.setup(recipe, Choice("cpu"), tmp_path)
     assert not setup.strict
-    command = standalone.server_command(tmp_path, setup, Settings.resolve({}, serve_python=Path("/p/python")))
+    command = standalone.server_command(tmp_path, setup, Settings(serve_python=Path("/p/python")))
     assert command.arguments[3:] == (
         *("--model", str(tmp_path), "--host", "127.0.0.1", "--port", "8000", "--quantization", "ascend"),
         *("--served-model-name", "qwen3", "--tensor-parallel-size", "1", "--data-parallel-size", "1"),
@@ -212,7 +212,7 @@ def test_a_recipe_for_npus_is_rehearsed_with_a_profile_for_a_small_model(tmp_pat
 def test_two_ranks_of_a_rehearsal(tmp_path: Path) -> None:
     recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
     setup = standalone.setup(recipe, Choice("cpu", tp=2), tmp_path)
-    command = standalone.server_command(tmp_path, setup, Settings.resolve({}, serve_python=Path("/p/python")))
+    command = standalone.server_command(tmp_path, setup, Settings(serve_python=Path("/p/python")))
     assert command.arguments[command.arguments.index("--tensor-parallel-size") + 1] == "2"
     assert "--enable-expert-parallel" in command.arguments
     assert command.environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
@@ -274,9 +274,9 @@ def test_native_takes_vllm_from_path_where_there_is_no_interpreter(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     smoke = Smoke(launcher="native", serve=Serve(served_model_name="m"))
-    nowhere = Settings.resolve({}, serve_python=tmp_path / "none")
+    nowhere = Settings(serve_python=tmp_path / "none")
     command = launcher_for(smoke, nowhere, tmp_path).command(Path("/x"), 7, "id")
     assert command.arguments[:3] == (str(program), "serve", "/x")
-    here = Settings.resolve({}, serve_python=Path(sys.executable))
+    here = Settings(serve_python=Path(sys.executable))
     command = launcher_for(smoke, here, tmp_path).command(Path("/x"), 7, "id")
     assert command.arguments[0] == sys.executable

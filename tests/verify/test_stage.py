@@ -38,7 +38,7 @@ def make_context(made: Path, tmp_path: Path, plant: Plant = lambda path: None, *
     shutil.copytree(made / "v1-moe", run.staging)
     plant(run.staging)
     written = manifest.build(run.staging, jobs=2)
-    settings = Settings.resolve({}, store=store.root, jobs=2)
+    settings = Settings(store=store.root, jobs=2)
     context = Context(recipe, settings, store, Console(stream=io.StringIO()), run)
     context.receipts = Receipts.of(
         fetch_receipt("sources/x", commit="c0ffee"), quantize_receipt(store.relative(run.staging), written)

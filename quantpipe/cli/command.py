@@ -1,0 +1,77 @@
+"""The kinds of commands: the group, which knows how to report, and commands that take the settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from quantpipe.cli.options import PATH
+from quantpipe.console import Console
+
+
+class Root(click.Group):
+    """The group of all commands; its object is the console."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Until a command has parsed its own options, errors are reported as these arguments ask for."""
+        if "--json" in args:
+            ctx.ensure_object(Console).mode = "json"
+        return super().parse_args(ctx, args)
+
+
+class SettingsCommand(click.Command):
+    """A command whose function gets `settings`; their options are made from the fields of `Settings`.
+
+    They are made when somebody asks for this command's options: `quantpipe --help` does not, and imports
+    no pydantic for them.
+    """
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's own options, then those of the settings."""
+        *own, help_option = super().get_params(ctx)
+        return [*own, *_settings_options(), help_option]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The settings under a heading of their own."""
+        settings = {option.name for option in _settings_options()}
+        records = [
+            (param.name in settings, param.get_help_record(ctx))
+            for param in self.get_params(ctx)
+            if isinstance(param, click.Option)
+        ]
+        for heading, wanted in (("Options", False), ("Settings", True)):
+            with formatter.section(heading):
+                formatter.write_dl([record for is_one, record in records if record and is_one is wanted])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the function with what the flags, the environment and the defaults say.
+
+        Raises:
+            UsageError: one of them is wrong.
+        """
+        from quantpipe.settings import Settings
+
+        flags = {name: ctx.params.pop(name) for name in Settings.model_fields}
+        given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+        ctx.params["settings"] = Settings(**given)
+        return super().invoke(ctx)
+
+
+def _settings_options() -> list[click.Option]:
+    """An option per setting. Its text goes to `Settings` as it is: that parses variables, too."""
+    from quantpipe import settings
+
+    options = []
+    for name, field in settings.Settings.model_fields.items():
+        is_path = settings.kind(name) == "a path"
+        default = settings.default_text(name)
+        options.append(
+            click.Option(
+                [settings.flag(name)],
+                type=PATH if is_path else click.STRING,
+                metavar="PATH" if is_path else "NUMBER",
+                help=f"{field.description} [{settings.variable(name)}{'; ' + default if default else ''}]",
+            )
+        )
+    return options
