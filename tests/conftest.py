@@ -11,6 +11,8 @@ import pytest
 from filelock import FileLock
 from helpers.commands import ROOT, copy_store, made_once, write_recipe
 
+pytest_plugins = ["helpers.environments"]
+
 # No deadlines: two busy cores make any of them a lie. The same examples in every CI run; new ones by hand.
 hypothesis.settings.register_profile("quantpipe", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("quantpipe")

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,34 +17,26 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import HERE, serving_environment
+from .checkpoints import build
 
-pytestmark = [pytest.mark.serve_env, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 IN_EFFECT = "quantpipe: quantization=ascend in effect"
 
 
 @pytest.fixture
-def checkpoint(serve_python: str, tmp_path: Path) -> Path:
-    code = "import sys; from pathlib import Path; from checkpoints import build; "
-    code += "build(moe=True, layout='V1').write(Path(sys.argv[1]))"
-    directory = tmp_path / "checkpoint"
-    command = [serve_python, "-c", code, str(directory)]
-    subprocess.run(command, cwd=HERE, env=serving_environment(), check=True)
-    return directory
+def checkpoint(tmp_path: Path) -> Path:
+    return build(moe=True, layout="V1").write(tmp_path / "checkpoint")
 
 
 @contextmanager
-def server(python: str, checkpoint: Path, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    command = [str(Path(python).parent / "vllm"), "serve", str(checkpoint), "--port", str(port)]
+def server(checkpoint: Path, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [str(Path(sys.executable).with_name("vllm")), "serve", str(checkpoint), "--port", str(port)]
     command += ["--host", "127.0.0.1", "--quantization", "ascend", "--dtype", "bfloat16", "--enforce-eager"]
     command += ["--max-model-len", "128", "--max-num-seqs", "2", "--skip-tokenizer-init"]
     command += ["--gpu-memory-utilization", "0.2", "--distributed-executor-backend", "uni"]
-    environment = {**serving_environment(), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             yield process
         finally:
@@ -67,9 +60,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_a_good_checkpoint(serve_python: str, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_good_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "server.log"
-    with server(serve_python, checkpoint, port, log) as process:
+    with server(checkpoint, port, log) as process:
         deadline = time.monotonic() + 240
         while not healthy(port):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
@@ -79,11 +72,11 @@ def test_a_good_checkpoint(serve_python: str, checkpoint: Path, tmp_path: Path) 
         assert process.wait(30) == 0
 
 
-def test_a_spoiled_checkpoint(serve_python: str, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_spoiled_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     shard = min(checkpoint.glob("*.safetensors"))
     (checkpoint / "stale.safetensors").write_bytes(shard.read_bytes())
     port, log = free_port(), tmp_path / "server.log"
-    with server(serve_python, checkpoint, port, log) as process:
+    with server(checkpoint, port, log) as process:
         assert process.wait(240) != 0
     text = log.read_text()
     assert re.search(rf"model\.layers\.0\.\S+: duplicate, in {shard.name} and in stale.safetensors", text)
