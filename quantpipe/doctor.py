@@ -19,7 +19,7 @@ from quantpipe.text import human_bytes
 
 
 @dataclass(frozen=True)
-class Finding:
+class Observation:
     """One look: what at, whether it is as it has to be, what was seen, what to do."""
 
     subject: str
@@ -32,7 +32,7 @@ class Finding:
         return asdict(self)
 
 
-def examine(settings: Settings) -> list[Finding]:
+def observe(settings: Settings) -> list[Observation]:
     """Everything that a run needs of this machine."""
     quantize = ("torch", "transformers", "msmodelslim")
     return [
@@ -47,38 +47,40 @@ def examine(settings: Settings) -> list[Finding]:
             str(settings.serve_python),
         ),
         _devices(),
-        Finding("memory", True, f"{human_bytes(memory_limit())} can be had, {os.cpu_count()} CPUs"),
+        Observation("memory", True, f"{human_bytes(memory_limit())} can be had, {os.cpu_count()} CPUs"),
         _disk(settings.store),
         _semantics(settings.store),
     ]
 
 
-def _attempt(subject: str, look: Callable[[], None], text: str) -> Finding:
+def _attempt(subject: str, look: Callable[[], None], text: str) -> Observation:
     try:
         look()
     except QuantpipeError as error:
-        return Finding(subject, False, str(error), error.hint)
-    return Finding(subject, True, text)
+        return Observation(subject, False, str(error), error.hint)
+    return Observation(subject, True, text)
 
 
-def _devices() -> Finding:
+def _devices() -> Observation:
     found = npus()
     visible = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
     text = (
         f"{len(found)} NPUs" if found else "no NPU: recipes with `device: cpu` and `launcher: cpu` run here"
     )
-    return Finding("devices", True, text + (f", ASCEND_RT_VISIBLE_DEVICES={visible}" if visible else ""))
+    return Observation("devices", True, text + (f", ASCEND_RT_VISIBLE_DEVICES={visible}" if visible else ""))
 
 
-def _disk(store: Path) -> Finding:
+def _disk(store: Path) -> Observation:
     place = store
     while not place.exists():
         place = place.parent
     usage = shutil.disk_usage(place)
-    return Finding("disk", True, f"{human_bytes(usage.free)} free of {human_bytes(usage.total)} at {place}")
+    return Observation(
+        "disk", True, f"{human_bytes(usage.free)} free of {human_bytes(usage.total)} at {place}"
+    )
 
 
-def _semantics(store: Path) -> Finding:
+def _semantics(store: Path) -> Observation:
     """Try, in the store itself, what an atomic publish rests on."""
     folder = store / f"{durable.TEMPORARY_PREFIX}doctor-{secrets.token_hex(4)}"
     created = not store.exists()
@@ -94,7 +96,7 @@ def _semantics(store: Path) -> Finding:
         if str((folder / "link").readlink()) != "two":
             raise OSError("a link was not replaced by rename")
     except OSError as error:
-        return Finding(
+        return Observation(
             "store semantics",
             False,
             f"{error.strerror or error} at {store}",
@@ -106,4 +108,4 @@ def _semantics(store: Path) -> Finding:
             # Never the tree: a run that began meanwhile may have put hours of work into it.
             with contextlib.suppress(OSError):
                 store.rmdir()
-    return Finding("store semantics", True, "rename, links and fsync work")
+    return Observation("store semantics", True, "rename, links and fsync work")

@@ -7,23 +7,24 @@ import pytest
 
 from quantpipe import doctor
 from quantpipe.cli import render
-from quantpipe.doctor import Finding
+from quantpipe.doctor import Observation
 from quantpipe.host import machine as host
 from quantpipe.settings import Settings
 
 
-def examine(tmp_path: Path, **changes: object) -> dict[str, Finding]:
+def observe(tmp_path: Path, **changes: object) -> dict[str, Observation]:
     values: dict[str, object] = {
         "store": tmp_path / "deep" / "store",
         "quantize_python": Path(sys.executable),
         "serve_python": Path(sys.executable),
         **changes,
     }
-    return {finding.subject: finding for finding in doctor.examine(Settings(**values))}
+    found = doctor.observe(Settings(**values))
+    return {observation.subject: observation for observation in found}
 
 
 def test_each_subject_is_looked_at(tmp_path: Path) -> None:
-    found = examine(tmp_path)
+    found = observe(tmp_path)
     assert list(found) == [
         "quantize interpreter",
         "serve interpreter",
@@ -36,7 +37,7 @@ def test_each_subject_is_looked_at(tmp_path: Path) -> None:
 
 
 def test_an_interpreter_without_the_packages(tmp_path: Path) -> None:
-    found = examine(tmp_path)["quantize interpreter"]
+    found = observe(tmp_path)["quantize interpreter"]
     assert not found.ok
     assert "msmodelslim" in found.text
     assert "QUANTPIPE_QUANTIZE_PYTHON" in found.text
@@ -44,10 +45,10 @@ def test_an_interpreter_without_the_packages(tmp_path: Path) -> None:
 
 
 def test_looking_leaves_no_trace(tmp_path: Path) -> None:
-    examine(tmp_path)
+    observe(tmp_path)
     assert not (tmp_path / "deep" / "store").exists()
     (tmp_path / "there").mkdir()
-    examine(tmp_path, store=tmp_path / "there")
+    observe(tmp_path, store=tmp_path / "there")
     assert list((tmp_path / "there").iterdir()) == []
 
 
@@ -62,13 +63,13 @@ def test_what_a_run_put_into_the_store_meanwhile_stays(
         write_bytes(path, data)
 
     monkeypatch.setattr(doctor.durable, "write_bytes", beside_a_run)
-    assert examine(tmp_path, store=store)["store semantics"].ok
+    assert observe(tmp_path, store=store)["store semantics"].ok
     assert [path.name for path in store.iterdir()] == ["sources"]
 
 
 def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    found = examine(tmp_path, store=tmp_path / "file")["store semantics"]
+    found = observe(tmp_path, store=tmp_path / "file")["store semantics"]
     assert not found.ok
     assert str(tmp_path / "file") in found.text
     assert found.hint
@@ -79,23 +80,25 @@ def test_a_filesystem_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(Path, "symlink_to", refused)
-    found = examine(tmp_path)["store semantics"]
+    found = observe(tmp_path)["store semantics"]
     assert not found.ok
     assert "not supported" in found.text
 
 
 def test_devices_and_their_selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no NPU" in examine(tmp_path)["devices"].text
+    assert "no NPU" in observe(tmp_path)["devices"].text
     for number in (0, 1, 10):
         (tmp_path / f"davinci{number}").touch()
     (tmp_path / "davinci_manager").touch()
     monkeypatch.setattr(host, "NPU_DEVICES", tmp_path)
     monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0,1")
-    assert examine(tmp_path)["devices"].text == "3 NPUs, ASCEND_RT_VISIBLE_DEVICES=0,1"
+    assert observe(tmp_path)["devices"].text == "3 NPUs, ASCEND_RT_VISIBLE_DEVICES=0,1"
 
 
-def test_findings_as_people_see_them() -> None:
-    value, lines = render.doctor([Finding("disk", True, "plenty"), Finding("memory", False, "little", "buy")])
+def test_observations_as_people_see_them() -> None:
+    value, lines = render.doctor(
+        [Observation("disk", True, "plenty"), Observation("memory", False, "little", "buy")]
+    )
     assert lines[0].startswith("ok") and "plenty" in lines[0]
     assert lines[1].startswith("WANT") and lines[2].strip() == "next: buy"
     assert value[1] == {"subject": "memory", "ok": False, "text": "little", "hint": "buy"}

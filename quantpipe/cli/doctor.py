@@ -24,7 +24,7 @@ def doctor(settings: Settings, console: Console) -> None:
     from quantpipe import doctor
     from quantpipe.cli import render
 
-    findings = doctor.examine(settings)
-    emit(console, *render.doctor(findings))
-    if not all(finding.ok for finding in findings):
+    observations = doctor.observe(settings)
+    emit(console, *render.doctor(observations))
+    if not all(observation.ok for observation in observations):
         sys.exit(PreflightError.exit_code)

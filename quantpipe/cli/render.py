@@ -11,7 +11,7 @@ from quantpipe.errors import QuantpipeError
 from quantpipe.text import human_bytes
 
 if TYPE_CHECKING:
-    from quantpipe.doctor import Finding
+    from quantpipe.doctor import Observation
     from quantpipe.pipeline import RunResult
     from quantpipe.publish.prune import Candidate
     from quantpipe.publish.retention import Rollback
@@ -210,14 +210,14 @@ def pruned(candidates: Sequence[Candidate], *, removed: bool) -> Rendered:
     return value, lines
 
 
-def doctor(findings: Sequence[Finding]) -> Rendered:
-    """A line per finding, with what to do where something is wrong."""
+def doctor(observations: Sequence[Observation]) -> Rendered:
+    """A line per observation, with what to do where something is wrong."""
     lines = []
-    for finding in findings:
-        lines.append(f"{'ok  ' if finding.ok else 'WANT'} {finding.subject:<22} {finding.text}")
-        if not finding.ok and finding.hint:
-            lines.append(f"     {'':<22} next: {finding.hint}")
-    return [finding.to_json() for finding in findings], lines
+    for observation in observations:
+        lines.append(f"{'ok  ' if observation.ok else 'WANT'} {observation.subject:<22} {observation.text}")
+        if not observation.ok and observation.hint:
+            lines.append(f"     {'':<22} next: {observation.hint}")
+    return [observation.to_json() for observation in observations], lines
 
 
 def recipes(paths: Sequence[Path]) -> Rendered:

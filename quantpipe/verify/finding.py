@@ -24,12 +24,12 @@ class Severity(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Defect:
     """What a check yields: one place where something is wrong.
 
     Attributes:
         subject: the tensor, module or file.
-        text: what is wrong, the same words for the same fault: problems are grouped by it.
+        text: what is wrong, the same words for the same fault: defects are grouped by it.
         detail: the numbers of this one place.
         severity: where it is not the check's own.
     """
@@ -42,7 +42,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Finding:
-    """All problems of one check with the same text.
+    """All defects of one check with the same text.
 
     Attributes:
         where: the places, ranges folded: `model.layers.{0-93}.mlp.experts.7.{down,gate,up}_proj.weight`.
@@ -74,13 +74,13 @@ class Finding:
         return f"{self.id} {self.severity.value}: {self.text}{detail} [{places}]{more}"
 
 
-def group_problems(
-    check_id: str, severity: Severity, effect: str, fix: str, problems: Iterable[Problem]
+def group_defects(
+    check_id: str, severity: Severity, effect: str, fix: str, defects: Iterable[Defect]
 ) -> list[Finding]:
     """One finding for each text and severity, in order of appearance."""
-    groups: dict[tuple[str, Severity], list[Problem]] = defaultdict(list)
-    for problem in problems:
-        groups[printable(problem.text), problem.severity or severity].append(problem)
+    groups: dict[tuple[str, Severity], list[Defect]] = defaultdict(list)
+    for defect in defects:
+        groups[printable(defect.text), defect.severity or severity].append(defect)
     findings = []
     for (text, level), members in groups.items():
         subjects = list(dict.fromkeys(printable(member.subject) for member in members))

@@ -11,7 +11,7 @@ from quantpipe.checkpoint.support import supported_types
 from quantpipe.verify.checks.needs import DIRECTORY, FILES, MODEL
 from quantpipe.verify.checks.registry import check
 from quantpipe.verify.examination import Examination
-from quantpipe.verify.finding import Problem, Severity
+from quantpipe.verify.finding import Defect, Severity
 from quantpipe.verify.model import Model, looked_up
 
 _QUANTIZE_AGAIN = "quantize again, and do not edit the description by hand"
@@ -25,25 +25,25 @@ _QUANTIZE_AGAIN = "quantize again, and do not edit the description by hand"
     fix="give the directory that msmodelslim wrote, with quant_model_description.json in its root; "
     "BF16 weights have to be quantized first (quantpipe run RECIPE)",
 )
-def description_is_there(examination: Examination) -> Iterator[Problem]:
+def description_is_there(examination: Examination) -> Iterator[Defect]:
     """The description is there, is JSON and quantizes something."""
     checkpoint = examination.checkpoint
     description = checkpoint.description
     if description is None:
         if not checkpoint.headers:
-            yield Problem(str(checkpoint.path), "no checkpoint: no *.safetensors and no description here")
+            yield Defect(str(checkpoint.path), "no checkpoint: no *.safetensors and no description here")
         elif not any(tensor.dtype == "I8" for tensor in checkpoint.tensors.values()):
-            yield Problem(DESCRIPTION, "not quantized: no description and no int8 tensor here")
+            yield Defect(DESCRIPTION, "not quantized: no description and no int8 tensor here")
         else:
             missing = DESCRIPTION not in checkpoint.names
             text = "the description is missing" if missing else "the description cannot be used"
             detail = _other_name(checkpoint) if missing else f"it {checkpoint.description_problem}"
-            yield Problem(DESCRIPTION, text, detail)
+            yield Defect(DESCRIPTION, text, detail)
         return
     if not description.quantized:
-        yield Problem(DESCRIPTION, "not quantized: the description has no type but FLOAT")
+        yield Defect(DESCRIPTION, "not quantized: the description has no type but FLOAT")
     for key in description.strange:
-        yield Problem(key, "the description gives a tensor something other than a type")
+        yield Defect(key, "the description gives a tensor something other than a type")
 
 
 def _other_name(checkpoint: Checkpoint) -> str:
@@ -57,17 +57,17 @@ def _other_name(checkpoint: Checkpoint) -> str:
     effect="the description is ignored and loading ends in KeyError 'model.layers.0.self_attn.q_proj.weight'",
     fix="remove quantization_config from config.json; --quantization ascend needs none",
 )
-def no_quantization_config(examination: Examination) -> Iterator[Problem]:
+def no_quantization_config(examination: Examination) -> Iterator[Defect]:
     """There is no quantization_config in config.json."""
     config = examination.checkpoint.config or {}
     inner = config.get("text_config")
     if "quantization_config" in config:
-        yield Problem(CONFIG, "config.json has a quantization_config")
+        yield Defect(CONFIG, "config.json has a quantization_config")
     if isinstance(inner, dict) and "quantization_config" in inner:
-        yield Problem(CONFIG, "config.json has a quantization_config in its text_config")
+        yield Defect(CONFIG, "config.json has a quantization_config in its text_config")
     layout = examination.layout
     if layout is not None and layout.fused_mc2 and config.get("quantize") != "w8a8_dynamic":
-        yield Problem(
+        yield Defect(
             CONFIG,
             "enable_fused_mc2 stays off: config.json does not say quantize: w8a8_dynamic",
             severity=Severity.WARNING,
@@ -81,13 +81,11 @@ def no_quantization_config(examination: Examination) -> Iterator[Problem]:
     "on unquantized",
     fix=_QUANTIZE_AGAIN,
 )
-def looked_up_keys(model: Model) -> Iterator[Problem]:
+def looked_up_keys(model: Model) -> Iterator[Defect]:
     """Every key that vllm-ascend looks up is in the description."""
     for module in model.modules.values():
         if looked_up(module) and model.description.type_of(module.name) is None:
-            yield Problem(
-                f"{module.name}.weight", "a key that vllm-ascend looks up is not in the description"
-            )
+            yield Defect(f"{module.name}.weight", "a key that vllm-ascend looks up is not in the description")
 
 
 @check(
@@ -98,12 +96,12 @@ def looked_up_keys(model: Model) -> Iterator[Problem]:
     fix="quantize q, k and v (gate and up, all of an expert) by one scheme: mend the include and exclude "
     "lists",
 )
-def fused_types(model: Model) -> Iterator[Problem]:
+def fused_types(model: Model) -> Iterator[Defect]:
     """The parts of a fused module have one type."""
     for group, types in model.group_types.items():
         if group in model.disputed:
             found = ", ".join(f"{name.rpartition('.')[2]} {kind}" for name, kind in types.items())
-            yield Problem(group, "the parts of a fused module differ in type", found)
+            yield Defect(group, "the parts of a fused module differ in type", found)
 
 
 @check(
@@ -112,7 +110,7 @@ def fused_types(model: Model) -> Iterator[Problem]:
     effect='loading ends in NotImplementedError "doesn\'t support quant_type=... for layer_type=..."',
     fix="quantize experts W8A8_DYNAMIC and attention W8A8, or choose a vllm-ascend that has the type",
 )
-def supported(model: Model) -> Iterator[Problem]:
+def supported(model: Model) -> Iterator[Defect]:
     """The target vllm-ascend serves each type for its kind of layer."""
     for module in model.modules.values():
         if not looked_up(module) or module.group in model.disputed:
@@ -120,7 +118,7 @@ def supported(model: Model) -> Iterator[Problem]:
         kind = model.description.type_of(module.name)
         if kind is not None and kind not in supported_types(model.target, module.kind):
             text = f"vllm-ascend {model.target} has no {kind[:40]} for {_layer_word(module)}"
-            yield Problem(module.name, text)
+            yield Defect(module.name, text)
 
 
 def _layer_word(module: Module) -> str:
@@ -133,7 +131,7 @@ def _layer_word(module: Module) -> str:
     effect="vllm-ascend looks at expert 0 only, loads without an error and answers garbage",
     fix="quantize all experts of a layer by one scheme",
 )
-def experts_alike(model: Model) -> Iterator[Problem]:
+def experts_alike(model: Model) -> Iterator[Defect]:
     """All experts of a layer are described as expert 0 is."""
     for module in model.modules.values():
         if module.expert < 1:
@@ -144,9 +142,9 @@ def experts_alike(model: Model) -> Iterator[Problem]:
             continue
         name = f"{module.name}.weight"
         if own is None:
-            yield Problem(name, "an expert is not in the description, though expert 0 is")
+            yield Defect(name, "an expert is not in the description, though expert 0 is")
         else:
-            yield Problem(name, f"an expert is {own[:40]} while expert 0 is {first[:40]}")
+            yield Defect(name, f"an expert is {own[:40]} while expert 0 is {first[:40]}")
 
 
 @check(
@@ -157,11 +155,11 @@ def experts_alike(model: Model) -> Iterator[Problem]:
     fix="drop the null keys from quant_model_description.json",
     severity=Severity.NOTE,
 )
-def null_keys(model: Model) -> Iterator[Problem]:
+def null_keys(model: Model) -> Iterator[Defect]:
     """The description has no null keys and no switches that nobody meant."""
     for key in model.description.nulls:
-        yield Problem(key, "the description has a key whose value is null")
+        yield Defect(key, "the description has a key whose value is null")
     for key in ("fa_quant_type", "kv_cache_type"):
         value = model.description.settings.get(key)
         if value is not None:
-            yield Problem(key, f"the description switches {key} on", str(value)[:40])
+            yield Defect(key, f"the description switches {key} on", str(value)[:40])

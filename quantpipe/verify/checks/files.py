@@ -15,7 +15,7 @@ from quantpipe.store.manifest import Mismatch
 from quantpipe.verify.checks.needs import FILES, MANIFEST
 from quantpipe.verify.checks.registry import check
 from quantpipe.verify.examination import Examination
-from quantpipe.verify.finding import Problem, Severity
+from quantpipe.verify.finding import Defect, Severity
 
 _LEFTOVER = re.compile(r"-of-0+\.safetensors$|^\.tmp-|\.(incomplete|part|tmp)$")
 _RANK_FOLDER = re.compile(r"^rank_\d+$")
@@ -28,17 +28,17 @@ _RANK_FOLDER = re.compile(r"^rank_\d+$")
     "of what is here",
     fix=f"remove a stale {INDEX} (msmodelslim's own index has another name and is not read)",
 )
-def foreign_index(examination: Examination) -> Iterator[Problem]:
+def foreign_index(examination: Examination) -> Iterator[Defect]:
     """The only index that vLLM reads, model.safetensors.index.json, names files that are here."""
     checkpoint = examination.checkpoint
     present = {header.shard for header in checkpoint.headers}
     for index in checkpoint.indexes:
         severity = Severity.ERROR if index.file == INDEX else Severity.WARNING
         for problem in index.problems:
-            yield Problem(index.file, f"the index {problem}", severity=severity)
+            yield Defect(index.file, f"the index {problem}", severity=severity)
         missing = index.shards - present
         if index.file == INDEX and missing:
-            yield Problem(index.file, "the index names shards that are not here", min(missing))
+            yield Defect(index.file, "the index names shards that are not here", min(missing))
 
 
 @check(
@@ -47,23 +47,23 @@ def foreign_index(examination: Examination) -> Iterator[Problem]:
     effect="the server does not start, has no chat endpoint, or cannot open the shards under another user id",
     fix="copy tokenizer and chat template from the source; chmod -R a+rX the directory",
 )
-def companions(examination: Examination) -> Iterator[Problem]:
+def companions(examination: Examination) -> Iterator[Defect]:
     """Tokenizer and chat template are there, and another user can read the files."""
     checkpoint = examination.checkpoint
     names = set(checkpoint.names)
     if not names & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
-        yield Problem("tokenizer.json", "the tokenizer is missing")
+        yield Defect("tokenizer.json", "the tokenizer is missing")
     elif TOKENIZER_CONFIG not in names:
-        yield Problem(TOKENIZER_CONFIG, "the tokenizer's config is missing")
+        yield Defect(TOKENIZER_CONFIG, "the tokenizer's config is missing")
     elif not has_chat_template(checkpoint.path):
-        yield Problem(CHAT_TEMPLATE, "there is no chat template", severity=Severity.WARNING)
+        yield Defect(CHAT_TEMPLATE, "there is no chat template", severity=Severity.WARNING)
     if examination.sealing:
         return
     for name in checkpoint.names:
         path = checkpoint.path / name
         if path.is_file() and not path.stat().st_mode & stat.S_IROTH:
             text = "only its owner can read the file: a server under another user id cannot"
-            yield Problem(name, text, severity=Severity.NOTE)
+            yield Defect(name, text, severity=Severity.NOTE)
 
 
 @check(
@@ -72,17 +72,17 @@ def companions(examination: Examination) -> Iterator[Problem]:
     effect="loading fails in the safetensors reader, or reads bytes that belong to another tensor",
     fix="copy or quantize again; remove what an interrupted msmodelslim left",
 )
-def sound_shards(examination: Examination) -> Iterator[Problem]:
+def sound_shards(examination: Examination) -> Iterator[Defect]:
     """Every shard is a whole, well-formed safetensors file, and nothing half-written lies about."""
     checkpoint = examination.checkpoint
     for header in checkpoint.headers:
         for problem in header.problems:
-            yield Problem(header.shard, f"the shard {_generic(problem)}", problem)
+            yield Defect(header.shard, f"the shard {_generic(problem)}", problem)
     for name in checkpoint.names:
         if _LEFTOVER.search(name) and not (examination.sealing and name.startswith(TEMPORARY_PREFIX)):
-            yield Problem(name, "a half-written file was left behind")
+            yield Defect(name, "a half-written file was left behind")
         if _RANK_FOLDER.match(name) and (checkpoint.path / name).is_dir():
-            yield Problem(name, "a folder of a multi-device run was left behind: its parts were not merged")
+            yield Defect(name, "a folder of a multi-device run was left behind: its parts were not merged")
 
 
 def _generic(problem: str) -> str:
@@ -107,22 +107,20 @@ def _generic(problem: str) -> str:
     "int8 weights become 0 or stale, without an error",
     fix="remove the shards that do not belong to the quantized model, and their index",
 )
-def one_set_of_shards(examination: Examination) -> Iterator[Problem]:
+def one_set_of_shards(examination: Examination) -> Iterator[Defect]:
     """Each tensor lies in one shard, the indexes agree with the headers, and no BF16 shards are left."""
     checkpoint = examination.checkpoint
     for shards in sorted({tuple(shards) for shards in checkpoint.repeated.values()}):
-        yield Problem(" and ".join(shards), "shards hold the same tensors", severity=Severity.ERROR)
+        yield Defect(" and ".join(shards), "shards hold the same tensors", severity=Severity.ERROR)
     for header in checkpoint.headers:
         if header.trailing:
-            yield Problem(
-                header.shard, "the file goes on after its last tensor", f"{header.trailing:,} bytes"
-            )
+            yield Defect(header.shard, "the file goes on after its last tensor", f"{header.trailing:,} bytes")
     if not checkpoint.repeated:
         for index in checkpoint.indexes:
             yield from _index_differences(checkpoint, index)
 
 
-def _index_differences(checkpoint: Checkpoint, index: Index) -> Iterator[Problem]:
+def _index_differences(checkpoint: Checkpoint, index: Index) -> Iterator[Defect]:
     """Where an index and the headers disagree; a tensor that is nowhere is B1's."""
     if index.problems or (index.file == INDEX and index.shards - {h.shard for h in checkpoint.headers}):
         return
@@ -130,9 +128,9 @@ def _index_differences(checkpoint: Checkpoint, index: Index) -> Iterator[Problem
     for name, tensor in checkpoint.tensors.items():
         shard = index.weight_map.get(name)
         if shard is None:
-            yield Problem(name, f"a tensor is in a shard but not in {index.file}", severity=severity)
+            yield Defect(name, f"a tensor is in a shard but not in {index.file}", severity=severity)
         elif shard != tensor.shard:
-            yield Problem(name, f"a tensor is in another shard than {index.file} says", severity=severity)
+            yield Defect(name, f"a tensor is in another shard than {index.file} says", severity=severity)
 
 
 @check(
@@ -141,10 +139,10 @@ def _index_differences(checkpoint: Checkpoint, index: Index) -> Iterator[Problem
     effect="bytes changed after the checkpoint was made: what is served is not what was verified",
     fix="restore the files, or quantize again; never edit a checkpoint in place",
 )
-def as_in_manifest(mismatches: tuple[Mismatch, ...]) -> Iterator[Problem]:
+def as_in_manifest(mismatches: tuple[Mismatch, ...]) -> Iterator[Defect]:
     """Every file is what the manifest says."""
     for mismatch in mismatches:
-        yield Problem(mismatch.path, _manifest_text(mismatch.problem), mismatch.problem)
+        yield Defect(mismatch.path, _manifest_text(mismatch.problem), mismatch.problem)
 
 
 def _manifest_text(problem: str) -> str:

@@ -8,7 +8,7 @@ from quantpipe.checkpoint.layout import indivisible
 from quantpipe.text import human_bytes
 from quantpipe.verify.checks.needs import LAYOUT, MEMORY, Placed
 from quantpipe.verify.checks.registry import check
-from quantpipe.verify.finding import Problem, Severity
+from quantpipe.verify.finding import Defect, Severity
 from quantpipe.verify.memory import Memory
 
 
@@ -19,11 +19,11 @@ from quantpipe.verify.memory import Memory
     fix="choose sizes that divide: tensor_parallel_size, data_parallel_size, enable_expert_parallel, "
     "EPLB's redundancy",
 )
-def divisible(placed: Placed) -> Iterator[Problem]:
+def divisible(placed: Placed) -> Iterator[Defect]:
     """Heads, widths and experts divide by the tensor, data and expert parallel sizes."""
     model, layout = placed
     for text, numbers in indivisible(model.dims, layout):
-        yield Problem("layout", text, numbers)
+        yield Defect("layout", text, numbers)
 
 
 @check(
@@ -32,17 +32,15 @@ def divisible(placed: Placed) -> Iterator[Problem]:
     effect="the server runs out of memory while loading, or refuses max_model_len for want of KV cache",
     fix="more devices, expert parallel, a larger gpu_memory_utilization or a smaller max_model_len",
 )
-def fits(memory: Memory) -> Iterator[Problem]:
+def fits(memory: Memory) -> Iterator[Defect]:
     """Weights and KV cache fit the devices."""
     detail = f"{human_bytes(memory.weights)} of weights in {human_bytes(memory.budget)} per device"
     if memory.weights > memory.budget:
-        yield Problem("layout", "the weights do not fit a device", detail)
+        yield Defect("layout", "the weights do not fit a device", detail)
     elif memory.verdict == "not":
         rest = f"{detail}, about {max(0, memory.kv_tokens):,} tokens of KV cache for {memory.max_model_len:,}"
         text = "there seems to be no room for one sequence of max_model_len"
-        yield Problem("layout", text, rest, Severity.WARNING)
+        yield Defect("layout", text, rest, Severity.WARNING)
     elif memory.verdict == "tight":
         rest = f"{detail}, about {memory.kv_tokens:,} tokens of KV cache"
-        yield Problem(
-            "layout", "there is room for hardly more than one full sequence", rest, Severity.WARNING
-        )
+        yield Defect("layout", "there is room for hardly more than one full sequence", rest, Severity.WARNING)

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from quantpipe.verify.checks.needs import Need
 from quantpipe.verify.examination import Examination
-from quantpipe.verify.finding import Finding, Problem, Severity, group_problems
+from quantpipe.verify.finding import Defect, Finding, Severity, group_defects
 
 T = TypeVar("T")
-Run = Callable[[T], Iterable[Problem]]
+Run = Callable[[T], Iterable[Defect]]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Check:
         effect: one sentence on what goes wrong at serving.
         fix: what to do.
         needs: what it cannot run without.
-        problems: all that it has to say of an examination; None where its need is not there.
+        defects: all that it has to say of an examination; None where its need is not there.
     """
 
     id: str
@@ -37,14 +37,14 @@ class Check:
     effect: str
     fix: str
     needs: Need[object]
-    problems: Callable[[Examination], Iterable[Problem] | None]
+    defects: Callable[[Examination], Iterable[Defect] | None]
 
     def findings(self, examination: Examination) -> list[Finding] | None:
         """What it finds, grouped; None where it cannot run."""
-        problems = self.problems(examination)
-        if problems is None:
+        defects = self.defects(examination)
+        if defects is None:
             return None
-        return group_problems(self.id, self.severity, self.effect, self.fix, problems)
+        return group_defects(self.id, self.severity, self.effect, self.fix, defects)
 
 
 _CHECKS: dict[str, Check] = {}
@@ -53,7 +53,7 @@ _CHECKS: dict[str, Check] = {}
 def check(
     id: str, *, needs: Need[T], effect: str, fix: str, severity: Severity = Severity.ERROR
 ) -> Callable[[Run[T]], Run[T]]:
-    """Register a function that yields the problems of what it needs; its docstring is the check's title.
+    """Register a function that yields the defects of what it needs; its docstring is the check's title.
 
     Raises:
         ValueError: the id is taken.
@@ -62,12 +62,12 @@ def check(
         raise ValueError(f"check {id} is registered twice")
 
     def register(run: Run[T]) -> Run[T]:
-        def problems(examination: Examination) -> Iterable[Problem] | None:
+        def defects(examination: Examination) -> Iterable[Defect] | None:
             needed = needs.of(examination)
             return None if needed is None else run(needed)
 
         title = " ".join((run.__doc__ or "").split()).rstrip(".")
-        _CHECKS[id] = Check(id, severity, title, effect, fix, needs, problems)
+        _CHECKS[id] = Check(id, severity, title, effect, fix, needs, defects)
         return run
 
     return register

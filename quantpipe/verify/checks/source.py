@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from quantpipe.verify.checks.needs import SOURCE, Compared
 from quantpipe.verify.checks.registry import check
 from quantpipe.verify.fidelity.rotation import ENDS, FLOAT_BOUND
-from quantpipe.verify.finding import Problem
+from quantpipe.verify.finding import Defect
 
 # Per-channel int8 of near-Gaussian rows is about 1 %; rows ruled by one outlier go up to 15 %.
 _INT8_BOUND = 0.1
@@ -22,11 +22,11 @@ _WORST_BOUND = 0.6
     "stale shards, swapped experts, wrong scales",
     fix="quantize again from this source; when only some shards are named, they belong to another run",
 )
-def like_the_source(compared: Compared) -> Iterator[Problem]:
+def like_the_source(compared: Compared) -> Iterator[Defect]:
     """Every weight, with rotation, folding and smoothing undone, is that of the BF16 source."""
     model, fidelity = compared
     for name in fidelity.absent:
-        yield Problem(name, "the source has no such tensor of this shape")
+        yield Defect(name, "the source has no such tensor of this shape")
     for item in fidelity.errors:
         if fidelity.rotation == "described" and item.module.kind in ENDS:
             continue  # B11's: they tell whether the described rotation is the one that was applied
@@ -34,8 +34,8 @@ def like_the_source(compared: Compared) -> Iterator[Problem]:
         bound = FLOAT_BOUND if kind == "FLOAT" else _INT8_BOUND
         name = f"{item.module.name}.weight"
         if item.error > bound:
-            yield Problem(name, "a weight is not that of the source", f"off by {item.error:.1%}")
+            yield Defect(name, "a weight is not that of the source", f"off by {item.error:.1%}")
         elif item.worst > _WORST_BOUND:
-            yield Problem(
+            yield Defect(
                 name, "some rows of a weight are not those of the source", f"off by {item.worst:.1%}"
             )

@@ -9,7 +9,7 @@ from quantpipe.checkpoint.names import CONFIG
 from quantpipe.verify.checks.needs import FILES, MODEL
 from quantpipe.verify.checks.registry import check
 from quantpipe.verify.examination import Examination
-from quantpipe.verify.finding import Problem, Severity
+from quantpipe.verify.finding import Defect, Severity
 from quantpipe.verify.model import Model
 
 _IGNORED = "rotary_emb.inv_freq"
@@ -41,16 +41,16 @@ _CONFIG_KEYS = {
     effect="loading ends in a shape mismatch or a KeyError, or builds a model with random layers",
     fix="copy config.json from the source that was quantized; it has to be one of qwen3_moe or qwen3",
 )
-def dimensions(examination: Examination) -> Iterator[Problem]:
+def dimensions(examination: Examination) -> Iterator[Defect]:
     """Dimensions and the numbers of layers and experts are the same in config.json and in the tensors."""
     model = examination.model
     if model is None:
-        yield Problem(CONFIG, "config.json cannot be used", examination.checkpoint.config_problem)
+        yield Defect(CONFIG, "config.json cannot be used", examination.checkpoint.config_problem)
         return
     for key, size in model.seen.items():
         said = getattr(model.config_dims, key)
         text = f"config.json's {_CONFIG_KEYS[key]} is not what the tensors have"
-        yield Problem(CONFIG, text, f"{said:,} there, {size:,} in the tensors")
+        yield Defect(CONFIG, text, f"{said:,} there, {size:,} in the tensors")
 
 
 @check(
@@ -59,13 +59,13 @@ def dimensions(examination: Examination) -> Iterator[Problem]:
     effect="loading ends in an assertion on the shape of a parameter",
     fix="quantize again with the msmodelslim version that the recipe pins",
 )
-def shapes(model: Model) -> Iterator[Problem]:
+def shapes(model: Model) -> Iterator[Defect]:
     """Every tensor has the rank and shape that its module asks for."""
     for name, spec in model.expected.items():
         tensor = model.tensors.get(name)
         if tensor is None or spec.shape is None or tensor.shape == spec.shape:
             continue
-        yield Problem(
+        yield Defect(
             name, "a tensor has the wrong shape", f"{list(tensor.shape)} instead of {list(spec.shape)}"
         )
 
@@ -77,7 +77,7 @@ def shapes(model: Model) -> Iterator[Problem]:
     fix="remove the tensor; a deq_scale or input_scale on an expert means that it was quantized by a "
     "static scheme",
 )
-def unknown_tensors(model: Model) -> Iterator[Problem]:
+def unknown_tensors(model: Model) -> Iterator[Defect]:
     """There is no tensor that no parameter takes."""
     cached = model.description.settings.get("kv_cache_type") == "C8"
     for name in model.tensors:
@@ -87,11 +87,11 @@ def unknown_tensors(model: Model) -> Iterator[Problem]:
         if module not in model.modules:
             tied_head = model.dims.tied and module == "lm_head"
             if not tied_head:
-                yield Problem(name, "no module of the model takes the tensor")
+                yield Defect(name, "no module of the model takes the tensor")
             continue
         specs = model.specs_of(module)
         if specs is not None and suffix not in specs and not _superfluous(model, module, suffix):
-            yield Problem(name, f"a module of type {model.types[module]} takes no {suffix[:60]}")
+            yield Defect(name, f"a module of type {model.types[module]} takes no {suffix[:60]}")
 
 
 def _superfluous(model: Model, module: str, suffix: str) -> bool:
@@ -106,7 +106,7 @@ def _superfluous(model: Model, module: str, suffix: str) -> bool:
     "are garbage",
     fix="quantize again; when a shard was lost while copying, copy it again",
 )
-def exact_set(model: Model) -> Iterator[Problem]:
+def exact_set(model: Model) -> Iterator[Defect]:
     """Exactly the tensors that the model needs are there, and each is described."""
     described = model.description.types
     for name in model.types:
@@ -114,16 +114,16 @@ def exact_set(model: Model) -> Iterator[Problem]:
             tensor = f"{name}.{suffix}"
             left = not model.static_scales and _superfluous(model, name, suffix)
             if left and tensor in model.tensors:
-                yield Problem(tensor, "a tensor is left over from another layout", severity=Severity.WARNING)
+                yield Defect(tensor, "a tensor is left over from another layout", severity=Severity.WARNING)
     for name in model.tensors:
         if name not in described and _split(name)[1] not in ("weight", "bias"):
-            yield Problem(name, "a tensor is not in the description", severity=Severity.WARNING)
+            yield Defect(name, "a tensor is not in the description", severity=Severity.WARNING)
     if all(header.parsed for header in model.checkpoint.headers):
         yield from _missing(model)
         yield from _described_only(model, described)
 
 
-def _described_only(model: Model, described: dict[str, str]) -> Iterator[Problem]:
+def _described_only(model: Model, described: dict[str, str]) -> Iterator[Defect]:
     """Keys without a tensor, apart from those of modules that another check complains about."""
     for name in described:
         if name in model.tensors or name in model.expected or name.endswith("norm.bias"):
@@ -131,10 +131,10 @@ def _described_only(model: Model, described: dict[str, str]) -> Iterator[Problem
         module = _split(name)[0]
         whole = module in model.types and f"{module}.weight" in model.tensors
         if whole or module not in model.modules:
-            yield Problem(name, "the description names a tensor that is not there", severity=Severity.WARNING)
+            yield Defect(name, "the description names a tensor that is not there", severity=Severity.WARNING)
 
 
-def _missing(model: Model) -> Iterator[Problem]:
+def _missing(model: Model) -> Iterator[Defect]:
     absent = [
         name for name, spec in model.expected.items() if not spec.optional and name not in model.tensors
     ]
@@ -143,7 +143,7 @@ def _missing(model: Model) -> Iterator[Problem]:
             if module.kind == "attention" and f"{module.name}.bias" not in model.tensors:
                 absent.append(f"{module.name}.bias")
     for name in absent:
-        yield Problem(name, "a tensor is missing")
+        yield Defect(name, "a tensor is missing")
 
 
 @check(
@@ -153,7 +153,7 @@ def _missing(model: Model) -> Iterator[Problem]:
     "its bit pattern",
     fix="quantize again from a source whose torch_dtype is that of config.json",
 )
-def dtypes(model: Model) -> Iterator[Problem]:
+def dtypes(model: Model) -> Iterator[Defect]:
     """Every tensor has the dtype that its type asks for."""
     for name, spec in model.expected.items():
         tensor = model.tensors.get(name)
@@ -165,7 +165,7 @@ def dtypes(model: Model) -> Iterator[Problem]:
             f"the {suffix} of a {kind} module is {tensor.dtype} instead of {' or '.join(sorted(spec.dtypes))}"
         )
         wider = kind == FLOAT and tensor.dtype == "F32"
-        yield Problem(name, text, severity=Severity.WARNING if wider else None)
+        yield Defect(name, text, severity=Severity.WARNING if wider else None)
 
 
 @check(
@@ -176,7 +176,7 @@ def dtypes(model: Model) -> Iterator[Problem]:
     fix="name every norm.bias in the description, on all norms or none; keep linears with a folded bias "
     "W8A8 static",
 )
-def biases(model: Model) -> Iterator[Problem]:
+def biases(model: Model) -> Iterator[Defect]:
     """Biases are where the server has a parameter for them."""
     biases = {name for name in model.tensors if name.endswith(".bias")}
     norms = [module.name for module in model.modules.values() if module.kind == "norm"]
@@ -184,7 +184,7 @@ def biases(model: Model) -> Iterator[Problem]:
     present = [name for name in norms if f"{name}.bias" in biases]
     if not described:
         for name in present:
-            yield Problem(
+            yield Defect(
                 f"{name}.bias", "a norm has a bias, but no key of the description contains norm.bias"
             )
     elif all(header.parsed for header in model.checkpoint.headers):
@@ -192,26 +192,26 @@ def biases(model: Model) -> Iterator[Problem]:
     yield from _linear_biases(model, biases)
 
 
-def _norm_biases(model: Model, norms: list[str], biases: set[str]) -> Iterator[Problem]:
+def _norm_biases(model: Model, norms: list[str], biases: set[str]) -> Iterator[Defect]:
     """With one key that contains norm.bias every RMSNorm gets the parameter. Absent norms are B1's."""
     absent = [n for n in norms if f"{n}.bias" not in biases and f"{n}.weight" in model.tensors]
     for name in absent:
-        yield Problem(f"{name}.bias", "the bias of a norm is missing, though the description has norm.bias")
+        yield Defect(f"{name}.bias", "the bias of a norm is missing, though the description has norm.bias")
     if not absent:
         text = "the norms have biases (m4 smoothing of V0): fine, as the description says so"
-        yield Problem("norm.bias", text, f"{len(norms)} norms", severity=Severity.NOTE)
+        yield Defect("norm.bias", text, f"{len(norms)} norms", severity=Severity.NOTE)
 
 
-def _linear_biases(model: Model, biases: set[str]) -> Iterator[Problem]:
+def _linear_biases(model: Model, biases: set[str]) -> Iterator[Defect]:
     """q/k/v of V0 keep a bias that quant_bias contains already: safe on static linears only."""
     for name in sorted(biases):
         module = model.modules.get(_split(name)[0])
         if module is None:
-            yield Problem(name, "a bias belongs to no module of the model")
+            yield Defect(name, "a bias belongs to no module of the model")
         elif model.tensors[name].shape != (module.out,):
             shape = list(model.tensors[name].shape)
-            yield Problem(name, "a bias has the wrong shape", f"{shape} instead of {[module.out]}")
+            yield Defect(name, "a bias has the wrong shape", f"{shape} instead of {[module.out]}")
         elif module.kind == "norm" or (module.kind == "attention" and model.dims.attention_bias):
             continue
         elif (kind := model.types.get(module.name)) not in (None, "W8A8", "W8A8_MIX"):
-            yield Problem(name, f"a linear of type {kind} has a bias that no parameter takes")
+            yield Defect(name, f"a linear of type {kind} has a bias that no parameter takes")

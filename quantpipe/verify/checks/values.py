@@ -11,8 +11,8 @@ import numpy as np
 from quantpipe.checkpoint.decode import Array
 from quantpipe.verify.checks.needs import DEEP, NUMBERS, Known, Measured
 from quantpipe.verify.checks.registry import check
-from quantpipe.verify.fidelity.rotation import rotation_problems
-from quantpipe.verify.finding import Problem, Severity
+from quantpipe.verify.fidelity.rotation import rotation_defects
+from quantpipe.verify.finding import Defect, Severity
 from quantpipe.verify.model import Model
 from quantpipe.verify.values import Values
 
@@ -33,7 +33,7 @@ _STATIC_TYPES = ("W8A8", "W8A8_MIX")
     "wrong inputs",
     fix="quantize again: q, k and v (gate and up) see the same input and need the same scale",
 )
-def fused_inputs(measured: Measured) -> Iterator[Problem]:
+def fused_inputs(measured: Measured) -> Iterator[Defect]:
     """The parts of a fused static linear share input_scale and input_offset."""
     model, values = measured
     small = values.small
@@ -48,7 +48,7 @@ def fused_inputs(measured: Measured) -> Iterator[Problem]:
             }
             if len(set(found.values())) > 1:
                 detail = ", ".join(f"{name.rpartition('.')[2]} {value:.6g}" for name, value in found.items())
-                yield Problem(group, f"the parts of a fused linear differ in {suffix}", detail)
+                yield Defect(group, f"the parts of a fused linear differ in {suffix}", detail)
 
 
 _NONE = np.zeros(0, np.float32)
@@ -61,31 +61,31 @@ _NONE = np.zeros(0, np.float32)
     "silences its channel",
     fix="quantize again; look at the calibration data and at the layer that is named",
 )
-def sane_numbers(measured: Measured) -> Iterator[Problem]:
+def sane_numbers(measured: Measured) -> Iterator[Defect]:
     """Every value is finite, scales are positive, offsets are whole numbers in -128..127."""
     model, values = measured
     for name, stats in values.stats.items():
         suffix = name.rpartition(".")[2]
         if stats.nonfinite:
-            yield Problem(name, "a tensor has NaN or infinite values")
+            yield Defect(name, "a tensor has NaN or infinite values")
         elif suffix in ("weight_scale", "input_scale", "deq_scale") and stats.elements and not stats.low > 0:
             if not np.isnan(stats.low):
-                yield Problem(name, f"a {suffix} is not positive", f"the least is {stats.low:.6g}")
+                yield Defect(name, f"a {suffix} is not positive", f"the least is {stats.low:.6g}")
         elif suffix == "weight_scale" and stats.high > _SCALE_SPREAD * stats.median:
             detail = f"the largest is {stats.high / stats.median:,.0f} times the median"
-            yield Problem(name, "a weight_scale has an outlier", detail, Severity.WARNING)
+            yield Defect(name, "a weight_scale has an outlier", detail, Severity.WARNING)
     for name, array in values.small.items():
         if not name.endswith(".input_offset") or values.stats[name].nonfinite:
             continue
         strange = (array != np.round(array)) | (array < -128) | (array > 127)
         if strange.any():
-            yield Problem(
+            yield Defect(
                 name, "an input_offset is no whole number in -128..127", f"{float(array[strange][0]):g}"
             )
     yield from _unlike_experts(model, values)
 
 
-def _unlike_experts(model: Model, values: Values) -> Iterator[Problem]:
+def _unlike_experts(model: Model, values: Values) -> Iterator[Defect]:
     """Experts whose scales are far from those of their neighbours: legal, but worth a look."""
     groups: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for name, module in model.modules.items():
@@ -97,7 +97,7 @@ def _unlike_experts(model: Model, values: Values) -> Iterator[Problem]:
         for name, value in members.items():
             if not middle / _EXPERT_SPREAD <= value <= middle * _EXPERT_SPREAD:
                 text = "an expert's scales are far from those of the layer's other experts"
-                yield Problem(name, text, f"{value / middle:.3g} times theirs", Severity.WARNING)
+                yield Defect(name, text, f"{value / middle:.3g} times theirs", Severity.WARNING)
 
 
 @check(
@@ -107,7 +107,7 @@ def _unlike_experts(model: Model, values: Values) -> Iterator[Problem]:
     "answer is off",
     fix="quantize again: weight, scales and bias of a linear have to come from one run",
 )
-def identities(measured: Measured) -> Iterator[Problem]:
+def identities(measured: Measured) -> Iterator[Defect]:
     """Static: deq_scale = input_scale * weight_scale; quant_bias = bias / deq_scale - row sum * offset."""
     model, values = measured
     for name, kind in model.types.items():
@@ -127,7 +127,7 @@ def identities(measured: Measured) -> Iterator[Problem]:
             product = scale * weight_scale
             if not np.allclose(product, deq, rtol=_ROUNDED, atol=0):
                 worst = float(np.nanmax(np.abs(product / deq - 1)))
-                yield Problem(
+                yield Defect(
                     f"{name}.deq_scale", "deq_scale is not input_scale * weight_scale", f"off by {worst:.1%}"
                 )
         yield from _quant_bias(model, values, name, offset, deq, bias)
@@ -140,7 +140,7 @@ def _quant_bias(
     offset: Array,
     deq: Array,
     bias: Array,
-) -> Iterator[Problem]:
+) -> Iterator[Defect]:
     """The second identity; one step of rounding is allowed, and what BF16 took from the linear's bias."""
     sums = values.row_sums.get(name)
     weight = model.tensors.get(f"{name}.weight")
@@ -157,7 +157,7 @@ def _quant_bias(
     if (error > 1.0 + _ROUNDED * np.abs(linear)).any():
         at = int(np.argmax(error))
         detail = f"output {at}: {bias[at]:.0f} instead of {expected[at]:.0f}"
-        yield Problem(f"{name}.quant_bias", "quant_bias is not what weight, scales and bias give", detail)
+        yield Defect(f"{name}.quant_bias", "quant_bias is not what weight, scales and bias give", detail)
 
 
 def _smoothed_bias(model: Model, name: str) -> bool:
@@ -174,13 +174,13 @@ def _smoothed_bias(model: Model, name: str) -> bool:
     effect="vllm-ascend ignores weight_offset of symmetric types: weights made with one are read wrongly",
     fix="quantize weights symmetrically (w_sym=True, symmetric: true)",
 )
-def symmetric(measured: Measured) -> Iterator[Problem]:
+def symmetric(measured: Measured) -> Iterator[Defect]:
     """Symmetric weights have a weight_offset of 0."""
     model, stats = measured.model, measured.values.stats
     for name, kind in model.types.items():
         found = stats.get(f"{name}.weight_offset")
         if kind in (*_STATIC_TYPES, "W8A8_DYNAMIC", "W4A8_DYNAMIC") and found is not None and not found.blank:
-            yield Problem(f"{name}.weight_offset", "a weight_offset is not 0")
+            yield Defect(f"{name}.weight_offset", "a weight_offset is not 0")
 
 
 @check(
@@ -189,9 +189,9 @@ def symmetric(measured: Measured) -> Iterator[Problem]:
     effect="a residual stream that is turned in one place and not in another carries noise to every answer",
     fix="quantize again; untie the embeddings of a tied model before it is rotated",
 )
-def rotation(known: Known) -> Iterator[Problem]:
+def rotation(known: Known) -> Iterator[Defect]:
     """The rotation was applied, once and everywhere, and its matrix is there and orthogonal."""
-    yield from rotation_problems(*known)
+    yield from rotation_defects(*known)
 
 
 @check(
@@ -200,17 +200,17 @@ def rotation(known: Known) -> Iterator[Problem]:
     effect="a weight that was never written, or clipped, takes its module out of the model",
     fix="quantize again; look at the scales of the tensor that is named",
 )
-def living_weights(measured: Measured) -> Iterator[Problem]:
+def living_weights(measured: Measured) -> Iterator[Defect]:
     """No weight is all zero or mostly saturated."""
     for name, stats in measured.values.stats.items():
         if not name.endswith(".weight") or not stats.elements:
             continue
         if stats.blank:
-            yield Problem(name, "a weight is all zero")
+            yield Defect(name, "a weight is all zero")
         elif stats.saturated > _MOST_SATURATED * stats.elements:
-            yield Problem(
+            yield Defect(
                 name, "an int8 weight is saturated", f"{stats.saturated / stats.elements:.0%} at its end"
             )
         elif stats.zeros > _MOST_ZERO * stats.elements:
             detail = f"{stats.zeros / stats.elements:.0%} zeros"
-            yield Problem(name, "an int8 weight is mostly zero", detail, Severity.WARNING)
+            yield Defect(name, "an int8 weight is mostly zero", detail, Severity.WARNING)

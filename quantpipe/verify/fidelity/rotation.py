@@ -15,7 +15,7 @@ from quantpipe.checkpoint.decode import Array, read_tensor
 from quantpipe.checkpoint.names import CONFIG
 from quantpipe.checkpoint.safetensors import read_header
 from quantpipe.verify.fidelity.result import Fidelity
-from quantpipe.verify.finding import Problem
+from quantpipe.verify.finding import Defect
 from quantpipe.verify.model import Model
 from quantpipe.verify.values import Values
 
@@ -67,25 +67,25 @@ def _path_problem(root: Path, relative: str) -> str | None:
     return None
 
 
-def rotation_problems(model: Model, values: Values | None, fidelity: Fidelity | None) -> Iterator[Problem]:
+def rotation_defects(model: Model, values: Values | None, fidelity: Fidelity | None) -> Iterator[Defect]:
     """All that can be said of the rotation without the source; more of it with a deep look."""
     described = model.description.rotation_path
     if described is not None:
         matrix = load_rotation(model)
         if isinstance(matrix, str):
-            yield Problem(described, matrix)
+            yield Defect(described, matrix)
         elif matrix is not None and not orthogonal(matrix):
-            yield Problem(described, "the described rotation is not orthogonal")
+            yield Defect(described, "the described rotation is not orthogonal")
         if model.dims.tied:
             text = "a rotated model says tie_word_embeddings: embedding and head cannot be one matrix"
-            yield Problem(CONFIG, text)
+            yield Defect(CONFIG, text)
     if values is not None:
-        yield from _norm_problems(model, values, rotated=described is not None)
+        yield from _norm_defects(model, values, rotated=described is not None)
     if fidelity is not None and fidelity.rotation == "described":
         text = "a weight is not the source's, turned once by the described rotation"
         for item in fidelity.errors:
             if item.module.kind in ENDS and not item.error <= FLOAT_BOUND:
-                yield Problem(f"{item.module.name}.weight", text, f"off by {item.error:.1%}")
+                yield Defect(f"{item.module.name}.weight", text, f"off by {item.error:.1%}")
 
 
 def orthogonal(matrix: Array) -> bool:
@@ -97,13 +97,13 @@ def orthogonal(matrix: Array) -> bool:
     return bool(np.linalg.norm(back - probes) < _ORTHOGONAL * np.linalg.norm(probes))
 
 
-def _norm_problems(model: Model, values: Values, *, rotated: bool) -> Iterator[Problem]:
+def _norm_defects(model: Model, values: Values, *, rotated: bool) -> Iterator[Defect]:
     """The last norm is folded in a rotated model; others of a kind are folded in all layers or in none."""
     small = values.small
     last = small.get("model.norm.weight")
     folded_last = last is not None and bool((last == 1).all())
     if rotated and last is not None and not folded_last:
-        yield Problem(
+        yield Defect(
             "model.norm.weight", "the rotation is described, but the last norm was not folded into lm_head"
         )
     for kind in ("input_layernorm", "post_attention_layernorm"):
@@ -116,4 +116,4 @@ def _norm_problems(model: Model, values: Values, *, rotated: bool) -> Iterator[P
             rare = sum(folded.values()) * 2 <= len(folded)
             for name, is_folded in folded.items():
                 if is_folded == rare:
-                    yield Problem(name, "a norm is folded in some layers and not in others")
+                    yield Defect(name, "a norm is folded in some layers and not in others")
