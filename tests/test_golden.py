@@ -191,6 +191,18 @@ def test_a_generation_whose_receipts_were_edited_is_an_error_that_names_the_file
     assert caught.value.where == str(path)
 
 
+@pytest.mark.parametrize("files", [[1], {"a": 1}, 7, [{"path": 7, "size": 1}], [{"path": "a"}], [{"odd": 1}]])
+def test_a_source_manifest_that_was_edited_is_an_error_that_names_the_file(
+    store: Store, recipe: Recipe, files: Any
+) -> None:
+    path = next(store.root.glob("sources/local/*/*/.quantpipe/manifest.json"))
+    path.write_text(written({**json.loads(path.read_text()), "files": files, "listed": files}))
+    for do in (pipeline.plan, lambda *with_: pipeline.run(*with_, pipeline.Selection(last="fetch"))):
+        with pytest.raises(VerificationError, match="not a source manifest") as caught:
+            do(recipe, settings(store), console())
+        assert caught.value.where == str(path)
+
+
 def test_receipts_of_a_later_version_are_read(store: Store, recipe: Recipe) -> None:
     """With a stage, an output and a figure that this version does not know."""
     path = store.receipts_path(NAME, DIGEST)

@@ -139,16 +139,29 @@ class Snapshot:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:
-            raise VerificationError(
-                f"not a source manifest: {error!r}",
-                where=str(self.manifest_path),
-                hint="remove the snapshot's folder, then run again: it is fetched anew",
-            ) from error
+            raise self._no_manifest(error) from error
 
     def files(self) -> tuple[RemoteFile, ...]:
-        """The files of the source manifest as the hub listed them; empty before `begin`."""
+        """The files of the source manifest as the hub listed them; empty before `begin`.
+
+        Raises:
+            VerificationError: it is not a source manifest.
+        """
         value = self.manifest() or {"files": []}
-        return tuple(RemoteFile(**file) for file in value.get("listed", value["files"]))
+        try:
+            files = tuple(RemoteFile(**file) for file in value.get("listed", value["files"]))
+            if not all(isinstance(file.path, str) and isinstance(file.size, int) for file in files):
+                raise TypeError("a path is no text, or a size no number")
+        except TypeError as error:
+            raise self._no_manifest(error) from error
+        return files
+
+    def _no_manifest(self, why: Exception) -> VerificationError:
+        return VerificationError(
+            f"not a source manifest: {why!r}",
+            where=str(self.manifest_path),
+            hint="remove the snapshot's folder, then run again: it is fetched anew",
+        )
 
     # -- finished files -------------------------------------------------------------------------
 

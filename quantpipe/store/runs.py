@@ -36,11 +36,11 @@ def begin(store: Store, recipe: Recipe) -> tuple[RunDirectory, Receipts]:
     to a staging directory that has not moved yet.
     """
     earlier = unfinished(store, recipe.name)
+    receipts = Receipts() if earlier is None else earlier.receipts()
     run = store.new_run(recipe.name)
-    receipts = Receipts()
     if earlier is not None:
         old, new = store.relative(earlier.path), store.relative(run.path)
-        receipts = Receipts.of(*(receipt.moved(old, new) for receipt in earlier.receipts().values()))
+        receipts = Receipts.of(*(receipt.moved(old, new) for receipt in receipts.values()))
         for receipt in receipts.values():
             run.save(receipt)
     run.update_state(

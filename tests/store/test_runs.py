@@ -10,7 +10,13 @@ import pytest
 from helpers.receipts import MANIFEST, quantize_receipt
 
 from quantpipe.console import Console
-from quantpipe.errors import InterruptedRunError, PreflightError, QuantizeError, RetryableError
+from quantpipe.errors import (
+    InterruptedRunError,
+    PreflightError,
+    QuantizeError,
+    RetryableError,
+    VerificationError,
+)
 from quantpipe.recipe import load as recipe_file
 from quantpipe.recipe.model import Recipe
 from quantpipe.store import runs
@@ -144,6 +150,17 @@ def test_whatever_run_json_names_as_the_run_before_nothing_loops_or_leads_out(
     second, _ = runs.begin(store, recipe)
     assert [run.id for run in second.lineage()] == [second.id, first.id]
     assert not second.staging.exists()
+
+
+def test_a_receipt_that_cannot_be_read_is_named_and_no_run_begins(store: Store, recipe: Recipe) -> None:
+    first, _ = runs.begin(store, recipe)
+    work(store, first)
+    first.receipt_path("quantize").write_text('{"stage": "quantize"}')
+    with pytest.raises(VerificationError) as caught:
+        runs.begin(store, recipe)
+    assert caught.value.where == str(first.receipt_path("quantize"))
+    assert [run.id for run in store.runs("tiny")] == [first.id]
+    assert staged(first) == "weights"
 
 
 # -- how a run's end is recorded ----------------------------------------------------------------------
