@@ -48,6 +48,7 @@ lint: $(CORE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo .importlinter.toml
 
 format: $(CORE)
 	$(BIN)/ruff check --fix .

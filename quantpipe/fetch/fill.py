@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from quantpipe.errors import VerificationError
 from quantpipe.fetch import preflight, reuse
 from quantpipe.fetch.figures import FileFigures
-from quantpipe.fetch.hubs.base import Hub, RemoteFile
+from quantpipe.fetch.hub import Hub, RemoteFile
 from quantpipe.fetch.hubs.local import LocalHub
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot

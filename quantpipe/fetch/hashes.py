@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from quantpipe.fetch.hubs.base import RemoteFile
+from quantpipe.fetch.hub import RemoteFile
 from quantpipe.store.manifest import OnBytes
 
 _CHUNK = 4 << 20

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from quantpipe.fetch.hubs.base import Stopped
+from quantpipe.fetch.hub import Stopped
 from quantpipe.store.manifest import OnBytes
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quantpipe.fetch.hashes import Hashes
-from quantpipe.fetch.hubs.base import RemoteFile, Stopped
+from quantpipe.fetch.hub import RemoteFile, Stopped
 from quantpipe.fetch.snapshot import Stamp
 from quantpipe.store.manifest import OnBytes
 from quantpipe.store.owner import Owner
@@ -29,7 +29,7 @@ _CANNOT_CLONE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errn
 
 
 class Partial:
-    """The sink of one transfer; `quantpipe.fetch.hubs.base.Sink`.
+    """The sink of one transfer; `quantpipe.fetch.hub.Sink`.
 
     Args:
         folder: where partial files lie.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from quantpipe.errors import RetryableError
-from quantpipe.fetch.hubs.base import PassingFault
+from quantpipe.fetch.hub import PassingFault
 
 if TYPE_CHECKING:
     from quantpipe.settings import Settings

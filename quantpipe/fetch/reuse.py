@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from quantpipe import durable
-from quantpipe.fetch.hubs.base import RemoteFile
+from quantpipe.fetch.hub import RemoteFile
 from quantpipe.fetch.parallel import each
 from quantpipe.fetch.partial import file_id
 from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot, remove_empty

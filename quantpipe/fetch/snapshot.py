@@ -21,7 +21,7 @@ from typing import Any
 from quantpipe import durable
 from quantpipe.errors import VerificationError
 from quantpipe.fetch.hashes import Hashes
-from quantpipe.fetch.hubs.base import RemoteFile
+from quantpipe.fetch.hub import RemoteFile
 from quantpipe.store.manifest import FileEntry, Manifest, OnBytes
 
 PRIVATE = ".quantpipe"

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from quantpipe.checkpoint.names import SHARD_GLOB, SHARD_SUFFIX
 from quantpipe.errors import RecipeError, VerificationError
-from quantpipe.fetch.hubs.base import RemoteFile
+from quantpipe.fetch.hub import RemoteFile
 from quantpipe.recipe.model import Recipe
 from quantpipe.stage import digest_of
 

@@ -12,8 +12,8 @@ from quantpipe.checkpoint.names import CONFIG
 from quantpipe.errors import VerificationError
 from quantpipe.fetch import preflight, reuse, sanity
 from quantpipe.fetch.fill import Source, fill, finished, held
+from quantpipe.fetch.hub import Hub, RemoteFile
 from quantpipe.fetch.hubs import offline
-from quantpipe.fetch.hubs.base import Hub, RemoteFile
 from quantpipe.fetch.hubs.choose import make_hub
 from quantpipe.fetch.hubs.local import LocalHub
 from quantpipe.fetch.policy import Policy

@@ -18,7 +18,7 @@ from quantpipe.checkpoint.names import INDEX_SUFFIX, SHARD_SUFFIX
 from quantpipe.errors import RetryableError, VerificationError
 from quantpipe.fetch import sanity
 from quantpipe.fetch.figures import FileFigures
-from quantpipe.fetch.hubs.base import Hub, PassingFault, RemoteFile, Stopped
+from quantpipe.fetch.hub import Hub, PassingFault, RemoteFile, Stopped
 from quantpipe.fetch.partial import Partial
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.snapshot import FileReceipt, Snapshot, Stamp

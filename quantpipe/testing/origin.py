@@ -5,23 +5,51 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from quantpipe.testing.answers import Answer, Request
 from quantpipe.testing.faults import Fault
 from quantpipe.testing.repository import Content, Repository
 
-if TYPE_CHECKING:
-    from quantpipe.testing.server import HubServer
-
 SIGNATURE = "X-Amz-Signature=5ec7e75161a7u7e"
 """In every signed address; tests look for it where it must not be."""
 
 _PIECE = 1 << 20
+
+
+class AnsweringHub(Protocol):
+    """What an origin asks of the hub that it belongs to; server.py has it."""
+
+    token: str | None
+    requests: list[Request]
+    stall: threading.Event
+    lock: threading.Lock
+
+    @property
+    def storage(self) -> str:
+        """The address of the other origin."""
+        ...
+
+    def take(self, path: str) -> Fault:
+        """The fault for a request."""
+        ...
+
+    def api(self, path: str, query: dict[str, str]) -> Answer | None:
+        """The answer to a question about a repository."""
+        ...
+
+    def locate(self, path: str, query: dict[str, str]) -> tuple[Repository, str, str] | Answer | None:
+        """The repository, commit and file path that an address names."""
+        ...
+
+    def file_headers(self, repository: Repository, commit: str, path: str) -> dict[str, str]:
+        """What the hub says about a file."""
+        ...
 
 
 class Origin(ThreadingHTTPServer):
@@ -31,7 +59,7 @@ class Origin(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, hub: HubServer, name: str) -> None:
+    def __init__(self, hub: AnsweringHub, name: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.hub = hub
         self.name = name

@@ -8,7 +8,7 @@ import requests
 import urllib3
 
 from quantpipe.errors import PreflightError, RecipeError
-from quantpipe.fetch.hubs.base import PassingFault
+from quantpipe.fetch.hub import PassingFault
 from quantpipe.fetch.hubs.http import explain_status, passing, retry_after
 
 

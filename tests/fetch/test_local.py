@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from quantpipe.errors import RecipeError, VerificationError
+from quantpipe.fetch.hub import RemoteFile
 from quantpipe.fetch.hubs import local
-from quantpipe.fetch.hubs.base import RemoteFile
 from quantpipe.fetch.hubs.local import LocalHub
 from quantpipe.fetch.sources import select
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quantpipe.fetch.hubs.base import RemoteFile, Stopped
+from quantpipe.fetch.hub import RemoteFile, Stopped
 from quantpipe.fetch.partial import Partial, file_id
 from quantpipe.host.procfs import start_of
 from quantpipe.store.owner import Owner

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from quantpipe.errors import RetryableError, UsageError
-from quantpipe.fetch.hubs.base import PassingFault
+from quantpipe.fetch.hub import PassingFault
 from quantpipe.fetch.policy import Policy
 from quantpipe.settings import Settings
 

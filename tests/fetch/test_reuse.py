@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from quantpipe.fetch import reuse
-from quantpipe.fetch.hubs.base import RemoteFile
+from quantpipe.fetch.hub import RemoteFile
 from quantpipe.fetch.snapshot import Snapshot
 from quantpipe.fetch.stage import FetchStage
 from quantpipe.host.procfs import start_of

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from quantpipe.errors import RecipeError, VerificationError
-from quantpipe.fetch.hubs.base import RemoteFile
+from quantpipe.fetch.hub import RemoteFile
 from quantpipe.fetch.sources import select
 
 

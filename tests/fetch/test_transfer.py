@@ -11,7 +11,7 @@ import pytest
 
 from quantpipe.errors import RecipeError, RetryableError
 from quantpipe.fetch.figures import FileFigures
-from quantpipe.fetch.hubs.base import PassingFault, RemoteFile, Sink
+from quantpipe.fetch.hub import PassingFault, RemoteFile, Sink
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.snapshot import Snapshot
 from quantpipe.fetch.transfer import Transfers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from quantpipe.errors import PreflightError
-from quantpipe.fetch.hubs.base import Hub
+from quantpipe.fetch.hub import Hub
 from quantpipe.fetch.hubs.local import LocalHub
 from quantpipe.fetch.hubs.offline import OfflineHub
 from quantpipe.fetch.sources import Select

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from quantpipe.errors import PreflightError, QuantpipeError, RecipeError
-from quantpipe.fetch.hubs.base import PassingFault, RemoteFile, Sink
+from quantpipe.fetch.hub import PassingFault, RemoteFile, Sink
 from quantpipe.redact import redact
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from quantpipe.errors import PreflightError
+from quantpipe.fetch.hub import PassingFault, RemoteFile, Sink
 from quantpipe.fetch.hubs import http
-from quantpipe.fetch.hubs.base import PassingFault, RemoteFile, Sink
 from quantpipe.fetch.hubs.xet import Xet
 from quantpipe.redact import add_secret, guard_logger, redact
 
@@ -26,7 +26,7 @@ _ANSWER_SECONDS = 60.0
 
 
 class HuggingFaceHub:
-    """Models on the Hugging Face Hub; `quantpipe.fetch.hubs.base.Hub`."""
+    """Models on the Hugging Face Hub; `quantpipe.fetch.hub.Hub`."""
 
     name = "huggingface"
     parallel = 8

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from quantpipe import durable
 from quantpipe.errors import RecipeError, VerificationError
 from quantpipe.fetch import sanity
-from quantpipe.fetch.hubs.base import RemoteFile, Sink
+from quantpipe.fetch.hub import RemoteFile, Sink
 from quantpipe.fetch.parallel import each
 from quantpipe.fetch.snapshot import Snapshot, Stamp
 from quantpipe.fetch.sources import Select

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from quantpipe.errors import RecipeError
+from quantpipe.fetch.hub import PassingFault, RemoteFile, Sink
 from quantpipe.fetch.hubs import http
-from quantpipe.fetch.hubs.base import PassingFault, RemoteFile, Sink
 from quantpipe.redact import add_secret, guard_logger, redact
 from quantpipe.stage import digest_of
 
@@ -27,7 +27,7 @@ _DEFAULT_REVISION = "master"
 
 
 class ModelScopeHub:
-    """Models on ModelScope; `quantpipe.fetch.hubs.base.Hub`."""
+    """Models on ModelScope; `quantpipe.fetch.hub.Hub`."""
 
     name = "modelscope"
     parallel = 4

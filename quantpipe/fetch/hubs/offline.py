@@ -7,7 +7,7 @@ from pathlib import Path
 
 from quantpipe import durable
 from quantpipe.errors import PreflightError
-from quantpipe.fetch.hubs.base import RemoteFile, Sink
+from quantpipe.fetch.hub import RemoteFile, Sink
 from quantpipe.fetch.snapshot import Snapshot
 
 _REFS = "refs.json"
@@ -15,7 +15,7 @@ _DEFAULT = "(default)"
 
 
 class OfflineHub:
-    """Answers for a hub from the store; `quantpipe.fetch.hubs.base.Hub`.
+    """Answers for a hub from the store; `quantpipe.fetch.hub.Hub`.
 
     Args:
         name: the hub's name.

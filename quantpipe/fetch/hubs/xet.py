@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quantpipe.errors import QuantpipeError
+from quantpipe.fetch.hub import PassingFault, RemoteFile, Sink, Stopped
 from quantpipe.fetch.hubs import http
-from quantpipe.fetch.hubs.base import PassingFault, RemoteFile, Sink, Stopped
 from quantpipe.redact import add_secret, redact
 
 if TYPE_CHECKING:

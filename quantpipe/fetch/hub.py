@@ -1,6 +1,6 @@
 """What a hub is: four questions about a repository, and one way to get a file's bytes.
 
-Implementations lie in local.py, huggingface.py and modelscope.py. A hub never decides what happens
+Implementations lie in hubs/. A hub never decides what happens
 after a fault: it raises `PassingFault` for what may go away by itself and one of errors.py for what does not.
 """
 
