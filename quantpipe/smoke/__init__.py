@@ -1,1 +1,1 @@
-"""The smoke load: a real server on the real checkpoint, asked real questions, and nothing left behind."""
+"""The smoke load: a real server loads the real checkpoint, answers real requests, and leaves nothing over."""

@@ -31,11 +31,11 @@ _KEPT = (
     "mean_tpot_ms",
     "p99_tpot_ms",
 )
-"""Of all that vLLM says, what a person compares."""
+"""The figures that are kept, of all that vLLM reports."""
 
 
 def bench_arguments(bench: Bench, session: Session, checkpoint: Path) -> tuple[str, ...]:
-    """The options of `vllm bench serve`: random prompts, no hub, as many tokens as asked for."""
+    """The options of `vllm bench serve`: random prompts, no hub, exactly the requested numbers of tokens."""
     arguments = ["bench", "serve", "--backend", "vllm", "--base-url", session.client.url]
     arguments += ["--model", str(checkpoint), "--tokenizer", str(checkpoint)]
     arguments += ["--served-model-name", session.model]
@@ -60,7 +60,7 @@ def measure(
     """Run the benchmark and compare its throughput with the baseline.
 
     Args:
-        log: receives what the benchmark prints; its result, whole, comes beside it as `.json`.
+        log: receives the benchmark's output; its complete result is written next to it as `.json`.
 
     Returns:
         vLLM's figures (seconds, tokens per second, milliseconds), and the baseline where there is one.
@@ -77,7 +77,7 @@ def measure(
 
 
 def _with_key(command: ServerCommand, api_key: str | None) -> ServerCommand:
-    """With the key under the name that the benchmark reads."""
+    """With the API key in the variable that the benchmark reads."""
     key = {"OPENAI_API_KEY": api_key} if api_key else {}
     return replace(command, environment={**command.environment, **key})
 
@@ -88,9 +88,9 @@ def _run(command: ServerCommand, timeout: float, log: Path, run_id: str, own: Sc
             status = process.wait(timeout)
         except subprocess.TimeoutExpired as error:
             raise SmokeError(
-                f"the benchmark was not done after {timeout:.0f} s",
+                f"the benchmark did not finish within {timeout:.0f} s",
                 where=str(log),
-                hint="raise smoke.bench.timeout, or ask for fewer or shorter requests",
+                hint="raise smoke.bench.timeout, or lower smoke.bench.num_prompts, input_len or output_len",
                 details=tail(log),
             ) from error
     if status:
@@ -110,7 +110,7 @@ def _figures(result: Path, log: Path) -> dict[str, Any]:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SmokeError(
-            f"the benchmark left no result: {error!r}",
+            f"the benchmark wrote no result: {error!r}",
             where=str(log),
             hint="look at the log; its end is below",
             details=tail(log),

@@ -1,4 +1,4 @@
-"""The known failures of a server: what its log says, the cause, the next step, and whose fault it is."""
+"""The known failures of a server: what its log says, the cause, the next step, and whether it is the host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Cause:
         pattern: what its log says.
         what: the cause in one line.
         hint: the next step.
-        host: the fault is this machine's and not the checkpoint's or the profile's.
+        host: this host is the cause, not the checkpoint or the profile.
     """
 
     id: str
@@ -44,8 +44,8 @@ CONTAINER = (
         "container-image",
         r"pull access denied|manifest unknown|manifest for .* not found|initializing source docker://|"
         r"Error response from daemon: (Get|Head) |dial tcp: lookup",
-        "the image is not here and cannot be pulled",
-        "pull it beforehand on a host with network, or name another with smoke.container.image",
+        "the image is not on this host and cannot be pulled",
+        "pull it first, on a host with network, or name another with smoke.container.image",
         host=True,
     ),
     _cause(
@@ -77,7 +77,7 @@ HOST = (
         "device-taken",
         r"Free memory on device.*is less than desired|NPU memory.*less than desired",
         "another process holds memory of the device",
-        "`npu-smi info` shows who; end it, take other devices, or lower gpu_memory_utilization",
+        "`npu-smi info` shows which; end it, use other devices, or lower gpu_memory_utilization",
         host=True,
     ),
     _cause(
@@ -92,7 +92,7 @@ HOST = (
     _cause(
         "hccl",
         r"hcclCommInit|HCCL.*(init|fail|error|timeout|time out)|\bEI000[2-9]|\bEJ000\d",
-        "the devices could not talk to each other (HCCL initialisation)",
+        "the devices could not communicate (HCCL initialization)",
         "check the device network with hccn_tool, HCCL_IF_IP and the firewall between devices",
         host=True,
     ),
@@ -100,7 +100,7 @@ HOST = (
         "driver",
         r"libascend_hal\.so|drvErr|driver.*not (found|installed)|dcmi.*(fail|not)|"
         r"(rtGetDeviceCount|aclrtSetDevice|aclInit|rtSetDevice).*(fail|error)|can't get device",
-        "the Ascend driver is missing or not visible here",
+        "the Ascend driver is missing or not visible in this environment",
         "`npu-smi info` has to work in this very environment; map the driver into the container",
         host=True,
     ),
@@ -118,7 +118,7 @@ HOST = (
         r"No module named '(vllm|torch_npu|vllm_ascend)\.|undefined symbol|"
         r"module '(vllm|torch|torch_npu)[\w.]*' has no attribute|"
         r"vllm[-_]ascend.*(requires|incompatible|not compatible).*vllm|got an unexpected keyword argument",
-        "versions that do not belong together",
+        "incompatible versions",
         "vllm-ascend, vllm, torch_npu and CANN have to be one row of the table in docs/smoke.md; "
         "the image (launcher docker) has them so",
         host=True,
@@ -126,14 +126,14 @@ HOST = (
     _cause(
         "no-ascend",
         r"(Unknown quantization method|invalid choice|Input should be|Invalid quantization).*ascend",
-        "this vLLM does not know `--quantization ascend`",
+        "this vLLM does not have `--quantization ascend`",
         "the serving environment lacks vllm-ascend, or on a CPU quantpipe's plugin: run `make setup`",
         host=True,
     ),
     _cause(
         "unreadable",
         r"PermissionError: \[Errno 13\]|PermissionDenied",
-        "the server may not read a file",
+        "the server has no permission to read a file",
         "published files are readable by all: check the folders above them and the server's user",
         host=True,
     ),
@@ -145,14 +145,14 @@ CHECKPOINT = (
         r"ModelSlim Quantization Config Not Found|quant_model_description\.json.*(not found|does not exist|"
         r"No such file|missing|it is not there)|no such file.*quant_model_description\.json",
         "the description is missing",
-        "the checkpoint is incomplete: `quantpipe verify` on it says what else is",
+        "the checkpoint is incomplete: `quantpipe verify` lists what else is missing",
     ),
     _cause(
         "quantization-config",
         r"has a quantization_config|KeyError: 'model\.layers\.0\.self_attn\.q_proj\.weight'|"
         r"Quantization method .* does not match|"
         r"quantization method specified in the model config",
-        "config.json has a quantization_config, with which the description is ignored",
+        "config.json has a quantization_config, so that the description is ignored",
         f"remove that key from config.json; {_VERIFY}",
     ),
     _cause(
@@ -185,25 +185,25 @@ CHECKPOINT = (
         "no-weights",
         r"Cannot find any model weights|no \*\.safetensors to load",
         "no weights were found",
-        "an index of another model may lie in the directory: `quantpipe verify` names it",
+        "the directory may contain an index of another model: `quantpipe verify` names it",
     ),
     _cause(
         "broken-shard",
         r"Error while deserializing header|SafetensorError|InvalidHeader|MetadataIncompleteBuffer|"
         r"not a (whole )?safetensors file",
-        "a shard is truncated or no safetensors file",
-        f"copy or make it again; {_VERIFY}",
+        "a shard is truncated or not a safetensors file",
+        f"copy or generate it again; {_VERIFY}",
     ),
     _cause(
         "shapes",
         r"size mismatch|shape mismatch|Attempted to load weight \(|param_data\.shape == loaded_weight\.shape",
-        "a tensor has another shape than config.json says",
+        "a tensor's shape differs from config.json",
         _VERIFY,
     ),
     _cause(
         "strict-load",
         r"CheckpointLoadError: ",  # and not the traceback's line that raises it; last: others say more
-        "the checkpoint is not what `--quantization ascend` has to be given",
+        "the checkpoint is not what `--quantization ascend` expects",
         _VERIFY,
     ),
 )
@@ -212,8 +212,8 @@ PROFILE = (
     _cause(
         "length",
         r"max_model_len.*(is greater than|longer than) the derived|user-specified max_model_len",
-        "max_model_len is beyond what config.json gives the model",
-        "lower smoke.serve.max_model_len, or turn YaRN on by hf_overrides.rope_parameters",
+        "max_model_len exceeds the model's length in config.json",
+        "lower smoke.serve.max_model_len, or enable YaRN with hf_overrides.rope_parameters",
     ),
     _cause(
         "parallel",
@@ -225,14 +225,14 @@ PROFILE = (
     _cause(
         "eplb",
         r"redundan\w* expert|num_redundant_experts|EPLB.*(divisible|assert|error)",
-        "experts and redundant experts do not divide over the ranks",
+        "experts and redundant experts are not divisible by the number of ranks",
         "(experts + redundant experts) has to be a multiple of tensor x data parallel size",
     ),
     _cause(
         "option",
         r"unrecognized arguments|error: argument --",
-        "this vLLM does not know an option of the serve profile",
-        "correct smoke.serve (extra_args?), or use the vLLM version that the profile was made for",
+        "this vLLM does not have an option of the serve profile",
+        "correct smoke.serve (extra_args?), or use the vLLM version that the profile was written for",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""HTTP to the server under test: JSON in, JSON or a stream out, no proxy, and every failure told."""
+"""HTTP to the server under test: JSON in, JSON or a stream out, no proxy, and every failure a SmokeError."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _CHUNK_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Client:
-    """A server's address, how long one answer may take, and the key that it asks for.
+    """A server's address, how long one answer may take, and the key that it requires.
 
     Attributes:
-        url: without a slash at its end.
+        url: without a trailing slash.
         timeout: seconds for a whole answer, not only for its next byte.
         api_key: vLLM's VLLM_API_KEY; never shown.
     """
@@ -32,7 +32,7 @@ class Client:
     api_key: str | None = field(default=None, repr=False)
 
     def json(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """GET, or POST where there is a body; an answer that is no object counts as an empty one.
+        """GET, or POST where there is a body; an answer that is not an object counts as an empty one.
 
         Raises:
             SmokeError: no answer in time, an HTTP error, or no JSON.
@@ -44,7 +44,7 @@ class Client:
                 _require_time(deadline)
             expected = answer.headers.get("Content-Length")
             if expected is not None and len(data) < int(expected):
-                raise ValueError(f"{len(data)} of {expected} bytes came")
+                raise ValueError(f"{len(data)} of {expected} bytes were received")
             value = json.loads(data)
         return value if isinstance(value, dict) else {}
 
@@ -69,7 +69,7 @@ class Client:
 
     @contextlib.contextmanager
     def _open(self, path: str, body: dict[str, Any] | None) -> Iterator[tuple[Any, float]]:
-        """The open answer and the time by which it has to be there, failures turned into SmokeError."""
+        """The open answer and the time by which it has to be complete; failures become SmokeError."""
         where = self.url + path
         headers = {"Content-Type": "application/json"}
         if self.api_key:
@@ -86,7 +86,7 @@ class Client:
                 text = error.read(_CHUNK_BYTES).decode("utf-8", "replace")
             hint = "look at the server's log"
             if error.code in (401, 403):
-                hint = "VLLM_API_KEY has to be the key that the server was started with"
+                hint = "set VLLM_API_KEY to the key that the server was started with"
             raise SmokeError(f"HTTP {error.code}: {short(text)}", where=where, hint=hint) from error
         except TimeoutError as error:
             raise self._too_late(where) from error
@@ -98,7 +98,7 @@ class Client:
             ) from error
 
     def _too_late(self, where: str) -> SmokeError:
-        hint = "raise smoke.timeouts.probe, or look at the log"
+        hint = "raise smoke.timeouts.probe, or look at the server's log"
         return SmokeError(f"no answer within {self.timeout:.0f} s", where=where, hint=hint)
 
 
@@ -108,5 +108,5 @@ def _require_time(deadline: float) -> None:
 
 
 def short(text: str, limit: int = 120) -> str:
-    """`text` as a literal, cut where it is long."""
+    """`text` as a literal, truncated where it is long."""
     return repr(text if len(text) <= limit else text[: limit - 1] + "…")

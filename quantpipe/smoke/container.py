@@ -1,7 +1,7 @@
 """Launchers `docker` and `podman`: vllm-ascend's image with the devices and mounts of the hardware.
 
 Source of images, devices, mounts, shared memory and network: section 4.1 of vllm-ascend's tutorial on
-Qwen3-235B-A22B. The checkpoint is mounted read-only, at the path that it has outside.
+Qwen3-235B-A22B. The checkpoint is mounted read-only, at the same path as outside.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Containers:
     """vLLM-Ascend in its image.
 
     Attributes:
-        visible: the folder that the container sees, read-only.
+        visible: the folder that is mounted into the container, read-only.
     """
 
     smoke: Smoke
@@ -83,19 +83,19 @@ class Containers:
         paths = [*devices, *map(Path, _DRIVER)]
         if missing := [str(path) for path in paths if not path.exists()]:
             raise PreflightError(
-                f"the driver does not show {', '.join(missing)}",
+                f"the driver does not provide {', '.join(missing)}",
                 where="smoke.hardware",
-                hint="check smoke.hardware and smoke.container.devices; `npu-smi info` has to work here",
+                hint="check smoke.hardware and smoke.container.devices; `npu-smi info` has to work",
             )
         choose_port(self.settings.port)
 
     def _require_image(self) -> None:
-        """Not pulled at the start of a load: hours may lie between, and the image has many gigabytes."""
+        """The image has to be present: pulling many gigabytes at the load, hours later, may fail."""
         try:
             self._ask("image", "inspect", "--format", "{{.Id}}", self.image)
         except PreflightError as error:
             raise PreflightError(
-                f"the image {self.image} is not here",
+                f"the image {self.image} is not on this host",
                 where="smoke.container.image",
                 hint=f"`{self.engine} pull {self.image}`, on a host with network, or load it from a file",
                 details=[error.what],
@@ -114,7 +114,7 @@ class Containers:
             arguments += ["-v", mount]
         secrets = {name: value for name, value in inner.environment.items() if is_secret(name)}
         for name, value in {**inner.environment, orphans.VARIABLE: run_id}.items():
-            # A secret goes by the client's environment: command lines are for all to see, and in receipts.
+            # A secret goes in the client's environment: command lines are visible to all, and in receipts.
             arguments += ["-e", name if name in secrets else f"{name}={value}"]
         arguments += [self.image, "bash", "-c", _SET_UP + 'exec "$@"', "vllm", *inner.arguments]
         return ServerCommand(tuple(arguments), secrets, contained=True)
@@ -126,7 +126,7 @@ class Containers:
 
     @contextlib.contextmanager
     def serving(self, checkpoint: Path, log: Path, run_id: str, console: Console) -> Iterator[Server]:
-        """Start the container, wait for its server, remove it: also where its client was killed."""
+        """Start the container, wait for its server, remove it, even if its client was killed."""
         port = choose_port(self.settings.port)
         command = self.command(checkpoint, port, run_id)
         console.event("server", **command.describe())
@@ -142,7 +142,7 @@ class Containers:
             yield server
 
     def bench_command(self, arguments: tuple[str, ...], result: Path, run_id: str) -> ServerCommand:
-        """Inside the server's container; the result comes out by its standard output."""
+        """Inside the server's container; the result is its standard output."""
         saved = ("--save-result", "--result-dir", "/tmp", "--result-filename", Path(_RESULT).name)
         script = f'{_SET_UP}"$@" >&2 && cat {_RESULT}'
         inside = ("bash", "-c", script, "vllm", "vllm", *arguments, *saved)
@@ -169,7 +169,7 @@ class Containers:
         ]
 
     def remove(self, name: str) -> None:
-        """End a container, whether it is there or not."""
+        """Remove a container, if there is one."""
         with contextlib.suppress(PreflightError):
             self._ask("rm", "--force", name)
 

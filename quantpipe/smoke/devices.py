@@ -1,4 +1,4 @@
-"""Who holds memory of the NPUs, by `npu-smi info`."""
+"""Which processes hold memory of the NPUs, by `npu-smi info`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a server failed, as far as its log tells: known causes, the first real error, the last lines."""
+"""Why a server failed, according to its log: known causes, the first real error, the last lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TAIL_LINES = 50
 _READ_LIMIT = 8 << 20
 
 _CHATTER = re.compile(r"^(?:\(.*?\)\s*)?(?:INFO|DEBUG|WARNING)\b")
-"""Lines that say what goes well, or goes on, in words that causes use too: "HCCL ... initialised"."""
+"""Lines about what works or is in progress, in words that causes use too: "HCCL ... initialised"."""
 
 _ERROR = re.compile(
     r"^\S*?(?:\(.*?\)\s*)?(?:ERROR.*?\]\s*)?((?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception)): (.+)$"
@@ -28,8 +28,8 @@ def diagnose(log: Path, start: int, what: str, *, out_of_memory: bool = False) -
     Args:
         log: the server's log.
         start: where in it this server's output begins, bytes.
-        what: what was seen from outside.
-        out_of_memory: the kernel has killed a process of this control group for memory meanwhile.
+        what: what was observed from outside.
+        out_of_memory: the kernel's OOM killer killed a process of this control group meanwhile.
     """
     lines = _read(log, start)
     details = lines[-_TAIL_LINES:]
@@ -39,12 +39,12 @@ def diagnose(log: Path, start: int, what: str, *, out_of_memory: bool = False) -
         text = f"{what}: {first}" if first else what
         return SmokeError(text, where=str(log), hint="look at the log; its end is below", details=details)
     kind: type[QuantpipeError] = PreflightError if cause.host else SmokeError
-    said = f" ({first})" if first else ""
-    return kind(f"{what}: {cause.what}{said}", where=str(log), hint=cause.hint, details=details)
+    quoted = f" ({first})" if first else ""
+    return kind(f"{what}: {cause.what}{quoted}", where=str(log), hint=cause.hint, details=details)
 
 
 def _first_cause(lines: list[str]) -> Cause | None:
-    """The cause that speaks first: what other processes of the server say later is mostly its consequence."""
+    """The cause that is logged first: later ones, of other processes too, are mostly its consequences."""
     for line in lines:
         if _CHATTER.match(line):
             continue
@@ -57,7 +57,7 @@ def _first_cause(lines: list[str]) -> Cause | None:
 def first_error(lines: list[str]) -> str | None:
     """The first line that names an exception: later ones are mostly its consequences.
 
-    With the indented lines behind it, as far as there are few: the strict load names the tensors there.
+    With a few of the indented lines after it: the strict load names the tensors there.
     """
     for number, line in enumerate(lines):
         if found := _ERROR.match(line):

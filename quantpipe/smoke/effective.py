@@ -1,7 +1,7 @@
-"""Which quantization a server computes with: by its own word, since a silent fallback answers too.
+"""Which quantization a server uses, by its own report: a server that fell back silently answers too.
 
-The word is a line of its log. Of a server whose log is elsewhere (launcher attach) the configuration has to
-do: vLLM tells it under /server_info, where it was started with VLLM_SERVER_DEV_MODE=1.
+The report is a line of its log. For a server whose log is elsewhere (launcher attach) it is the
+configuration, which vLLM serves at /server_info when it was started with VLLM_SERVER_DEV_MODE=1.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _CONFIGURED = re.compile(r"\bquantization=(\w+)")
 
 
 def effective_quantization(server: Server, client: Client) -> str | None:
-    """The log line that says that `ascend` is in effect, or else what the server's configuration says.
+    """The log line that reports `ascend` in effect, or else the server's configuration.
 
     Returns:
         None where there is neither.
 
     Raises:
-        SmokeError: the server is up and says otherwise.
+        SmokeError: the server runs, but with another quantization.
     """
     if server.log is None:
         return _configured(client)
@@ -44,8 +44,8 @@ def effective_quantization(server: Server, client: Client) -> str | None:
         raise SmokeError(
             "the server runs, but without `--quantization ascend` in effect",
             where=str(server.log),
-            hint="vllm-ascend (on a CPU quantpipe's plugin) did not take the checkpoint as quantized: its "
-            "description, the plugin's log line, and VLLM_LOGGING_LEVEL (INFO is needed) tell why",
+            hint="vllm-ascend (on a CPU quantpipe's plugin) did not recognize the checkpoint as quantized: "
+            "check its description, the server's log, and VLLM_LOGGING_LEVEL (INFO is needed)",
         )
     return line.strip()
 
@@ -53,7 +53,7 @@ def effective_quantization(server: Server, client: Client) -> str | None:
 def _configured(client: Client) -> str | None:
     try:
         config = client.json(_SERVER_INFO).get("vllm_config")
-    except SmokeError:  # HTTP 404 as a rule: the server does not tell
+    except SmokeError:  # HTTP 404 as a rule: it is not served
         return None
     found = _quantization_of(config)
     if found is None:
@@ -68,7 +68,7 @@ def _configured(client: Client) -> str | None:
 
 
 def _quantization_of(config: Any) -> str | None:
-    """From vLLM's configuration, as an object or, of older versions, as text; None where it does not say."""
+    """From vLLM's configuration, an object or, in older versions, text; None where it is not in there."""
     if isinstance(config, str):
         match = _CONFIGURED.search(config)
         return match[1] if match else None

@@ -1,4 +1,4 @@
-"""Cheap signs of a model that computes nonsense: what no sound answer looks like."""
+"""Cheap signs of a model that computes nonsense: properties that no sound answer has."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections import Counter
 from functools import lru_cache
 
 _MOST_STRANGE = 0.5
-"""Share of letters in scripts that neither the prompt uses nor everybody does."""
+"""Share of letters in scripts other than the prompt's and Latin."""
 
 _FEWEST_LETTERS = 8
 _MOST_SCRIPTS = 4
 _LOOPS = 4
 _SHORTEST_LOOP = 24
-"""A looping tail has to be as long as this, characters, to tell anything."""
+"""Shortest tail that counts as a loop, characters."""
 
 
 def garbage(text: str, prompt: str | None = None, *, cut: bool = False) -> str | None:
@@ -21,12 +21,12 @@ def garbage(text: str, prompt: str | None = None, *, cut: bool = False) -> str |
 
     Args:
         prompt: what was asked, to compare scripts with; None compares none.
-        cut: `max_tokens` ended it, and not the model.
+        cut: `max_tokens` ended it, not the model.
     """
     stripped = text.strip()
     if not stripped:
         return "empty"
-    if "\ufffd" in stripped[:-1]:  # the last character may be cut by max_tokens
+    if "\ufffd" in stripped[:-1]:  # max_tokens may have cut the last character
         return "not valid text"
     if len(stripped) >= 16 and len(set(stripped.split())) == 1 and len(stripped.split()) > 4:
         return "one word over and over"
@@ -38,7 +38,7 @@ def garbage(text: str, prompt: str | None = None, *, cut: bool = False) -> str |
 
 
 def _loops(text: str) -> bool:
-    """Whether the text ends in one piece, `_LOOPS` times and more, that is most of it."""
+    """Whether most of the text is one piece, repeated `_LOOPS` times or more at its end."""
     for period in range(1, len(text) // _LOOPS + 1):
         piece = text[-period:]
         count = 1

@@ -1,4 +1,4 @@
-"""Ways to a server, behind one interface: a process here, a container, or one that runs already."""
+"""Launchers behind one interface: a process of this host, a container, or a server that runs already."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from quantpipe.smoke.server_command import ServerCommand, smoke_command
 
 
 class Launcher(Protocol):
-    """One way to a server."""
+    """One way to get a server."""
 
     @property
     def ours(self) -> bool:
-        """Whether quantpipe starts the server, and ends it."""
+        """Whether quantpipe starts and ends the server."""
         ...
 
     def preflight(self) -> None:
-        """Look whether this host has what it needs.
+        """Check whether this host has what it needs.
 
         Raises:
-            PreflightError: it has not.
+            PreflightError: it does not.
         """
         ...
 
@@ -51,7 +51,7 @@ class Launcher(Protocol):
         ...
 
     def bench_command(self, arguments: tuple[str, ...], result: Path, run_id: str) -> ServerCommand:
-        """`vllm bench serve` where the server's vLLM is; the result, JSON, goes to `result`.
+        """`vllm bench serve` with the server's vLLM; the result, JSON, is written to `result`.
 
         Raises:
             PreflightError: there is no vLLM to call.
@@ -59,7 +59,7 @@ class Launcher(Protocol):
         ...
 
     def reap(self, wanted: Callable[[str], bool]) -> list[str]:
-        """End what runs of which nobody watches over any more have left, by run id."""
+        """End the leftovers of killed runs, by run id; returns what was ended."""
         ...
 
 
@@ -84,7 +84,7 @@ class Process:
 
     def command(self, checkpoint: Path, port: int, run_id: str) -> ServerCommand:
         """The API server's module, or `vllm` on PATH where there is no serving environment."""
-        del run_id  # goes through the environment, at the start
+        del run_id  # passed in the environment, at the start
         program = self._program()
         python = self._python() if program is None else Path(program)
         return smoke_command(self.smoke.launcher, python, checkpoint, self.smoke.serve, port, program=program)
@@ -114,7 +114,7 @@ class Process:
         return [f"process {process}" for process in orphans.reap(wanted)]
 
     def _program(self) -> str | None:
-        """`vllm` on PATH, where no serving environment is made; a rehearsal always has one."""
+        """`vllm` on PATH, where there is no serving environment; a rehearsal always has one."""
         if self.smoke.launcher == "cpu" or _is_file(self.settings.serve_python):
             return None
         return shutil.which("vllm")
@@ -125,7 +125,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Attached:
-    """Launcher `attach`: a server that somebody else started and will end."""
+    """Launcher `attach`: a server that somebody else starts and ends."""
 
     smoke: Smoke
     settings: Settings
@@ -133,7 +133,7 @@ class Attached:
     ours = False
 
     def preflight(self) -> None:
-        """Nothing: whether it answers is the first question of the load itself."""
+        """Nothing: the load itself finds out whether it answers."""
 
     def command(self, checkpoint: Path, port: int, run_id: str) -> ServerCommand:
         """There is none.
@@ -142,7 +142,7 @@ class Attached:
             UsageError: always.
         """
         del checkpoint, port, run_id
-        hint = "name another launcher to see its command"
+        hint = "choose another launcher to see its command"
         raise UsageError("launcher attach starts nothing", where="smoke.launcher", hint=hint)
 
     @contextlib.contextmanager
@@ -154,12 +154,12 @@ class Attached:
         yield Server(url)
 
     def bench_command(self, arguments: tuple[str, ...], result: Path, run_id: str) -> ServerCommand:
-        """By the serving environment, if there is one here."""
+        """By this host's serving environment, if there is one."""
         if not _is_file(self.settings.serve_python) and shutil.which("vllm") is None:
             raise PreflightError(
-                "smoke.bench needs `vllm bench serve`, and there is no vLLM here",
+                "smoke.bench needs `vllm bench serve`, but there is no vLLM on this host",
                 where="QUANTPIPE_SERVE_PYTHON",
-                hint="name an interpreter that has vllm, or measure where the server runs",
+                hint="name an interpreter that has vllm, or run it on the server's host",
             )
         return Process(self.smoke, self.settings).bench_command(arguments, result, run_id)
 
@@ -177,7 +177,7 @@ def launcher_for(smoke: Smoke, settings: Settings, visible: Path) -> Launcher:
     """The launcher that the recipe names.
 
     Args:
-        visible: the folder that a container gets to see: the store, or the checkpoint itself.
+        visible: the folder to mount into a container: the store, or the checkpoint itself.
     """
     if smoke.launcher == "attach":
         return Attached(smoke, settings)

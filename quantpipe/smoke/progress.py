@@ -1,4 +1,4 @@
-"""How far a starting server has come, by its log: what it is at, and whether it comes any further."""
+"""How far a starting server is, by its log: its phase, and whether it makes progress."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _PHASES: tuple[tuple[re.Pattern[bytes], str], ...] = (
 
 
 class Watch:
-    """Reads what a log gains, and keeps a number that grows only with progress.
+    """Reads a growing log, and keeps a number that grows only with progress.
 
-    A line counts when none like it came before, apart from its numbers: a server that waits says so again
-    and again. In a progress bar ("37% Completed | 3/8") the numbers count too.
+    A line counts if it is new, apart from its numbers: a waiting server logs the same line again and again.
+    In a progress bar ("37% Completed | 3/8") the numbers count too.
 
     Args:
         log: the server's log.
@@ -40,7 +40,7 @@ class Watch:
 
     @property
     def steps(self) -> int:
-        """How many different things the server has said."""
+        """How many different lines the server has logged."""
         return len(self._kinds)
 
     def look(self) -> None:

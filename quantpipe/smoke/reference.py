@@ -1,6 +1,6 @@
-"""Reference answers: log-probabilities that the unquantized model gave, to compare with.
+"""Reference answers: log-probabilities of the unquantized model, to compare with.
 
-A file `reference.json` in the run's directory, where the run has one: a JSON list of
+An optional file `reference.json` in the run's directory: a JSON list of
 `{"prompt": TEXT, "token_logprobs": [null, -1.25, ...]}`, one number per token of the prompt as
 /v1/completions gives them with `echo` and `logprobs` (the first has none).
 """
@@ -26,7 +26,7 @@ def load_reference(path: Path) -> list[dict[str, Any]]:
     """The reference answers; empty where there is no such file.
 
     Raises:
-        SmokeError: the file is not of its form.
+        SmokeError: the file has another form.
     """
     try:
         value = json.loads(path.read_text("utf-8"))
@@ -36,7 +36,7 @@ def load_reference(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (ValueError, TypeError, KeyError) as error:
-        hint = "remove the file, or make it again"
+        hint = "remove the file, or generate it again"
         raise SmokeError(f"not reference answers: {error!r}", where=str(path), hint=hint) from error
     return list(value)
 
@@ -45,7 +45,7 @@ def compare(session: Session, reference: Sequence[dict[str, Any]], most: float) 
     """The mean difference of the prompts' log-probabilities to the reference.
 
     Args:
-        most: so much is allowed, nats per token.
+        most: allowed mean difference, nats per token.
 
     Raises:
         SmokeError: it is more, or the tokens are not the same.
@@ -58,14 +58,14 @@ def compare(session: Session, reference: Sequence[dict[str, Any]], most: float) 
         found = session.complete(request).token_logprobs[: len(wanted)]
         if len(found) != len(wanted):
             raise SmokeError(
-                f"{short(entry['prompt'])} has {len(found)} tokens here and {len(wanted)} in the reference",
+                f"{short(entry['prompt'])} has {len(found)} tokens, but {len(wanted)} in the reference",
                 where=session.url(request),
-                hint="the reference was made with another tokenizer",
+                hint="the reference was generated with another tokenizer: generate it again",
             )
         pairs = zip(found, wanted, strict=True)
         differences += [_difference(one, two) for one, two in pairs if two is not None]
     drift = sum(differences) / max(1, len(differences))
-    if not drift <= most:  # also where it is not a number
+    if not drift <= most:  # also where it is NaN
         raise SmokeError(
             f"log-probabilities differ from the reference by {drift:.3f} on average, {most:g} are allowed",
             where="smoke.max_logprob_drift",

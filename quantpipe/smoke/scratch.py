@@ -1,7 +1,7 @@
-"""Folders in the temporary folder that go with their run, and that the next one removes where it was killed.
+"""Scratch folders below the temporary folder: removed with their run, or by the next run if it was killed.
 
-A file `lock` in each holds the id of its run, and is locked (flock(2)) as long as quantpipe or anything
-that it started there is alive. A folder without that file is kept: the log of a failure is in it.
+A file `lock` in each contains the id of its run, and is locked (flock(2)) as long as quantpipe or anything
+that it started there is alive. A folder without that file is kept: it has the log of a failure.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ class Scratch:
 
     Attributes:
         path: where it is.
-        descriptor: of its lock; who inherits it holds the folder.
+        descriptor: of its lock; a process that inherits it keeps the folder.
     """
 
     path: Path
     descriptor: int
 
     def keep(self) -> None:
-        """Do not remove it, now or later."""
+        """Never remove it."""
         (self.path / _LOCK).unlink(missing_ok=True)
 
     def child(self, command: ServerCommand, run_id: str, *, log: Path, folder: Path) -> Child:
-        """Start a command whose temporary files and sockets lie here, and are gone with it.
+        """Start a command with its temporary files and sockets in this folder, which is removed with it.
 
         Args:
-            command: what its own environment says of temporary files counts more.
+            command: its own environment takes precedence for temporary files.
             log, folder: as `Child`.
         """
-        here = {"TMPDIR": str(self.path), "VLLM_RPC_BASE_PATH": str(self.path)}
+        temporary = {"TMPDIR": str(self.path), "VLLM_RPC_BASE_PATH": str(self.path)}
         if command.contained:  # podman's client keeps the state of its containers below TMPDIR
-            here = {}
+            temporary = {}
         return Child(
             command.arguments,
-            environment={**command.full_environment(run_id), **here, **command.environment},
+            environment={**command.full_environment(run_id), **temporary, **command.environment},
             log=log,
             pass_fds=(self.descriptor,),
             folder=folder,
@@ -65,7 +65,7 @@ class Scratch:
 
 
 def for_sockets(run_id: str) -> contextlib.AbstractContextManager[Scratch]:
-    """A folder in which vLLM's sockets have paths that are short enough, whatever TMPDIR is."""
+    """A folder in which the paths of vLLM's sockets are short enough, whatever TMPDIR is."""
     base = Path(tempfile.gettempdir())
     length = len(os.fsencode(base)) + _FOLDER_NAME + _SOCKET_NAME
     if length > _LONGEST_SOCKET and os.access(_SHORT, os.W_OK | os.X_OK):
@@ -84,7 +84,7 @@ def _scratch(run_id: str, prefix: str, base: Path) -> Iterator[Scratch]:
     descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.write(descriptor, run_id.encode())  # only now: an empty one is nobody's, and no sweep takes it
+        os.write(descriptor, run_id.encode())  # after the lock: `sweep` ignores an empty file
         yield Scratch(path, descriptor)
     finally:
         if (path / _LOCK).exists():
@@ -96,10 +96,10 @@ def sweep(wanted: Callable[[str], bool]) -> list[Path]:
     """Remove the folders of runs that were killed.
 
     Args:
-        wanted: whether a run, by its id, is meant.
+        wanted: selects runs by id.
 
     Returns:
-        Those that are gone. One that is kept, locked, or another user's stays.
+        The removed ones. Folders that are kept, locked, or another user's stay.
     """
     bases = {Path(tempfile.gettempdir()), _SHORT}
     locks = sorted(lock for base in bases for lock in base.glob(f"{_PREFIX}*/{_LOCK}"))
@@ -112,7 +112,7 @@ def _swept(lock: Path, wanted: Callable[[str], bool]) -> bool:
     except OSError:
         return False
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # somebody's pipe, which would be waited for
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # reading a pipe would block
             return False
         run_id = os.read(descriptor, 256).decode("utf-8", "replace")
         if not run_id or not wanted(run_id) or os.fstat(descriptor).st_uid != os.geteuid():

@@ -1,4 +1,4 @@
-"""The life of a smoke server: a free port, a start, readiness, and an end that leaves nothing."""
+"""The life of a smoke server: a free port, a start, readiness, and an end without leftovers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from quantpipe.smoke.server_command import ServerCommand
 
 _POLL_SECONDS = 0.25
 _DYING_SECONDS = 1.0
-"""A server that dies of a question still answers it, or half of it: wait so long for its end."""
+"""A server that crashes on a request may still answer it, or half of it: wait so long for its end."""
 
 _READ_STEP = 64 << 20
-"""So many bytes read are progress; a waiting server reads too, but hardly anything."""
+"""Reading so many bytes is progress; a waiting server reads far less."""
 
 _RELEASE_SECONDS = 30.0
-"""How long the port and the devices' memory may take to become free after the last process has ended."""
+"""How long it may take until port and device memory are free after the last process has ended."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Server:
 
     Attributes:
         url: its address.
-        log: what it prints; None where somebody else started it.
+        log: its output; None where somebody else started it.
         start: where in the log its output begins, bytes.
-        command: what started it; empty where somebody else did.
+        command: that started it; empty where somebody else did.
     """
 
     url: str
@@ -56,7 +56,7 @@ def choose_port(wanted: int) -> int:
     """A free TCP port of the loopback address.
 
     Args:
-        wanted: this one and no other; 0 takes any.
+        wanted: this port only; 0 takes any.
 
     Raises:
         PreflightError: the wanted port is in use.
@@ -67,9 +67,9 @@ def choose_port(wanted: int) -> int:
             probe.bind(("127.0.0.1", wanted))
         except OSError as error:
             raise PreflightError(
-                f"port {wanted} cannot be had: {error.strerror}",
+                f"port {wanted} is not available: {error.strerror}",
                 where="--port or QUANTPIPE_PORT",
-                hint=f"`ss -ltnp sport = :{wanted}` shows who has it; port 0 takes a free one",
+                hint=f"`ss -ltnp sport = :{wanted}` shows which process uses it; port 0 takes a free one",
             ) from error
         return int(probe.getsockname()[1])
 
@@ -85,16 +85,16 @@ def running(
     console: Console,
     clean: Callable[[], None] = lambda: None,
 ) -> Iterator[Server]:
-    """Start a server, wait until it is ready, and end its whole tree afterwards, whatever happens.
+    """Start a server, wait until it is ready, and end its whole process tree afterwards, whatever happens.
 
     Args:
         port: of the loopback address, where the command will listen.
         run_id: marks every process of the server.
-        clean: ends what the processes leave elsewhere (a container), after they have ended.
+        clean: removes what the processes leave elsewhere (a container), after they have ended.
 
     Raises:
-        SmokeError: it ended, hung or was not ready in time; with the cause, where the log shows it.
-        PreflightError: the cause is this host: memory, port, driver; or something of it is left.
+        SmokeError: it ended, hung or was not ready in time; with the cause, if the log shows it.
+        PreflightError: the cause is this host (memory, port, driver), or something is left over.
     """
     console.detail(f"server log: {log}")
     start = log.stat().st_size if log.exists() else 0
@@ -103,7 +103,7 @@ def running(
     try:
         with (
             scratch.for_sockets(run_id) as own,
-            # `python -m` imports from its working directory first: let there be nothing but logs.
+            # `python -m` imports from its working directory first: one with logs only.
             own.child(command, run_id, log=log, folder=log.parent) as process,
         ):
             life = _Life(process, log, start, kills)
@@ -115,31 +115,31 @@ def running(
                 raise life.explained(error) from error
     except BaseException:
         clean()
-        # Not the port: another server that has it may be the very reason for the failure.
+        # Not the port: the failure may be that another server uses it.
         if left := _leftovers(run_id, None, strangers):
-            console.warning("of the smoke server is left: " + ", ".join(left))
+            console.warning("left over from the smoke server: " + ", ".join(left))
         raise
     clean()
     if left := _leftovers(run_id, port, strangers):
         raise PreflightError(
-            "of the smoke server is left: " + ", ".join(left),
+            "left over from the smoke server: " + ", ".join(left),
             where=str(log),
-            hint="end it by hand, or restart the driver; the checkpoint itself passed",
+            hint="end the process, or reset the device; the checkpoint itself passed",
         )
 
 
 def _leftovers(run_id: str, port: int | None, strangers: dict[int, int]) -> list[str]:
-    """What of a server outlived its supervisor, as text, after it was given the time to go."""
+    """What is left over from a server some time after its end, as text."""
     orphans.reap(lambda found: found == run_id)
     deadline = time.monotonic() + _RELEASE_SECONDS
-    while left := _what_is_left(run_id, port, strangers):
+    while left := _look(run_id, port, strangers):
         if time.monotonic() > deadline:
             return left
         time.sleep(_POLL_SECONDS)
     return []
 
 
-def _what_is_left(run_id: str, port: int | None, strangers: dict[int, int]) -> list[str]:
+def _look(run_id: str, port: int | None, strangers: dict[int, int]) -> list[str]:
     left = [f"process {process}" for process in orphans.orphans(lambda found: found == run_id)]
     if port is not None:
         try:
@@ -147,7 +147,7 @@ def _what_is_left(run_id: str, port: int | None, strangers: dict[int, int]) -> l
         except PreflightError:
             left.append(f"port {port}")
     held = device_processes()
-    # A process of somebody else may have begun meanwhile: only one that has ended holds memory wrongly.
+    # Another user's process may have started meanwhile: only memory of a process that has ended is left over.
     gone = [p for p in held if p not in strangers and not procfs.exists(p)]
     return left + [f"{held[process]} MiB of device memory (process {process})" for process in gone]
 
@@ -157,7 +157,7 @@ class _Life:
 
     Args:
         start: where in the log its output begins, bytes.
-        kills: what `out_of_memory_kills` said before it started.
+        kills: `out_of_memory_kills` before it started.
     """
 
     def __init__(self, process: Child, log: Path, start: int, kills: int) -> None:
@@ -168,12 +168,12 @@ class _Life:
         self._watch = Watch(log, start)
 
     def wait_until_ready(self, url: str, timeouts: Timeouts, bar: Progress) -> None:
-        """Wait for /health, as long as the server comes further.
+        """Wait for /health, as long as the server makes progress.
 
         Raises:
-            SmokeError, PreflightError: it ended, hung, or came no further.
+            SmokeError, PreflightError: it ended, hung, or made no progress.
         """
-        alive = further = time.monotonic()
+        alive = progress = time.monotonic()
         signs, steps = (-1, -1), (-1, -1)
         while not _healthy(url):
             if (status := self._process.poll()) is not None:
@@ -183,24 +183,29 @@ class _Life:
             new_signs = (self._process.activity(), self._log.stat().st_size)
             new_steps = (self._watch.steps, self._process.bytes_read() // _READ_STEP)
             alive = alive if new_signs == signs else now
-            further = further if new_steps == steps else now
+            progress = progress if new_steps == steps else now
             signs, steps = new_signs, new_steps
             bar.describe(f"smoke     {self._watch.phase}")
             if now - alive > timeouts.stall:
                 raise self._diagnosed(
-                    f"the server hung while {self._watch.phase}: nothing moved for {timeouts.stall:.0f} s"
+                    f"the server hung while {self._watch.phase}: "
+                    f"no output, no CPU time and no I/O for {timeouts.stall:.0f} s"
                 )
-            if now - further > timeouts.ready:
+            if now - progress > timeouts.ready:
                 raise self._diagnosed(
-                    f"the server was not ready: at {self._watch.phase}, it came no further "
-                    f"for {timeouts.ready:.0f} s"
+                    f"the server was not ready: no progress for {timeouts.ready:.0f} s "
+                    f"while {self._watch.phase}"
                 )
             time.sleep(_POLL_SECONDS)
         if self._process.poll() is not None:
-            raise SmokeError("another server answers on the port", where=url, hint="choose another --port")
+            raise SmokeError(
+                "another server answers on the port",
+                where=url,
+                hint="choose another --port, or 0 for a free one",
+            )
 
     def explained(self, error: SmokeError) -> QuantpipeError:
-        """A probe's failure with its cause, where the server died of it, and with the place of its log."""
+        """A request's failure, with the cause if the server crashed on it, and with the path of its log."""
         try:
             status = self._process.wait(_DYING_SECONDS)
         except subprocess.TimeoutExpired:

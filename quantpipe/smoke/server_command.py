@@ -18,11 +18,11 @@ _OFFLINE = {
     "TRANSFORMERS_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
-    # The line that tells which quantization is in effect is an INFO.
+    # The line that reports the quantization in effect is logged at INFO.
     "VLLM_CONFIGURE_LOGGING": "1",
     "VLLM_LOGGING_LEVEL": "INFO",
 }
-"""A smoke load asks no hub and tells nobody."""
+"""A smoke load uses no hub and reports no usage."""
 
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 
@@ -48,7 +48,7 @@ _REHEARSAL_RANKS = {
 
 
 def is_secret(name: str) -> bool:
-    """Whether an environment variable of this name holds what nobody may see."""
+    """Whether an environment variable of this name is a secret."""
     return _SECRET.search(name) is not None
 
 
@@ -59,7 +59,7 @@ class ServerCommand:
     Attributes:
         arguments: program and arguments.
         environment: variables beyond those of the caller.
-        contained: it is the client of a container engine; the server's files lie in the container.
+        contained: it is the client of a container engine; the server's files are in the container.
     """
 
     arguments: tuple[str, ...]
@@ -67,15 +67,15 @@ class ServerCommand:
     contained: bool = False
 
     def full_environment(self, run_id: str, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """The caller's environment with this command's on top, and without what leads Python astray."""
+        """The caller's environment with this command's added, without variables that break another Python."""
         return {**for_other_python(base), **self.environment, "QUANTPIPE_RUN_ID": run_id}
 
     def to_json(self) -> dict[str, object]:
-        """As a JSON object, for scripts: with everything in it."""
+        """As a JSON object, for scripts: complete."""
         return {"arguments": list(self.arguments), "environment": self.environment}
 
     def describe(self) -> dict[str, object]:
-        """As an event tells it: without the values of secrets."""
+        """For events: without the values of secrets."""
         shown = {name: "***" if is_secret(name) else value for name, value in self.environment.items()}
         return {"command": list(self.arguments), "environment": shown}
 

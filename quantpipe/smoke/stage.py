@@ -18,7 +18,7 @@ from quantpipe.store.receipt import SmokeReceipt
 
 
 class SmokeStage:
-    """The last gate: only what answered rightly is published."""
+    """The last gate: only a checkpoint that answered correctly is published."""
 
     name: StageName = "smoke"
 
@@ -27,7 +27,7 @@ class SmokeStage:
         return digest_of([self.name, context.recipe.stage_inputs()["smoke"], context.verify.digest])
 
     def plan(self, context: Context) -> StagePlan:
-        """What would be started and asked."""
+        """What would be started, and how many probes."""
         smoke = context.recipe.smoke
         known = sum(probe.continuation is not None for probe in smoke.probes)
         return StagePlan(
@@ -37,11 +37,11 @@ class SmokeStage:
         )
 
     def preflight(self, context: Context) -> None:
-        """Profile, serving environment, port and device, before the hours of work in front of them.
+        """Profile, serving environment, port and device, before hours of work.
 
         Raises:
             RecipeError: the profile breaks a rule.
-            PreflightError: something is missing here.
+            PreflightError: this host lacks something.
         """
         smoke = context.recipe.smoke
         require_rules(smoke, _planned_model(context))
@@ -91,11 +91,11 @@ def of_runs(run: RunDirectory) -> Callable[[str], bool]:
 
 
 def reap(launcher: Launcher, wanted: Callable[[str], bool], console: Console) -> None:
-    """End and remove what earlier attempts have left, and say so."""
-    if left := launcher.reap(wanted):
-        console.warning(f"ended what a killed run had left: {', '.join(left)}")
+    """End and remove leftovers of earlier attempts, with a warning."""
+    if ended := launcher.reap(wanted):
+        console.warning(f"ended leftovers of a killed run: {', '.join(ended)}")
     if folders := sweep(wanted):
-        console.warning(f"removed what a killed run had left: {', '.join(map(str, folders))}")
+        console.warning(f"removed leftovers of a killed run: {', '.join(map(str, folders))}")
 
 
 def _summary(figures: SmokeFigures) -> str:

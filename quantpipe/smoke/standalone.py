@@ -32,7 +32,7 @@ _REHEARSAL_PROFILE = Serve(max_model_len=512, max_num_seqs=8)
 
 @dataclass(frozen=True)
 class Choice:
-    """What the command line says beside the recipe; None where it says nothing."""
+    """Options of the command line that override the recipe; None where not given."""
 
     launcher: str | None = None
     hardware: str | None = None
@@ -47,7 +47,7 @@ class Setup:
     Attributes:
         smoke: the section to use.
         strict: the probes were made for this very model. Not so where a recipe for NPUs is rehearsed:
-            what stands in for its model on a CPU is another one.
+            the model that is rehearsed on a CPU is another one.
     """
 
     smoke: Smoke
@@ -55,12 +55,12 @@ class Setup:
 
 
 def setup(recipe: Recipe | None, choice: Choice, path: Path) -> Setup:
-    """How to load `path`: by the recipe's or a small default one, with what the command line says.
+    """How to load `path`: by the recipe's smoke section or a small default, with the command line's options.
 
     A profile made for NPUs is reduced for launcher cpu.
 
     Raises:
-        UsageError: the choice lacks something: the URL of launcher attach, say.
+        UsageError: an option is missing, such as the URL of launcher attach.
     """
     rehearsing = choice.launcher == "cpu" or (choice.launcher is None and recipe is None and not npus())
     if recipe is None:
@@ -86,9 +86,9 @@ def _changed(smoke: Smoke, choice: Choice, launcher: str) -> Smoke:
         return Smoke.model_validate({**dict(smoke), **update})
     except ValidationError as error:
         messages = [str(found["msg"]) for found in error.errors(include_url=False)]
-        said = "; ".join(message.removeprefix("Value error, ") for message in messages)
-        hint = "give --url, --hardware or a recipe that says so"
-        raise UsageError(said, where="--launcher", hint=hint) from error
+        reasons = "; ".join(message.removeprefix("Value error, ") for message in messages)
+        hint = "give --url or --hardware, or a recipe that has it"
+        raise UsageError(reasons, where="--launcher", hint=hint) from error
 
 
 def server_command(path: Path, setup: Setup, settings: Settings) -> ServerCommand:
@@ -109,7 +109,7 @@ def smoke_directory(path: Path, setup: Setup, settings: Settings, console: Conso
     Raises:
         UsageError: `path` is no directory.
         RecipeError: the profile breaks a rule.
-        SmokeError, PreflightError: as `smoke_load`; the log is kept and named.
+        SmokeError, PreflightError: as `smoke_load`; the log is kept, and the error names it.
     """
     if not path.is_dir():
         raise UsageError("no such directory", where=str(path), hint="name a checkpoint directory")
@@ -137,7 +137,7 @@ def smoke_directory(path: Path, setup: Setup, settings: Settings, console: Conso
                 strict=setup.strict,
             )
         except (SmokeError, PreflightError):
-            folder.keep()  # the log is named in the error
+            folder.keep()  # the error names the log
             raise
 
 
@@ -149,5 +149,5 @@ def _require_profile(smoke: Smoke, checkpoint: Path) -> None:
 
 
 def _run_prefix(checkpoint: Path) -> str:
-    """The part of the run id that all loads of one directory share: the next one finds an orphan by it."""
+    """The part of the run id that all loads of one directory share: the next load finds leftovers by it."""
     return "smoke-" + hashlib.sha256(str(checkpoint).encode()).hexdigest()[:12]

@@ -167,7 +167,7 @@ def test_the_next_load_of_a_path_ends_what_a_killed_one_has_left(tmp_path: Path,
     second = load("One")
     _, errors = second.communicate(timeout=60)
     assert second.returncode == 0, errors
-    assert f"ended what a killed run had left: process {orphan}" in errors
+    assert f"ended leftovers of a killed run: process {orphan}" in errors
     assert processes_of(f"SMOKE_TEST_MARK={mark}") == []
     assert errors.count("quantpipe-smoke-") == 1  # the log's folder, which it removed
     assert list(folder.glob("quantpipe-*")) == []
@@ -194,7 +194,7 @@ def test_the_next_load_of_a_path_removes_what_sigkill_left_and_no_failure_s_log(
     last = load("One")
     _, errors = last.communicate(timeout=60)
     assert last.returncode == 0, errors
-    assert "removed what a killed run had left: " in errors
+    assert "removed leftovers of a killed run: " in errors
     assert [path.name for path in folder.iterdir()] == [kept.name]
     assert [path.name for path in kept.iterdir()] == ["smoke.log"]
 

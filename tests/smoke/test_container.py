@@ -231,15 +231,15 @@ def test_preflight_names_what_is_missing(
         launcher.preflight()
     for name in (*(f"davinci{n}" for n in range(16)), "davinci_manager", "devmm_svm", "hisi_hdc"):
         (devices / name).touch()
-    with pytest.raises(PreflightError, match=f"does not show {driver}"):
+    with pytest.raises(PreflightError, match=f"does not provide {driver}"):
         launcher.preflight()
     driver.touch()
     launcher.preflight()
     (devices / "davinci9").unlink()
-    with pytest.raises(PreflightError, match=r"does not show .*davinci9"):
+    with pytest.raises(PreflightError, match=r"does not provide .*davinci9"):
         launcher.preflight()
     monkeypatch.setenv("FAKE_DOCKER_NO_IMAGE", "1")
-    with pytest.raises(PreflightError, match=r"v0\.21\.0rc1-a3 is not here") as caught:
+    with pytest.raises(PreflightError, match=r"v0\.21\.0rc1-a3 is not on this host") as caught:
         launcher.preflight()
     assert "docker pull quay.io/ascend/vllm-ascend:v0.21.0rc1-a3" in (caught.value.hint or "")
     monkeypatch.setenv("FAKE_DOCKER_BROKEN", "1")

@@ -26,8 +26,8 @@ SAID = [
         "description is missing",
         SmokeError,
     ),
-    ("ValueError: Unknown quantization method: ascend. Must be one of", "does not know", PreflightError),
-    ("error: argument --quantization: invalid choice: 'ascend'", "does not know", PreflightError),
+    ("ValueError: Unknown quantization method: ascend. Must be one of", "does not have", PreflightError),
+    ("error: argument --quantization: invalid choice: 'ascend'", "does not have", PreflightError),
     ("RuntimeError: Cannot find any model weights with `/x`", "no weights", SmokeError),
     ("ValueError: No valid checkpoint: quant_model_description.json not found", "is missing", SmokeError),
     (
@@ -56,7 +56,7 @@ SAID = [
     ),
     (
         "PermissionError: [Errno 13] Permission denied: '/s/model-00001.safetensors'",
-        "may not read",
+        "no permission to read",
         PreflightError,
     ),
     ("KeyError: 'model.layers.0.self_attn.q_proj.weight'", "has a quantization_config", SmokeError),
@@ -77,7 +77,7 @@ SAID = [
     ("KeyError: 'model.layers.5.mlp.gate.weight'", "description lacks a tensor", SmokeError),
     (
         "quantpipe.vllm_ascend_cpu.errors.CheckpointLoadError: 3 tensors are missing",
-        "has to be given",
+        "ascend` expects",
         SmokeError,
     ),
     (
@@ -96,7 +96,7 @@ SAID = [
     ("x.CheckpointLoadError: qkv: the parts that vLLM fuses have different types", "alike", SmokeError),
     (
         "AssertionError: Attempted to load weight (torch.Size([8])) into parameter",
-        "another shape",
+        "shape differs",
         SmokeError,
     ),
     (
@@ -112,7 +112,7 @@ SAID = [
     ("AssertionError: EPLB: 130 physical experts, not divisible", "redundant", SmokeError),
     (
         "api_server.py: error: unrecognized arguments: --async-schedulling",
-        "does not know an option",
+        "does not have an option",
         SmokeError,
     ),
     (

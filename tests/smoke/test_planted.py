@@ -137,8 +137,8 @@ def test_a_server_that_dies_says_why(tmp_path: Path, cause) -> None:  # type: ig
     ("mode", "said"),
     [
         ("hangs", "hung while starting the server"),
-        ("crawls", "came no further"),
-        ("unhealthy", "no further|hung"),
+        ("crawls", "no progress"),
+        ("unhealthy", "no progress|hung"),
     ],
 )
 def test_a_server_that_is_never_ready(tmp_path: Path, mode: str, said: str) -> None:

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from quantpipe.errors import SmokeError
+from quantpipe.recipe.probes import Probe
 from quantpipe.smoke.garbage import garbage
-from quantpipe.smoke.probes import Reply, require_matches
+from quantpipe.smoke.probes import Reply, ask, require_matches
+from quantpipe.smoke.session import Session
+
+ONE = Probe(prompt="One", max_tokens=4)
 
 
 def answer(matches: bool | None, prompt: str = "p") -> Reply:
@@ -115,3 +121,20 @@ def test_the_script_of_an_answer(prompt: str, text: str, fault: str | None) -> N
 )
 def test_an_answer_that_does_not_stop(text: str, cut: bool, fault: str | None) -> None:
     assert garbage(text, cut=cut) == fault
+
+
+# -- one probe ---------------------------------------------------------------------------------------
+
+
+def test_an_answer_has_to_stop_where_the_recipe_says_so(server: Callable[[str], Session]) -> None:
+    probe = ONE.model_copy(update={"must_stop": True})
+    assert ask(server("ready"), probe).finish_reason == "stop"
+    with pytest.raises(SmokeError, match="not complete after 4 tokens"):
+        ask(server("long"), probe)
+
+
+def test_any_script_may_be_allowed(server: Callable[[str], Session]) -> None:
+    session = server("script")
+    with pytest.raises(SmokeError, match="another script"):
+        ask(session, ONE)
+    assert ask(session, ONE.model_copy(update={"any_script": True})).fault is None
