@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from quantpipe.checkpoint.dims import read_dims
+
 CPU_OPERATIONS = 150e9
 """A second, one core-pair's mixture of float32 and bf16 products. Hosts with many cores are quicker."""
 
@@ -64,28 +66,30 @@ def estimate(
         prompts: of the calibration set.
         datasets: 2 where smoothing has a set of its own, which goes through the layers too; otherwise 1.
     """
-    try:
-        hidden, layers, vocab = (
-            int(config[key]) for key in ("hidden_size", "num_hidden_layers", "vocab_size")
-        )
-        heads, kv_heads = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
-        head = int(config.get("head_dim") or hidden // heads)
-        experts, active = int(config.get("num_experts") or 0), int(config.get("num_experts_per_tok") or 1)
-        middle = int(config["moe_intermediate_size" if experts else "intermediate_size"])
-    except (KeyError, TypeError, ValueError):
+    dims = read_dims(config, partial=True)
+    sparse_layers = dims.sparse_layers
+    dense_layers = dims.layers - sparse_layers
+    needed = (dims.hidden, dims.layers, dims.vocab, dims.heads, dims.kv_heads, dims.head_dim)
+    widths = [dims.moe_intermediate] * bool(sparse_layers) + [dims.intermediate] * bool(dense_layers)
+    if not all((*needed, *widths)):
         return None
-    behind_norm = hidden * head * (heads + 2 * kv_heads)
-    attention = behind_norm + hidden * head * heads
-    mlp = 3 * hidden * middle
-    layer = attention + mlp * max(experts, 1) + hidden * experts
+    hidden, layers = dims.hidden, dims.layers
+    after_norm = hidden * dims.head_dim * (dims.heads + 2 * dims.kv_heads)
+    attention = after_norm + hidden * dims.head_dim * dims.heads
+    expert, mlp = 3 * hidden * dims.moe_intermediate, 3 * hidden * dims.intermediate
+    sparse, dense = expert * dims.experts + hidden * dims.experts, mlp
+    layer = attention + max(sparse * bool(sparse_layers), dense * bool(dense_layers))
+    weights = layers * attention + sparse_layers * sparse + dense_layers * dense
+    used = layers * attention + sparse_layers * expert * dims.active_experts + dense_layers * dense
     tokens = prompts * TOKENS_PER_PROMPT
-    operations = layers * 2.0 * tokens * datasets * (attention + mlp * (active if experts else 1))
-    operations += layers * 2.0 * layer * hidden if rotate else 0
-    operations += layers * 2.0 * SEARCH_PAIRS * tokens * behind_norm if smooth else 0
-    read, written = 2 * (layers * layer + 2 * vocab * hidden), layers * layer + 4 * vocab * hidden
-    linears = layers * (4 + 3 * max(experts, 1))
+    operations = 2.0 * tokens * datasets * used
+    operations += 2.0 * weights * hidden if rotate else 0
+    operations += layers * 2.0 * SEARCH_PAIRS * tokens * after_norm if smooth else 0
+    embedding = dims.vocab * hidden
+    read, written = 2 * (weights + 2 * embedding), weights + 4 * embedding
+    linears = layers * 4 + 3 * (sparse_layers * dims.experts + dense_layers)
     computing = operations / (NPU_OPERATIONS if npu else CPU_OPERATIONS) + linears * SECONDS_PER_LINEAR
     seconds = max(computing, read / READ) + written / min(WRITE, HASH)
-    largest = max(2 * layer, 2 * 2 * vocab * hidden)  # the embedding is rotated in float32
+    largest = max(2 * layer, 2 * 2 * embedding)  # the embedding is rotated in float32
     memory = BASE_MEMORY + HELD_LAYERS * largest
     return Estimate(2 * layer, memory, operations, read, written, linears, float(math.ceil(seconds)))

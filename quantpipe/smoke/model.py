@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from quantpipe.checkpoint.dims import Dims, read_dims
 from quantpipe.checkpoint.names import CONFIG, SHARD_GLOB
+from quantpipe.checkpoint.strict_json import load_object
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class ModelFigures:
 
     @classmethod
     def of(cls, config: dict[str, Any], weight_bytes: int = 0) -> ModelFigures:
-        """From the keys of config.json that transformers documents for Qwen3 and Qwen3-MoE."""
+        """From a config.json, and the bytes of the shards beside it."""
         quantize = config.get("quantize")
         return cls(
             dims=_dims(config),
-            native_length=_whole(config, "max_position_embeddings"),
+            native_length=read_dims(config, partial=True).max_positions,
             rope=_rope(config),
             weight_bytes=weight_bytes,
             w8a8=quantize.lower().startswith("w8a8") if isinstance(quantize, str) else None,
@@ -45,16 +45,11 @@ class ModelFigures:
 def read_model(directory: Path) -> ModelFigures | None:
     """The figures of a checkpoint directory; None where its config.json cannot be read."""
     try:
-        config = json.loads((directory / CONFIG).read_text("utf-8"))
+        config = load_object(directory / CONFIG)
         size = sum(path.stat().st_size for path in directory.glob(SHARD_GLOB))
     except (OSError, ValueError):
         return None
-    return ModelFigures.of(config, size) if isinstance(config, dict) else None
-
-
-def _whole(config: dict[str, Any], key: str) -> int:
-    value = config.get(key)
-    return value if isinstance(value, int) and value > 0 else 0
+    return ModelFigures.of(config, size)
 
 
 def _dims(config: dict[str, Any]) -> Dims | None:

@@ -15,12 +15,12 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
     VocabParallelEmbedding,
 )
 
+from quantpipe.checkpoint.dims import Dims, read_dims
 from quantpipe.checkpoint.names import CONFIG, DESCRIPTION
 
 from .description import DYNAMIC, FLOAT, STATIC, Description, part_names
 from .errors import CheckpointLoadError
 from .expectations import (
-    ModelDims,
     expect_embedding,
     expect_experts,
     expect_layer_norms,
@@ -40,7 +40,7 @@ class AscendCpuConfig(QuantizationConfig):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._description: Description | None = None
-        self._dims: ModelDims | None = None
+        self._dims: Dims | None = None
         self._ledger: LoadLedger | None = None
 
     @property
@@ -101,7 +101,7 @@ class AscendCpuConfig(QuantizationConfig):  # type: ignore[misc]
                 hint="smoke-load this model on an NPU",
             )
         self._description = Description.read(model_name)
-        self._dims = ModelDims.of(hf_config)
+        self._dims = read_dims(hf_config.to_dict(), partial=True)
         self._ledger = LoadLedger(model_name)
 
     def get_cache_scale_mapper(self) -> Any:
@@ -169,7 +169,7 @@ class AscendCpuConfig(QuantizationConfig):  # type: ignore[misc]
         return self._ledger
 
     @property
-    def _sizes(self) -> ModelDims:
+    def _sizes(self) -> Dims:
         assert self._dims is not None
         return self._dims
 

@@ -7,34 +7,12 @@ tensor or expert parallelism cuts it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from quantpipe.checkpoint.dims import Dims
 
 from .description import DYNAMIC, EXPERT_PARTS, FLOAT, STATIC, Description
 from .ledger import FLOATS, Expected, LoadLedger
 
 DEQ_SCALE = "deq_scale of a bfloat16 model; I64 is the layout for float16: quantize from bfloat16"
-
-
-@dataclass(frozen=True)
-class ModelDims:
-    """The sizes of config.json that no layer object tells."""
-
-    hidden: int
-    head_dim: int
-    vocab: int
-    tied: bool
-
-    @classmethod
-    def of(cls, hf_config: Any) -> ModelDims:
-        """From the transformers config of a Qwen3 or Qwen3-MoE model."""
-        return cls(
-            hidden=hf_config.hidden_size,
-            head_dim=getattr(hf_config, "head_dim", None)
-            or hf_config.hidden_size // hf_config.num_attention_heads,
-            vocab=hf_config.vocab_size,
-            tied=bool(getattr(hf_config, "tie_word_embeddings", False)),
-        )
 
 
 def linear_tensors(
@@ -78,7 +56,7 @@ def expect_experts(
             expect_linear(ledger, f"{prefix}.{expert}.{part}", type_, out_in)
 
 
-def expect_embedding(ledger: LoadLedger, prefix: str, dims: ModelDims) -> None:
+def expect_embedding(ledger: LoadLedger, prefix: str, dims: Dims) -> None:
     """Enter the embedding, or lm_head where it is a matrix of its own."""
     if prefix.endswith("lm_head") and dims.tied:
         return
@@ -86,7 +64,7 @@ def expect_embedding(ledger: LoadLedger, prefix: str, dims: ModelDims) -> None:
     ledger.expect(f"{prefix}.weight", Expected((dims.vocab, dims.hidden), FLOATS, why))
 
 
-def expect_layer_norms(ledger: LoadLedger, layer: str, dims: ModelDims, description: Description) -> None:
+def expect_layer_norms(ledger: LoadLedger, layer: str, dims: Dims, description: Description) -> None:
     """Enter the norms of one decoder layer (`model.layers.0`); vLLM builds them without a name."""
     sizes = {
         "input_layernorm": dims.hidden,

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from helpers.configs import QWEN3_235B
 
 from checkpoint.configs import CONFIG
 from quantpipe.checkpoint.dims import Dims, read_dims
@@ -31,6 +32,49 @@ def test_dims() -> None:
 def test_configs_that_make_no_sense(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         read_dims({**CONFIG, **change})
+
+
+def test_recorded_config() -> None:
+    dims = read_dims(QWEN3_235B)
+    assert (dims.layers, dims.sparse_layers, dims.experts, dims.active_experts) == (94, 94, 128, 8)
+    assert read_dims(QWEN3_235B, partial=True) == dims
+
+
+@pytest.mark.parametrize(
+    ("model_type", "change", "head_dim", "kv_heads"),
+    [
+        ("qwen3", {}, 128, 32),
+        ("qwen3_moe", {}, 16, 4),
+        ("qwen3", {"head_dim": None, "num_key_value_heads": None}, 16, 64),
+        ("qwen3_moe", {"head_dim": None, "num_key_value_heads": None}, 16, 64),
+        ("qwen3", {"head_dim": 8, "num_key_value_heads": 2}, 8, 2),
+    ],
+)
+@pytest.mark.parametrize("partial", [False, True])
+def test_what_stands_for_an_absent_size(
+    model_type: str, change: dict[str, Any], head_dim: int, kv_heads: int, partial: bool
+) -> None:
+    """As transformers' configuration classes fill it in, and vLLM what they leave null."""
+    config = {**CONFIG, "model_type": model_type, "hidden_size": 1024, "num_attention_heads": 64}
+    del config["num_key_value_heads"]
+    dims = read_dims({**config, **change}, partial=partial)
+    assert (dims.head_dim, dims.kv_heads) == (head_dim, kv_heads)
+
+
+def test_partial_takes_what_is_there() -> None:
+    dims = read_dims({"num_attention_heads": 64, "num_experts": "x", "mlp_only_layers": 3}, partial=True)
+    assert (dims.heads, dims.kv_heads, dims.experts, dims.hidden) == (64, 64, 0, 0)
+    assert (dims.dense_layers, dims.max_positions, dims.sparse_layers) == (frozenset(), 0, 0)
+
+
+def test_partial_reads_the_experts_of_transformers_5() -> None:
+    dims = read_dims({"num_local_experts": 8, "num_hidden_layers": 2}, partial=True)
+    assert (dims.experts, dims.sparse_layers) == (8, 2)
+
+
+def test_partial_never_raises() -> None:
+    for value in (None, -1, 10**40, "x", [1, "x"], {}, 1.5, True):
+        read_dims(dict.fromkeys([*QWEN3_235B, "dtype", "num_local_experts"], value), partial=True)
 
 
 def test_dims_are_frozen() -> None:

@@ -43,3 +43,15 @@ def test_a_dense_model_has_three_linears_beside_attention() -> None:
     found = estimate(dense, **HOW)
     assert found is not None
     assert found.linears == 64 * 7
+
+
+def test_layers_without_experts_are_counted_as_such() -> None:
+    """Every second layer dense: half the experts' bytes, and the dense MLP's instead."""
+    half = estimate({**QWEN3_235B, "decoder_sparse_step": 2}, **HOW)
+    whole = estimate(QWEN3_235B, **HOW)
+    assert half is not None
+    assert whole is not None
+    assert half.linears == 94 * 4 + 47 * 3 * 128 + 47 * 3
+    experts, mlp = 128 * (3 * 4096 * 1536 + 4096), 3 * 4096 * 12288
+    assert whole.read_bytes - half.read_bytes == 2 * 47 * (experts - mlp)
+    assert half.layer_bytes == whole.layer_bytes
