@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe.checkpoint.strict_json import read_object
+from quantpipe.checkpoint.tensors import FLOAT
 
-FLOAT = "FLOAT"
 _SETTINGS = frozenset({"model_quant_type", "version", "kv_cache_type", "fa_quant_type", "group_size"})
 
 

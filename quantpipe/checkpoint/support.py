@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 
-_LINEAR = frozenset({"FLOAT", "W8A8", "W8A8_DYNAMIC", "W8A16"})
-_EXPERTS = frozenset({"FLOAT", "W8A8_DYNAMIC", "W4A8_DYNAMIC"})
+from quantpipe.checkpoint.tensors import DYNAMIC, FLOAT, FOUR_BIT, MIXED, STATIC, WEIGHTS_ONLY
+
+_LINEAR = frozenset({FLOAT, STATIC, DYNAMIC, WEIGHTS_ONLY})
+_EXPERTS = frozenset({FLOAT, DYNAMIC, FOUR_BIT})
 _LAST_WITH_OLD_TYPES = (0, 26)
 
 
@@ -17,14 +19,14 @@ def supported_types(target: str, kind: str) -> frozenset[str]:
 
     Args:
         target: a version such as `0.23.0`, or `main`.
-        kind: as in `expected.Module`.
+        kind: as in `modules.Module`.
     """
     old = version_of(target) <= _LAST_WITH_OLD_TYPES
     if kind in ("embed", "norm"):
-        return frozenset({"FLOAT"})
+        return frozenset({FLOAT})
     if kind == "expert":
-        return _EXPERTS | {"W8A8_MIX"} if old else _EXPERTS
-    return _LINEAR | {"W8A8_MIX", "W4A8_DYNAMIC"} if old else _LINEAR
+        return _EXPERTS | {MIXED} if old else _EXPERTS
+    return _LINEAR | {MIXED, FOUR_BIT} if old else _LINEAR
 
 
 def version_of(target: str) -> tuple[int, int]:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe.checkpoint.checkpoint import Checkpoint
-from quantpipe.checkpoint.description import FLOAT, Description
+from quantpipe.checkpoint.description import Description
 from quantpipe.checkpoint.dims import Dims
-from quantpipe.checkpoint.modules import KINDS, Module, Spec, governing_type, modules, specs
+from quantpipe.checkpoint.modules import KINDS, Module, governing_type, modules, specs
 from quantpipe.checkpoint.safetensors import Tensor
 from quantpipe.checkpoint.seen import seen_dims
 from quantpipe.checkpoint.support import supported_types
+from quantpipe.checkpoint.tensors import FLOAT, STATIC, Spec
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Model:
     @cached_property
     def static_scales(self) -> bool:
         """Whether static linears keep their weight_scale, as V0's do: what holds for most of them."""
-        static = [name for name, kind in self.types.items() if kind == "W8A8"]
+        static = [name for name, kind in self.types.items() if kind == STATIC]
         known = self.tensors.keys() | self.description.types.keys()
         kept = sum(f"{name}.weight_scale" in known for name in static)
         return 2 * kept > len(static)

@@ -18,6 +18,7 @@ import numpy as np
 
 from quantpipe.checkpoint.decode import Array, decode
 from quantpipe.checkpoint.safetensors import DTYPE_BYTES, Header, Tensor
+from quantpipe.checkpoint.tensors import STATIC_TYPES
 from quantpipe.store.manifest import OnBytes
 from quantpipe.verify.model import Model
 
@@ -84,7 +85,7 @@ def read_values(model: Model, *, jobs: int, hashes: bool, on_bytes: OnBytes | No
         OSError: a shard cannot be read.
     """
     values = Values()
-    static = {name for name, kind in model.types.items() if kind in ("W8A8", "W8A8_MIX")}
+    static = {name for name, kind in model.types.items() if kind in STATIC_TYPES}
 
     def look(header: Header) -> None:
         _Reader(model.path / header.shard, header, values, static, hashes, on_bytes).run()

@@ -6,15 +6,15 @@ msmodelslim W8A8 checkpoint (V0 or V1 layout, Qwen3-MoE or dense Qwen3) and comp
 NPU's integer arithmetic, exactly and slowly. Run with `--enforce-eager`: it does not compile.
 
     description.py    quant_model_description.json: the type of each layer
-    weight_files.py   what the safetensors headers say
+    weight_files.py   which tensors vLLM will read
     ledger.py         what has to arrive, what did, and the errors between the two
     values.py         what the loaded numbers have to satisfy
     arithmetic.py     int8 products and the two activation quantizations
     linear.py moe.py norm.py    the layers
     config.py         what vLLM asks: which layer gets which method
 
-This package imports vllm, torch and the standard library only, and nothing of quantpipe's core
-except `quantpipe.errors`, because it lives in the serving environment.
+This package lives in the serving environment: it imports vllm, torch and the standard library, and
+of quantpipe only what does the same, `quantpipe.errors` and the format in `quantpipe.checkpoint`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ import functools
 
 import torch
 
-INT8_MIN, INT8_MAX = -128, 127
+from quantpipe.checkpoint.tensors import INT8_RANGE
+
+INT8_MIN, INT8_MAX = INT8_RANGE
 
 # 1024 products of at most 2**14 add up to 2**24, the last integer up to which float32 is exact.
 _EXACT_TERMS = 1024

@@ -17,8 +17,9 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 
 from quantpipe.checkpoint.dims import Dims, read_dims
 from quantpipe.checkpoint.names import CONFIG, DESCRIPTION
+from quantpipe.checkpoint.tensors import DYNAMIC, FLOAT, STATIC
 
-from .description import DYNAMIC, FLOAT, STATIC, Description, part_names
+from .description import Description, part_names
 from .errors import CheckpointLoadError
 from .expectations import (
     expect_embedding,

@@ -10,17 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from quantpipe.checkpoint.modules import EXPERT_PARTS, FUSED
 from quantpipe.checkpoint.names import DESCRIPTION
 from quantpipe.checkpoint.strict_json import read_object
+from quantpipe.checkpoint.tensors import DYNAMIC, FLOAT, STATIC
 
 from .errors import CheckpointLoadError
-
-FLOAT = "FLOAT"
-STATIC = "W8A8"
-DYNAMIC = "W8A8_DYNAMIC"
-
-FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-EXPERT_PARTS = ("gate_proj", "up_proj", "down_proj")
 
 
 def part_names(prefix: str) -> tuple[str, ...]:

@@ -8,9 +8,14 @@ tensor or expert parallelism cuts it.
 from __future__ import annotations
 
 from quantpipe.checkpoint.dims import Dims
+from quantpipe.checkpoint.modules import EXPERT_PARTS
+from quantpipe.checkpoint.tensors import DYNAMIC, FLOAT, STATIC, tensor_specs
 
-from .description import DYNAMIC, EXPERT_PARTS, FLOAT, STATIC, Description
+from .description import Description
 from .ledger import FLOATS, Expected, LoadLedger
+
+_DTYPE = "BF16"
+"""Of the model: the only one that is rehearsed."""
 
 DEQ_SCALE = "deq_scale of a bfloat16 model; I64 is the layout for float16: quantize from bfloat16"
 
@@ -18,24 +23,25 @@ DEQ_SCALE = "deq_scale of a bfloat16 model; I64 is the layout for float16: quant
 def linear_tensors(
     type_: str, out_features: int, in_features: int, *, has_bias: bool = False
 ) -> dict[str, Expected]:
-    """The tensors of one unfused linear layer, by the last part of their names."""
+    """The tensors of one unfused linear layer, by the last part of their names.
+
+    Floating-point weights may have any such dtype, since vLLM converts them.
+    """
+    specs = tensor_specs((out_features, in_features), type_, _DTYPE, static_scales=None)
+    assert specs is not None and type_ in (FLOAT, STATIC, DYNAMIC)
     why = f"{type_} in the description"
-    weight = (out_features, in_features)
-    channel = (out_features, 1)
-    bias = {"bias": Expected((out_features,), FLOATS, why, required=type_ != STATIC)}
-    if type_ == FLOAT:
-        return {"weight": Expected(weight, FLOATS, why), **(bias if has_bias else {})}
     tensors = {
-        "weight": Expected(weight, ("I8",), why),
-        "weight_scale": Expected(channel, FLOATS, why, required=type_ == DYNAMIC),
-        "weight_offset": Expected(channel, FLOATS, why, required=type_ == DYNAMIC),
+        suffix: Expected(
+            spec.shape or (),
+            FLOATS if type_ == FLOAT else tuple(sorted(spec.dtypes)),
+            DEQ_SCALE if suffix == "deq_scale" else why,
+            required=not spec.optional,
+        )
+        for suffix, spec in specs.items()
     }
-    if type_ == STATIC:
-        tensors["input_scale"] = Expected((1,), FLOATS, why)
-        tensors["input_offset"] = Expected((1,), FLOATS, why)
-        tensors["quant_bias"] = Expected((out_features,), ("I32",), why)
-        tensors["deq_scale"] = Expected((out_features,), ("F32",), DEQ_SCALE)
-    return {**tensors, **(bias if has_bias or type_ == STATIC else {})}
+    if has_bias or type_ == STATIC:
+        tensors["bias"] = Expected((out_features,), FLOATS, why, required=type_ != STATIC)
+    return tensors
 
 
 def expect_linear(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from vllm.logger import init_logger
 
 from quantpipe.checkpoint.safetensors import Tensor
+from quantpipe.checkpoint.tensors import REAL
 
 from .errors import CheckpointLoadError
 from .weight_files import read_stored
@@ -26,7 +27,7 @@ logger = init_logger("vllm.quantpipe")
 # Smoke loads look for this in the server's log: it means that layers were really built quantized.
 IN_EFFECT = "quantpipe: quantization=ascend in effect (CPU rehearsal, exact int8 arithmetic)"
 
-FLOATS = ("BF16", "F16", "F32")
+FLOATS = tuple(sorted(REAL))
 
 
 @dataclass(frozen=True)

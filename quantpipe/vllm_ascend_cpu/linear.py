@@ -14,13 +14,13 @@ import torch
 from vllm.model_executor.layers.linear import LinearMethodBase, RowParallelLinear
 from vllm.model_executor.utils import set_weight_attrs
 
+from quantpipe.checkpoint.tensors import DYNAMIC, OF_THE_INPUT, STATIC, required_tensors
+
 from . import values
 from .arithmetic import dequantize, int8_matmul, quantize_per_token, quantize_static
 from .description import part_names
 from .ledger import LoadLedger
 
-# Per-tensor values: one for the whole fused layer, never cut by tensor parallelism.
-_SCALARS = ("input_scale", "input_offset")
 _OUT_DIM = {"output_dim": 0}
 
 
@@ -35,7 +35,7 @@ class _Int8LinearMethod(LinearMethodBase):  # type: ignore[misc]
         ledger: of this load.
     """
 
-    fields: tuple[str, ...] = ("weight", "weight_scale", "weight_offset")
+    fields = required_tensors(DYNAMIC)
 
     def __init__(self, prefix: str, ledger: LoadLedger) -> None:
         self.ledger = ledger
@@ -67,10 +67,11 @@ class _Int8LinearMethod(LinearMethodBase):  # type: ignore[misc]
         out = sum(output_partition_sizes)
         for field, data in self.parameters(out, input_size_per_partition, params_dtype).items():
             param = torch.nn.Parameter(data, requires_grad=False)
-            cut = {} if field in _SCALARS else _OUT_DIM
+            # One value for the whole fused layer, never cut by tensor parallelism.
+            cut = {} if field in OF_THE_INPUT else _OUT_DIM
             if field == "weight":
                 cut = {**cut, "input_dim": 1}
-            inner = _copy if field in _SCALARS else loader
+            inner = _copy if field in OF_THE_INPUT else loader
             attrs = {**extra_weight_attrs, **cut, "weight_loader": self._recording(field, inner)}
             set_weight_attrs(param, attrs)
             layer.register_parameter(field, param)
@@ -149,7 +150,7 @@ class StaticLinearMethod(_Int8LinearMethod):
         float_bias_possible: whether quant_bias may contain a bias of the float model.
     """
 
-    fields = ("weight", "input_scale", "input_offset", "quant_bias", "deq_scale")
+    fields = required_tensors(STATIC)
 
     def __init__(self, prefix: str, ledger: LoadLedger, *, float_bias_possible: bool) -> None:
         super().__init__(prefix, ledger)
@@ -188,7 +189,7 @@ class StaticLinearMethod(_Int8LinearMethod):
     def _shared_problems(self) -> list[str]:
         return [
             problem
-            for field in _SCALARS
+            for field in OF_THE_INPUT
             for problem in values.shared_value_problems(
                 {f"{part}.{field}": self.loaded[f"{part}.{field}"] for part in self.parts}
             )

@@ -16,14 +16,16 @@ import torch
 from vllm.model_executor.layers.fused_moe import FusedMoEMethodBase, FusedMoeWeightScaleSupported
 from vllm.model_executor.utils import set_weight_attrs
 
+from quantpipe.checkpoint.modules import EXPERT_PARTS
+from quantpipe.checkpoint.tensors import DYNAMIC, required_tensors
+
 from . import values
 from .arithmetic import dequantize, int8_matmul, quantize_per_token
-from .description import EXPERT_PARTS
 from .ledger import LoadLedger
 
 # vLLM's names of the parts of an expert.
 _SHARDS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
-_FIELDS = ("weight", "weight_scale", "weight_offset")
+_FIELDS = required_tensors(DYNAMIC)
 
 # Before vLLM 0.32 its router calls a CUDA operation on every platform, unless the method routes itself.
 _CPU_ROUTER = "vllm.model_executor.layers.fused_moe.router.cpu_router"

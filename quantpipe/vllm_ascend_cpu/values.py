@@ -1,18 +1,16 @@
 """What the numbers of a checkpoint have to satisfy, whatever the layer.
 
 Each function returns sentences about the tensor `name` that are wrong with it; none is good.
-The identities are those by which msmodelslim derives the tensors from each other:
-deq_scale = input_scale * weight_scale; quant_bias = round(bias / deq_scale) - input_offset * rowsum(weight).
+The identities and their bounds are in quantpipe/checkpoint/tensors.py.
 """
 
 from __future__ import annotations
 
 import torch
 
-from .arithmetic import INT8_MAX, INT8_MIN
+from quantpipe.checkpoint.tensors import ROUNDED
 
-# bf16 keeps 8 bits: two rounded factors are within 2 * 2**-8 of the exact product.
-_DEQ_TOLERANCE = 2.0**-7
+from .arithmetic import INT8_MAX, INT8_MIN
 
 
 def scale_problems(name: str, scale: torch.Tensor) -> list[str]:
@@ -60,7 +58,7 @@ def deq_scale_problems(
     """deq_scale [out] is input_scale [1] times weight_scale [out, 1], up to their bf16 rounding."""
     exact = input_scale.float() * weight_scale.float().flatten()
     error = ((deq_scale.float() - exact).abs() / exact).max().item()
-    if error <= _DEQ_TOLERANCE:
+    if error <= ROUNDED:
         return []
     return [f"{name}: differs from input_scale * weight_scale by up to {100 * error:.3g} %"]
 

@@ -250,6 +250,8 @@ def test_its_importers_need_the_standard_library_only() -> None:
         "names",
         "safetensors",
         "strict_json",
+        "support",
+        "tensors",
     )
     imports = ", ".join(f"quantpipe.checkpoint.{name}" for name in modules)
     code = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import {imports}"

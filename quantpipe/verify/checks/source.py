@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from quantpipe.checkpoint.tensors import FLOAT
 from quantpipe.verify.checks.needs import SOURCE, Compared
 from quantpipe.verify.checks.registry import check
 from quantpipe.verify.fidelity.rotation import ENDS, FLOAT_BOUND
@@ -31,7 +32,7 @@ def like_the_source(compared: Compared) -> Iterator[Defect]:
         if fidelity.rotation == "described" and item.module.kind in ENDS:
             continue  # B11's: they tell whether the described rotation is the one that was applied
         kind = model.types[item.module.name]
-        bound = FLOAT_BOUND if kind == "FLOAT" else _INT8_BOUND
+        bound = FLOAT_BOUND if kind == FLOAT else _INT8_BOUND
         name = f"{item.module.name}.weight"
         if item.error > bound:
             yield Defect(name, "a weight is not that of the source", f"off by {item.error:.1%}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quantpipe.checkpoint.description import FLOAT
 from quantpipe.checkpoint.names import CONFIG
+from quantpipe.checkpoint.tensors import FLOAT, OF_THE_WEIGHT, STATIC, STATIC_TYPES
 from quantpipe.verify.checks.needs import FILES, MODEL
 from quantpipe.verify.checks.registry import check
 from quantpipe.verify.examination import Examination
@@ -96,7 +96,7 @@ def unknown_tensors(model: Model) -> Iterator[Defect]:
 
 def _superfluous(model: Model, module: str, suffix: str) -> bool:
     """V0's weight_scale and weight_offset of a static linear: loaded and not used."""
-    return model.types[module] == "W8A8" and suffix in ("weight_scale", "weight_offset")
+    return model.types[module] == STATIC and suffix in OF_THE_WEIGHT
 
 
 @check(
@@ -110,7 +110,7 @@ def exact_set(model: Model) -> Iterator[Defect]:
     """Exactly the tensors that the model needs are there, and each is described."""
     described = model.description.types
     for name in model.types:
-        for suffix in ("weight_scale", "weight_offset"):
+        for suffix in OF_THE_WEIGHT:
             tensor = f"{name}.{suffix}"
             left = not model.static_scales and _superfluous(model, name, suffix)
             if left and tensor in model.tensors:
@@ -213,5 +213,5 @@ def _linear_biases(model: Model, biases: set[str]) -> Iterator[Defect]:
             yield Defect(name, "a bias has the wrong shape", f"{shape} instead of {[module.out]}")
         elif module.kind == "norm" or (module.kind == "attention" and model.dims.attention_bias):
             continue
-        elif (kind := model.types.get(module.name)) not in (None, "W8A8", "W8A8_MIX"):
+        elif (kind := model.types.get(module.name)) not in (None, *STATIC_TYPES):
             yield Defect(name, f"a linear of type {kind} has a bias that no parameter takes")

@@ -9,6 +9,15 @@ from statistics import median
 import numpy as np
 
 from quantpipe.checkpoint.decode import Array
+from quantpipe.checkpoint.tensors import (
+    DYNAMIC,
+    FOUR_BIT,
+    INT8_RANGE,
+    OF_THE_INPUT,
+    ROUNDED,
+    SCALES,
+    STATIC_TYPES,
+)
 from quantpipe.verify.checks.needs import DEEP, NUMBERS, Known, Measured
 from quantpipe.verify.checks.registry import check
 from quantpipe.verify.fidelity.rotation import rotation_defects
@@ -16,14 +25,11 @@ from quantpipe.verify.finding import Defect, Severity
 from quantpipe.verify.model import Model
 from quantpipe.verify.values import Values
 
-# A scale that BF16 rounded is off by 2**-9 at most; a product of two of them and a sum by less than this.
-_ROUNDED = 2**-7
 # A per-channel minmax weight of 32 inputs has 1 in 32 at its end; clipped data have far more.
 _MOST_SATURATED = 0.25
 _MOST_ZERO = 0.75
 _SCALE_SPREAD = 256.0
 _EXPERT_SPREAD = 16.0
-_STATIC_TYPES = ("W8A8", "W8A8_MIX")
 
 
 @check(
@@ -39,10 +45,10 @@ def fused_inputs(measured: Measured) -> Iterator[Defect]:
     small = values.small
     groups: dict[str, list[str]] = defaultdict(list)
     for name, kind in model.types.items():
-        if kind in _STATIC_TYPES and (group := model.modules[name].group):
+        if kind in STATIC_TYPES and (group := model.modules[name].group):
             groups[group].append(name)
     for group, names in groups.items():
-        for suffix in ("input_scale", "input_offset"):
+        for suffix in OF_THE_INPUT:
             found = {
                 n: float(small[f"{n}.{suffix}"][0]) for n in names if small.get(f"{n}.{suffix}", _NONE).size
             }
@@ -68,7 +74,7 @@ def sane_numbers(measured: Measured) -> Iterator[Defect]:
         suffix = name.rpartition(".")[2]
         if stats.nonfinite:
             yield Defect(name, "a tensor has NaN or infinite values")
-        elif suffix in ("weight_scale", "input_scale", "deq_scale") and stats.elements and not stats.low > 0:
+        elif suffix in SCALES and stats.elements and not stats.low > 0:
             if not np.isnan(stats.low):
                 yield Defect(name, f"a {suffix} is not positive", f"the least is {stats.low:.6g}")
         elif suffix == "weight_scale" and stats.high > _SCALE_SPREAD * stats.median:
@@ -77,7 +83,7 @@ def sane_numbers(measured: Measured) -> Iterator[Defect]:
     for name, array in values.small.items():
         if not name.endswith(".input_offset") or values.stats[name].nonfinite:
             continue
-        strange = (array != np.round(array)) | (array < -128) | (array > 127)
+        strange = (array != np.round(array)) | (array < INT8_RANGE[0]) | (array > INT8_RANGE[1])
         if strange.any():
             yield Defect(
                 name, "an input_offset is no whole number in -128..127", f"{float(array[strange][0]):g}"
@@ -111,7 +117,7 @@ def identities(measured: Measured) -> Iterator[Defect]:
     """Static: deq_scale = input_scale * weight_scale; quant_bias = bias / deq_scale - row sum * offset."""
     model, values = measured
     for name, kind in model.types.items():
-        if kind not in _STATIC_TYPES:
+        if kind not in STATIC_TYPES:
             continue
         parts = {
             s: values.small.get(f"{name}.{s}")
@@ -125,7 +131,7 @@ def identities(measured: Measured) -> Iterator[Defect]:
             continue
         if weight_scale is not None and weight_scale.size == deq.size:
             product = scale * weight_scale
-            if not np.allclose(product, deq, rtol=_ROUNDED, atol=0):
+            if not np.allclose(product, deq, rtol=ROUNDED, atol=0):
                 worst = float(np.nanmax(np.abs(product / deq - 1)))
                 yield Defect(
                     f"{name}.deq_scale", "deq_scale is not input_scale * weight_scale", f"off by {worst:.1%}"
@@ -154,7 +160,7 @@ def _quant_bias(
     linear = np.zeros_like(bias) if stored is None else stored.astype(np.float64) / deq
     expected = linear - sums * offset
     error = np.abs(bias - expected)
-    if (error > 1.0 + _ROUNDED * np.abs(linear)).any():
+    if (error > 1.0 + ROUNDED * np.abs(linear)).any():
         at = int(np.argmax(error))
         detail = f"output {at}: {bias[at]:.0f} instead of {expected[at]:.0f}"
         yield Defect(f"{name}.quant_bias", "quant_bias is not what weight, scales and bias give", detail)
@@ -179,7 +185,7 @@ def symmetric(measured: Measured) -> Iterator[Defect]:
     model, stats = measured.model, measured.values.stats
     for name, kind in model.types.items():
         found = stats.get(f"{name}.weight_offset")
-        if kind in (*_STATIC_TYPES, "W8A8_DYNAMIC", "W4A8_DYNAMIC") and found is not None and not found.blank:
+        if kind in (*STATIC_TYPES, DYNAMIC, FOUR_BIT) and found is not None and not found.blank:
             yield Defect(f"{name}.weight_offset", "a weight_offset is not 0")
 
 

@@ -24,15 +24,15 @@ import numpy as np
 
 from quantpipe.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from quantpipe.checkpoint.decode import Array, read_tensor
-from quantpipe.checkpoint.description import FLOAT
 from quantpipe.checkpoint.modules import Module
+from quantpipe.checkpoint.tensors import DYNAMIC, FLOAT, STATIC_TYPES
 from quantpipe.errors import VerificationError
 from quantpipe.verify.fidelity.result import Fidelity, ModuleError
 from quantpipe.verify.fidelity.rotation import load_rotation, orthogonal
 from quantpipe.verify.fidelity.sketch import Weight, distance, gaussian, scale_of
 from quantpipe.verify.model import Model
 
-_COMPARED = frozenset({FLOAT, "W8A8", "W8A8_MIX", "W8A8_DYNAMIC"})
+_COMPARED = frozenset({FLOAT, DYNAMIC, *STATIC_TYPES})
 _NEARLY_EQUAL = 0.02
 _SAMPLES_PER_COLUMN = 4
 
