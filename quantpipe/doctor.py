@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quantpipe import durable
 from quantpipe.errors import QuantpipeError
 from quantpipe.host.machine import memory_limit, npus, require_interpreter
 from quantpipe.settings import Settings
+from quantpipe.store.space import Space, check_store, existing
 from quantpipe.text import human_bytes
 
 
@@ -47,9 +44,11 @@ def observe(settings: Settings) -> list[Observation]:
             str(settings.serve_python),
         ),
         _devices(),
-        Observation("memory", True, f"{human_bytes(memory_limit())} can be had, {os.cpu_count()} CPUs"),
+        Observation("memory", True, f"{human_bytes(memory_limit())} available, {os.cpu_count()} CPUs"),
         _disk(settings.store),
-        _semantics(settings.store),
+        _attempt(
+            "store semantics", lambda: check_store(settings.store), "rename, symbolic links and fsync work"
+        ),
     ]
 
 
@@ -71,41 +70,7 @@ def _devices() -> Observation:
 
 
 def _disk(store: Path) -> Observation:
-    place = store
-    while not place.exists():
-        place = place.parent
-    usage = shutil.disk_usage(place)
+    space, place = Space.below(store), existing(store)
     return Observation(
-        "disk", True, f"{human_bytes(usage.free)} free of {human_bytes(usage.total)} at {place}"
+        "disk", True, f"{human_bytes(space.free)} free of {human_bytes(space.total)} at {place}"
     )
-
-
-def _semantics(store: Path) -> Observation:
-    """Try, in the store itself, what an atomic publish rests on."""
-    folder = store / f"{durable.TEMPORARY_PREFIX}doctor-{secrets.token_hex(4)}"
-    created = not store.exists()
-    try:
-        folder.mkdir(parents=True)
-        durable.write_bytes(folder / "file", b"x")
-        (folder / "directory").mkdir()
-        (folder / "directory").rename(folder / "renamed")
-        for name in ("one", "two"):
-            (folder / "new-link").symlink_to(name)
-            (folder / "new-link").replace(folder / "link")
-        durable.fsync_directory(folder)
-        if str((folder / "link").readlink()) != "two":
-            raise OSError("a link was not replaced by rename")
-    except OSError as error:
-        return Observation(
-            "store semantics",
-            False,
-            f"{error.strerror or error} at {store}",
-            "the store needs rename, symbolic links and fsync: another mount, or other mount options",
-        )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if created:
-            # Never the tree: a run that began meanwhile may have put hours of work into it.
-            with contextlib.suppress(OSError):
-                store.rmdir()
-    return Observation("store semantics", True, "rename, links and fsync work")

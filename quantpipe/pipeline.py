@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from quantpipe.console import Console
@@ -27,6 +26,7 @@ from quantpipe.store import runs
 from quantpipe.store.faults import storage_faults
 from quantpipe.store.lease import Lease
 from quantpipe.store.receipt import AnyReceipt, Receipts
+from quantpipe.store.space import Space
 from quantpipe.store.store import SPARE_BYTES, Store
 from quantpipe.text import human_bytes, human_seconds, now
 from quantpipe.verify.stage import VerifyStage
@@ -203,7 +203,7 @@ def _obstacles(
         except QuantpipeError as error:
             found.append(error)
     needed = sum(planned.disk_bytes for planned in plans) + (SPARE_BYTES if pending else 0)
-    free = shutil.disk_usage(_existing(context.store.root)).free
+    free = Space.below(context.store.root).free
     if needed > free:
         found.append(
             StorageFullError(
@@ -213,10 +213,6 @@ def _obstacles(
             )
         )
     return found
-
-
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.parent)
 
 
 def _execute(

@@ -8,8 +8,9 @@ import pytest
 from quantpipe import doctor
 from quantpipe.cli import render
 from quantpipe.doctor import Observation
-from quantpipe.host import machine as host
+from quantpipe.host import machine
 from quantpipe.settings import Settings
+from quantpipe.store import space
 
 
 def observe(tmp_path: Path, **changes: object) -> dict[str, Observation]:
@@ -46,7 +47,7 @@ def test_an_interpreter_without_the_packages(tmp_path: Path) -> None:
 
 def test_looking_leaves_no_trace(tmp_path: Path) -> None:
     observe(tmp_path)
-    assert not (tmp_path / "deep" / "store").exists()
+    assert not (tmp_path / "deep").exists()
     (tmp_path / "there").mkdir()
     observe(tmp_path, store=tmp_path / "there")
     assert list((tmp_path / "there").iterdir()) == []
@@ -56,13 +57,13 @@ def test_what_a_run_put_into_the_store_meanwhile_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = tmp_path / "store"
-    write_bytes = doctor.durable.write_bytes
+    write_bytes = space.durable.write_bytes
 
     def beside_a_run(path: Path, data: bytes) -> None:
-        (store / "sources").mkdir()
+        (store / "sources").mkdir(exist_ok=True)
         write_bytes(path, data)
 
-    monkeypatch.setattr(doctor.durable, "write_bytes", beside_a_run)
+    monkeypatch.setattr(space.durable, "write_bytes", beside_a_run)
     assert observe(tmp_path, store=store)["store semantics"].ok
     assert [path.name for path in store.iterdir()] == ["sources"]
 
@@ -90,7 +91,7 @@ def test_devices_and_their_selection(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for number in (0, 1, 10):
         (tmp_path / f"davinci{number}").touch()
     (tmp_path / "davinci_manager").touch()
-    monkeypatch.setattr(host, "NPU_DEVICES", tmp_path)
+    monkeypatch.setattr(machine, "NPU_DEVICES", tmp_path)
     monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0,1")
     assert observe(tmp_path)["devices"].text == "3 NPUs, ASCEND_RT_VISIBLE_DEVICES=0,1"
 

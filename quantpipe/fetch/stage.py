@@ -22,6 +22,7 @@ from quantpipe.fetch.sources import selector, trusts_remote_code, variant
 from quantpipe.stage import Context, FetchPlan, StageName, StageResult, digest_of
 from quantpipe.store.outputs import FetchFigures, FetchOutput
 from quantpipe.store.receipt import FetchReceipt
+from quantpipe.store.space import Space, check_semantics, check_writable
 from quantpipe.text import human_bytes
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ class FetchStage:
         total = sum(file.size for file in files)
         landed = reuse.partial_bytes(snapshot)
         absent = max(0, sum(file.size for file in missing if file.path not in linked) - landed)
-        free = preflight.Space.below(context.store.root).free
+        free = Space.below(context.store.root).free
         short = (f"the store has only {human_bytes(free)} free",) if absent > free else ()
         return FetchPlan(
             stage=self.name,
@@ -96,7 +97,7 @@ class FetchStage:
         Raises:
             PreflightError: it cannot, or it has not.
         """
-        preflight.check_writable(context.store.root)
+        check_writable(context.store.root)
         missing = context.plans.fetch.missing_files if self.name in context.plans else 0
         preflight.check_space(context.store.root, missing_bytes=0, missing_files=missing)
 
@@ -112,7 +113,7 @@ class FetchStage:
         source = self._resolved(context)
         snapshot = source.snapshot
         files = self._files(context, source)
-        preflight.check_semantics(snapshot.path / PRIVATE)
+        check_semantics(snapshot.path / PRIVATE)
         with held(context, snapshot):
             snapshot.begin(files, self._about(context, source))
             if not isinstance(source.hub, LocalHub):
