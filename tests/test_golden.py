@@ -17,7 +17,7 @@ from quantpipe import pipeline
 from quantpipe.console import Console
 from quantpipe.errors import VerificationError
 from quantpipe.publish import prune
-from quantpipe.recipe import load as recipe_file
+from quantpipe.recipe.load import load_recipe
 from quantpipe.recipe.model import Recipe
 from quantpipe.settings import Settings
 from quantpipe.store import status
@@ -79,7 +79,7 @@ def recipe(tmp_path: Path) -> Recipe:
     """The recipe of that run; its paths lead from a folder beside `recipes` into this checkout."""
     text = (GOLDEN / "recipe.yaml").read_text().replace("../", f"{ROOT}/")
     (tmp_path / "recipe.yaml").write_text(text)
-    return recipe_file.load(tmp_path / "recipe.yaml")
+    return load_recipe(tmp_path / "recipe.yaml")
 
 
 def settings(store: Store) -> Settings:

@@ -42,6 +42,6 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         RecipeError: all of its problems at once.
     """
-    from quantpipe.recipe import load as recipe_file
+    from quantpipe.recipe.load import load_recipe
 
-    return recipe_file.load(path)
+    return load_recipe(path)

@@ -17,7 +17,7 @@ from quantpipe.recipe.source import default_hub
 from quantpipe.recipe.yaml_lines import parse
 
 
-def load(recipe: str | Path, environment: Mapping[str, str] = os.environ) -> Recipe:
+def load_recipe(recipe: str | Path, environment: Mapping[str, str] = os.environ) -> Recipe:
     """Read, check and resolve a recipe, its datasets and its probes included.
 
     All that it names on disk is read here, and here only; relative paths begin at its folder.

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError
-from quantpipe.host import machine as host
-from quantpipe.host import orphans
+from quantpipe.host import machine, orphans
 from quantpipe.recipe.smoke import Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke.rules import DEVICES
@@ -78,8 +77,8 @@ class Containers:
             )
         self._ask("version")
         self._require_image()
-        host.require_npu("smoke.launcher")
-        devices = [host.NPU_DEVICES / name for name in self._devices()]
+        machine.require_npu("smoke.launcher")
+        devices = [machine.NPU_DEVICES / name for name in self._devices()]
         paths = [*devices, *map(Path, _DRIVER)]
         if missing := [str(path) for path in paths if not path.exists()]:
             raise PreflightError(

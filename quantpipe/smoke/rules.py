@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from quantpipe.checkpoint.layout import GIB, Layout, device_bytes, indivisible, layout_of_serve
 from quantpipe.errors import PreflightError, QuantpipeError, RecipeError
-from quantpipe.host import machine as host
+from quantpipe.host import machine
 from quantpipe.recipe.smoke import Smoke
 from quantpipe.smoke.model import ModelFigures
 from quantpipe.text import human_bytes
@@ -146,7 +146,7 @@ def _devices(smoke: Smoke, model: ModelFigures) -> Iterator[BrokenRule]:
             f"an {smoke.hardware} server has {has}",
             "lower the parallel sizes, or correct smoke.hardware",
         )
-    here = host.npus()
+    here = machine.npus()
     if here and len(here) < need:
         yield BrokenRule(
             "devices",

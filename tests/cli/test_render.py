@@ -11,7 +11,7 @@ from quantpipe.cli import render
 from quantpipe.errors import PreflightError, QuantizeError, RecipeError, VerificationError
 from quantpipe.pipeline import RunResult
 from quantpipe.publish.prune import Candidate
-from quantpipe.recipe import load as recipe_file
+from quantpipe.recipe.load import load_recipe
 from quantpipe.settings import Settings
 from quantpipe.stage import Receipts, RunDirectory, StagePlan
 from quantpipe.store.store import Store
@@ -60,7 +60,7 @@ def outcome(tmp_path: Path) -> RunResult:
 
 
 def test_the_end_of_a_run(outcome: RunResult, tmp_path: Path) -> None:
-    recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
+    recipe = load_recipe(RECIPES / "qwen3-235b-w8a8-rot.yaml")
     settings = Settings(store=tmp_path / "store", serve_python=tmp_path / "python")
     value, lines = render.outcome(recipe, settings, outcome)
     pointer = tmp_path / "store" / "models" / recipe.name / "current"
@@ -76,7 +76,7 @@ def test_the_end_of_a_run(outcome: RunResult, tmp_path: Path) -> None:
 
 
 def test_up_to_date_is_short(outcome: RunResult, tmp_path: Path) -> None:
-    recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
+    recipe = load_recipe(RECIPES / "qwen3-235b-w8a8-rot.yaml")
     value, lines = render.outcome(
         recipe, Settings(store=tmp_path), RunResult("up to date", outcome.receipts, None)
     )
@@ -85,7 +85,7 @@ def test_up_to_date_is_short(outcome: RunResult, tmp_path: Path) -> None:
 
 
 def test_a_run_that_stopped_early(outcome: RunResult, tmp_path: Path) -> None:
-    recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
+    recipe = load_recipe(RECIPES / "qwen3-235b-w8a8-rot.yaml")
     receipts = Receipts.of(outcome.receipts.quantize)
     value, lines = render.outcome(recipe, Settings(), RunResult("stopped", receipts, outcome.run))
     assert lines == ["qwen3-235b-w8a8-rot: stopped after quantize"]
@@ -139,7 +139,7 @@ def test_recipes_are_listed_with_what_they_are() -> None:
 
 
 def test_show_puts_the_digest_on_top() -> None:
-    recipe = recipe_file.load(RECIPES / "qwen3-32b-w8a8-rot.yaml")
+    recipe = load_recipe(RECIPES / "qwen3-32b-w8a8-rot.yaml")
     _, lines = render.recipe(recipe)
     assert lines[0] == f"# digest {recipe.digest()}"
 

@@ -13,7 +13,7 @@ from quantpipe.console import Console
 from quantpipe.errors import RetryableError, VerificationError
 from quantpipe.publish import retention
 from quantpipe.publish.stage import UNPUBLISHED_GRACE_SECONDS, PublishStage, conclude
-from quantpipe.recipe import load as recipe_file
+from quantpipe.recipe.load import load_recipe
 from quantpipe.settings import Settings
 from quantpipe.stage import Context, Receipt
 from quantpipe.store.lease import Lease
@@ -31,7 +31,7 @@ def context(tmp_path: Path) -> Context:
     )
     store = Store(tmp_path / "store")
     return Context(
-        recipe=recipe_file.load(tmp_path / "tiny.yaml"),
+        recipe=load_recipe(tmp_path / "tiny.yaml"),
         settings=Settings(store=store.root),
         store=store,
         console=Console(stream=io.StringIO()),

@@ -12,7 +12,7 @@ import pytest
 from quantpipe import pipeline
 from quantpipe.console import Console
 from quantpipe.errors import RecipeError
-from quantpipe.recipe import load as recipe_file
+from quantpipe.recipe.load import load_recipe
 from quantpipe.recipe.model import Recipe
 from quantpipe.settings import Settings
 
@@ -61,7 +61,7 @@ def write(folder: Path, text: str) -> Path:
 
 def problems(folder: Path, text: str) -> tuple[str, ...]:
     with pytest.raises(RecipeError) as caught:
-        recipe_file.load(write(folder, text))
+        load_recipe(write(folder, text))
     assert caught.value.exit_code == 2
     assert caught.value.where is not None and caught.value.where.startswith(str(folder / "r.yaml"))
     assert caught.value.hint
@@ -83,7 +83,7 @@ def test_there_are_shipped_recipes() -> None:
 def test_each_shipped_recipe_loads_and_opens_with_the_line_that_runs_it(path: Path) -> None:
     first = path.read_text("utf-8").splitlines()[0]
     assert first.split(" --")[0] == f"# quantpipe run recipes/{path.name}"
-    recipe = recipe_file.load(path)
+    recipe = load_recipe(path)
     assert recipe.name == path.stem
     assert recipe.smoke.probes
     assert len(recipe.calibration_prompts()) == len(recipe.anti_outlier_prompts()) == 50
@@ -97,24 +97,24 @@ def test_a_good_recipe_with_paths_from_its_folder(
 ) -> None:
     path = write(folder, GOOD)
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    recipe = recipe_file.load(path)
+    recipe = load_recipe(path)
     assert recipe.source.repo == str(folder / "model")
     assert recipe.quantize.calibration.dataset.path == folder / "data" / "scales.jsonl"
     assert recipe.calibration_prompts() == ("first", "second")
     assert recipe.anti_outlier_prompts() == ("smoothing prompt",)
     monkeypatch.chdir(folder)
-    assert recipe_file.load(Path("r.yaml")) == recipe
+    assert load_recipe(Path("r.yaml")) == recipe
 
 
 def test_a_model_folder_that_is_a_link_stays_that_link(folder: Path) -> None:
     (folder / "link").symlink_to("model")
-    recipe = recipe_file.load(write(folder, GOOD.replace("repo: model", "repo: ./data/../link")))
+    recipe = load_recipe(write(folder, GOOD.replace("repo: model", "repo: ./data/../link")))
     assert recipe.source.repo == str(folder / "link")
 
 
 def test_probes_of_the_file_come_after_those_of_the_recipe(folder: Path) -> None:
     (folder / "more.json").write_text(json.dumps([{"prompt": "Two", "continuation": "three"}]))
-    recipe = recipe_file.load(write(folder, GOOD.replace("smoke:\n", "smoke:\n  probes_file: more.json\n")))
+    recipe = load_recipe(write(folder, GOOD.replace("smoke:\n", "smoke:\n  probes_file: more.json\n")))
     assert [probe.prompt for probe in recipe.smoke.probes] == ["One", "Two"]
 
 
@@ -123,7 +123,7 @@ def test_environment_values_become_text(folder: Path) -> None:
         "    served_model_name: served\n",
         '    environment: {OMP_PROC_BIND: false, N: 512, S: "True", F: 0.5}\n',
     )
-    serve = recipe_file.load(write(folder, text)).smoke.serve
+    serve = load_recipe(write(folder, text)).smoke.serve
     assert serve.environment == {"OMP_PROC_BIND": "false", "N": "512", "S": "True", "F": "0.5"}
 
 
@@ -132,12 +132,12 @@ def test_merge_keys_work(folder: Path) -> None:
         "    served_model_name: served\n",
         "    hf_overrides:\n      base: &base {a: 1, b: 2}\n      more: {<<: *base, b: 3}\n",
     )
-    overrides = recipe_file.load(write(folder, text)).smoke.serve.hf_overrides
+    overrides = load_recipe(write(folder, text)).smoke.serve.hf_overrides
     assert overrides == {"base": {"a": 1, "b": 2}, "more": {"a": 1, "b": 3}}
 
 
 def test_a_recipe_is_frozen(folder: Path) -> None:
-    recipe = recipe_file.load(write(folder, GOOD))
+    recipe = load_recipe(write(folder, GOOD))
     with pytest.raises(ValueError, match="frozen"):
         recipe.name = "other"  # type: ignore[misc]
 
@@ -262,7 +262,7 @@ def test_missing_files_are_all_named_with_key_and_line(folder: Path) -> None:
 def test_a_wrong_probes_file_is_an_error_of_loading(folder: Path) -> None:
     (folder / "probes.json").write_text('[{"promt": "x"}]')
     with pytest.raises(RecipeError, match="2 problems") as caught:
-        recipe_file.load(write(folder, GOOD.replace("smoke:\n", "smoke:\n  probes_file: probes.json\n")))
+        load_recipe(write(folder, GOOD.replace("smoke:\n", "smoke:\n  probes_file: probes.json\n")))
     assert caught.value.where == str(folder / "probes.json")
     assert caught.value.details[1] == "probes.json: 0.promt: unknown key, did you mean `prompt`?"
 
@@ -284,7 +284,7 @@ def test_the_problems_of_a_dataset_stand_among_those_of_the_recipe(folder: Path)
 def test_a_wrong_dataset_is_an_error_of_loading(folder: Path) -> None:
     (folder / "data" / "smooth.json").write_text('["a", 3]')
     with pytest.raises(RecipeError) as caught:
-        recipe_file.load(write(folder, GOOD))
+        load_recipe(write(folder, GOOD))
     assert (caught.value.where or "").startswith(str(folder / "data" / "smooth.json"))
     said = " ".join([caught.value.what, caught.value.where or "", *caught.value.details])
     assert "line 1" in said and "number" in said
@@ -305,7 +305,7 @@ def test_a_wrong_dataset_is_an_error_of_loading(folder: Path) -> None:
 )
 def test_broken_yaml_is_told_with_its_place(folder: Path, text: str, place: str, said: str) -> None:
     with pytest.raises(RecipeError, match="not valid YAML") as caught:
-        recipe_file.load(write(folder, text))
+        load_recipe(write(folder, text))
     assert caught.value.where == f"{folder / 'r.yaml'}{place}"
     assert said in (caught.value.hint or "")
 
@@ -315,34 +315,34 @@ def test_broken_yaml_is_told_with_its_place(folder: Path, text: str, place: str,
 )
 def test_odd_yaml_is_a_recipe_error_too(folder: Path, text: str) -> None:
     with pytest.raises(RecipeError):
-        recipe_file.load(write(folder, text))
+        load_recipe(write(folder, text))
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "- a\n- b\n", "just text\n"])
 def test_a_file_that_is_no_mapping(folder: Path, text: str) -> None:
     with pytest.raises(RecipeError, match="mapping of sections"):
-        recipe_file.load(write(folder, text))
+        load_recipe(write(folder, text))
 
 
 def test_no_such_recipe_offers_a_similar_one(folder: Path) -> None:
     write(folder, GOOD)
     with pytest.raises(RecipeError, match="no such file") as caught:
-        recipe_file.load(folder / "rr.yaml")
+        load_recipe(folder / "rr.yaml")
     assert caught.value.hint == f"did you mean {folder / 'r.yaml'}?"
     with pytest.raises(RecipeError) as caught:
-        recipe_file.load(folder / "no-folder" / "x.yaml")
+        load_recipe(folder / "no-folder" / "x.yaml")
     assert "recipe list" in (caught.value.hint or "")
 
 
 def test_a_folder_is_no_recipe(folder: Path) -> None:
     with pytest.raises(RecipeError, match="directory"):
-        recipe_file.load(folder)
+        load_recipe(folder)
 
 
 def test_a_recipe_that_is_not_utf8(folder: Path) -> None:
     (folder / "r.yaml").write_bytes("name: é".encode("latin-1"))
     with pytest.raises(RecipeError, match="not UTF-8 at byte 6"):
-        recipe_file.load(folder / "r.yaml")
+        load_recipe(folder / "r.yaml")
 
 
 def test_what_show_prints_loads_again(folder: Path) -> None:
@@ -350,8 +350,8 @@ def test_what_show_prints_loads_again(folder: Path) -> None:
     import yaml
 
     (folder / "more.json").write_text(json.dumps([{"prompt": "Two", "continuation": "three"}]))
-    recipe = recipe_file.load(write(folder, GOOD.replace("smoke:\n", "smoke:\n  probes_file: more.json\n")))
-    again = recipe_file.load(write(folder, yaml.safe_dump(recipe.model_dump(mode="json"))))
+    recipe = load_recipe(write(folder, GOOD.replace("smoke:\n", "smoke:\n  probes_file: more.json\n")))
+    again = load_recipe(write(folder, yaml.safe_dump(recipe.model_dump(mode="json"))))
     assert again == recipe
     assert isinstance(again, Recipe)
 
@@ -361,7 +361,7 @@ def test_what_show_prints_loads_again(folder: Path) -> None:
 
 def test_nothing_that_happens_to_its_files_changes_a_loaded_recipe(folder: Path) -> None:
     (folder / "more.json").write_text(json.dumps([{"prompt": "Two", "continuation": "three"}]))
-    recipe = recipe_file.load(write(folder, GOOD.replace("smoke:\n", "smoke:\n  probes_file: more.json\n")))
+    recipe = load_recipe(write(folder, GOOD.replace("smoke:\n", "smoke:\n  probes_file: more.json\n")))
     digest, inputs = recipe.digest(), recipe.stage_inputs()
     shutil.rmtree(folder)
     assert (recipe.digest(), recipe.stage_inputs()) == (digest, inputs)
@@ -380,7 +380,7 @@ def test_each_file_of_a_recipe_is_opened_once(folder: Path, monkeypatch: pytest.
 
     path = write(folder, GOOD)
     monkeypatch.setattr(io, "open", counting)
-    recipe = recipe_file.load(path)
+    recipe = load_recipe(path)
     recipe.digest()
     recipe.stage_inputs()
     assert sorted(opened) == ["r.yaml", "scales.jsonl", "smooth.json"]
@@ -393,7 +393,7 @@ def test_a_dataset_that_changes_during_a_run_changes_nothing(
     """Key, receipt and checkpoint are of the content at load."""
     folder = tmp_path / "recipe"
     shutil.copytree(small_recipe.parent, folder)
-    recipe = recipe_file.load(folder / small_recipe.name)
+    recipe = load_recipe(folder / small_recipe.name)
     for name in ("calibration", "anti_outlier"):
         (folder / f"{name}.json").write_text('["another prompt"]')
     settings = Settings(store=tmp_path / "changed", quantize_python=quantize_python)
@@ -403,4 +403,4 @@ def test_a_dataset_that_changes_during_a_run_changes_nothing(
     receipt = outcome.receipts["quantize"].to_json()
     assert receipt["key"] == undisturbed["key"]
     assert receipt["outputs"]["manifest"] == undisturbed["outputs"]["manifest"]
-    assert recipe_file.load(folder / small_recipe.name).digest() != recipe.digest()
+    assert load_recipe(folder / small_recipe.name).digest() != recipe.digest()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from quantpipe.digest import digest_of
 from quantpipe.errors import RecipeError
-from quantpipe.recipe import load as recipe_file
+from quantpipe.recipe.load import load_recipe
 from quantpipe.recipe.model import Recipe
 
 BASE: dict[str, Any] = {
@@ -75,7 +75,7 @@ def load(folder: Path, value: dict[str, Any], name: str = "r.yaml") -> Recipe:
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(value, sort_keys=False), "utf-8")
-    return recipe_file.load(path)
+    return load_recipe(path)
 
 
 def changed(key: str, new: Any, base: dict[str, Any] = BASE) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def test_the_digest_ignores_order_comments_and_places(
     lines = yaml.safe_dump(shuffled(value), sort_keys=False).splitlines()
     text = "".join(f"{line}\n# {comments[i % 6]}\n" for i, line in enumerate(lines))
     (target / "r.yaml").write_text(text)
-    assert recipe_file.load(target / "r.yaml").digest() == load(folder, BASE).digest()
+    assert load_recipe(target / "r.yaml").digest() == load(folder, BASE).digest()
 
 
 @given(
@@ -210,7 +210,7 @@ def test_names_that_are_folders_everywhere(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "-x", "a/b", "A", "a b", "x" * 101, "a\n", "ä"])
 def test_names_that_are_not(folder: Path, name: str) -> None:
-    with pytest.raises(recipe_file.RecipeError):
+    with pytest.raises(RecipeError):
         load(folder, changed("name", name))
 
 

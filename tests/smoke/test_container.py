@@ -19,8 +19,8 @@ from helpers.processes import processes_of
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError
-from quantpipe.host import machine as host
-from quantpipe.recipe import load as recipe_file
+from quantpipe.host import machine
+from quantpipe.recipe.load import load_recipe
 from quantpipe.recipe.probes import Probe
 from quantpipe.recipe.serve import Serve
 from quantpipe.recipe.smoke import Bench, Container, Smoke
@@ -110,7 +110,7 @@ def values(arguments: tuple[str, ...], option: str) -> list[str]:
 def test_the_tutorial_s_container(
     settings: Settings, program: str, hardware: str, count: int, image: str
 ) -> None:
-    recipe = recipe_file.load(ROOT / "recipes" / "qwen3-235b-w8a8-rot.yaml")
+    recipe = load_recipe(ROOT / "recipes" / "qwen3-235b-w8a8-rot.yaml")
     smoke = recipe.smoke.model_copy(update={"launcher": program, "hardware": hardware})
     arguments = containers(smoke, settings).command(CHECKPOINT, 8123, "run-1").arguments
     assert arguments[:3] == (program, "run", "--rm")
@@ -223,7 +223,7 @@ def test_preflight_names_what_is_missing(
 ) -> None:
     devices = tmp_path / "dev"
     devices.mkdir()
-    monkeypatch.setattr(host, "NPU_DEVICES", devices)
+    monkeypatch.setattr(machine, "NPU_DEVICES", devices)
     driver = tmp_path / "driver"
     monkeypatch.setattr(container, "_DRIVER", (str(driver),))
     launcher = containers(SMOKE, settings)

@@ -15,7 +15,7 @@ from helpers.commands import TINY_RECIPE, quantpipe
 from helpers.processes import processes_of
 
 from quantpipe.console import Console
-from quantpipe.recipe import load as recipe_file
+from quantpipe.recipe.load import load_recipe
 from quantpipe.recipe.smoke import Timeouts
 from quantpipe.settings import Settings
 from quantpipe.smoke.launchers import launcher_for
@@ -25,7 +25,7 @@ from quantpipe.smoke.server_command import ServerCommand, smoke_command
 
 pytestmark = [pytest.mark.serve_env, pytest.mark.slow]
 
-SMOKE = recipe_file.load(TINY_RECIPE).smoke
+SMOKE = load_recipe(TINY_RECIPE).smoke
 QUIET = Console("quiet", stream=io.StringIO())
 
 

@@ -11,8 +11,8 @@ from helpers.configs import QWEN3_235B
 
 from quantpipe.checkpoint.dims import read_dims
 from quantpipe.errors import PreflightError, RecipeError
-from quantpipe.host import machine as host
-from quantpipe.recipe import load as recipe_file
+from quantpipe.host import machine
+from quantpipe.recipe.load import load_recipe
 from quantpipe.recipe.serve import Serve
 from quantpipe.recipe.smoke import Smoke
 from quantpipe.smoke.model import ModelFigures, read_model
@@ -27,7 +27,7 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 @pytest.fixture(autouse=True)
 def no_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host without NPUs, whose driver's folder a test may fill."""
-    monkeypatch.setattr(host, "NPU_DEVICES", tmp_path)
+    monkeypatch.setattr(machine, "NPU_DEVICES", tmp_path)
     monkeypatch.delenv("ASCEND_RT_VISIBLE_DEVICES", raising=False)
     return tmp_path
 
@@ -40,7 +40,7 @@ def smoke(serve: dict[str, Any], **section: Any) -> Smoke:
 
 @pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
 def test_the_recipes_keep_the_rules(path: Path) -> None:
-    section = recipe_file.load(path).smoke
+    section = load_recipe(path).smoke
     assert broken_rules(section, None) == []
     if "235b" in path.name:
         assert broken_rules(section, MODEL) == []

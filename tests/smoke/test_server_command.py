@@ -6,7 +6,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from quantpipe.recipe import load as recipe_file
+from quantpipe.recipe.load import load_recipe
 from quantpipe.recipe.serve import Serve
 from quantpipe.smoke.server_command import ServerCommand, serve_command, smoke_command
 
@@ -61,7 +61,7 @@ def options(arguments: list[str]) -> dict[str, object]:
 
 
 def test_the_235b_recipe_serves_as_the_tutorial_does() -> None:
-    recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
+    recipe = load_recipe(RECIPES / "qwen3-235b-w8a8-rot.yaml")
     command = serve_command("/mnt/weights/x", recipe.smoke.serve)
     assert command.arguments[:3] == ("vllm", "serve", "/mnt/weights/x")
     assert options(list(command.arguments)) == TUTORIAL_OPTIONS
@@ -71,7 +71,7 @@ def test_the_235b_recipe_serves_as_the_tutorial_does() -> None:
 
 
 def test_the_smoke_load_uses_the_same_profile(tmp_path: Path) -> None:
-    serve = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml").smoke.serve
+    serve = load_recipe(RECIPES / "qwen3-235b-w8a8-rot.yaml").smoke.serve
     command = smoke_command("native", Path("/env/bin/python"), tmp_path, serve, 8123)
     given = options(list(command.arguments))
     address = {"--model": str(tmp_path), "--host": "127.0.0.1", "--port": "8123"}

@@ -16,8 +16,8 @@ import pytest
 from quantpipe.cli import render
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, SmokeError, UsageError
-from quantpipe.host import machine as host
-from quantpipe.recipe import load as recipe_file
+from quantpipe.host import machine
+from quantpipe.recipe.load import load_recipe
 from quantpipe.recipe.model import Recipe
 from quantpipe.recipe.probes import Probe
 from quantpipe.recipe.serve import Serve
@@ -130,7 +130,7 @@ def test_preflight_looks_at_interpreter_device_and_port(
         Process(SMOKE, settings).preflight()
     monkeypatch.setattr(launchers, "require_interpreter", lambda *arguments: None)
     Process(SMOKE, settings).preflight()
-    monkeypatch.setattr(host, "NPU_DEVICES", tmp_path)
+    monkeypatch.setattr(machine, "NPU_DEVICES", tmp_path)
     with pytest.raises(PreflightError, match="no NPU"):
         Process(SMOKE.model_copy(update={"launcher": "native"}), settings).preflight()
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -176,7 +176,7 @@ def test_the_section_to_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     native = standalone.setup(recipe, Choice("native", tp=2), tmp_path)
     assert native.strict and native.smoke.launcher == "native"
     assert native.smoke.serve.tensor_parallel_size == 2
-    monkeypatch.setattr(host, "NPU_DEVICES", tmp_path)
+    monkeypatch.setattr(machine, "NPU_DEVICES", tmp_path)
     assert standalone.setup(None, Choice(), tmp_path).smoke.launcher == "cpu"
     (tmp_path / "davinci0").touch()
     assert standalone.setup(None, Choice(), tmp_path).smoke.launcher == "native"
@@ -195,7 +195,7 @@ def test_a_choice_that_lacks_something(tmp_path: Path) -> None:
 def test_a_recipe_for_npus_is_rehearsed_with_a_profile_for_a_small_model(tmp_path: Path) -> None:
     """Golden: what is left of the tutorial's profile on a CPU, for a model of 256 tokens."""
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 256}')
-    recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
+    recipe = load_recipe(RECIPES / "qwen3-235b-w8a8-rot.yaml")
     setup = standalone.setup(recipe, Choice("cpu"), tmp_path)
     assert not setup.strict
     command = standalone.server_command(tmp_path, setup, Settings(serve_python=Path("/p/python")))
@@ -210,7 +210,7 @@ def test_a_recipe_for_npus_is_rehearsed_with_a_profile_for_a_small_model(tmp_pat
 
 
 def test_two_ranks_of_a_rehearsal(tmp_path: Path) -> None:
-    recipe = recipe_file.load(RECIPES / "qwen3-235b-w8a8-rot.yaml")
+    recipe = load_recipe(RECIPES / "qwen3-235b-w8a8-rot.yaml")
     setup = standalone.setup(recipe, Choice("cpu", tp=2), tmp_path)
     command = standalone.server_command(tmp_path, setup, Settings(serve_python=Path("/p/python")))
     assert command.arguments[command.arguments.index("--tensor-parallel-size") + 1] == "2"

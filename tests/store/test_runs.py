@@ -17,7 +17,7 @@ from quantpipe.errors import (
     RetryableError,
     VerificationError,
 )
-from quantpipe.recipe import load as recipe_file
+from quantpipe.recipe.load import load_recipe
 from quantpipe.recipe.model import Recipe
 from quantpipe.store import runs
 from quantpipe.store.receipt import QuantizeReceipt, RunDirectory
@@ -36,7 +36,7 @@ def recipe(tmp_path: Path) -> Recipe:
     (tmp_path / "tiny.yaml").write_text(
         "name: tiny\nsource: {hub: local, repo: model}\nquantize: {calibration: {dataset: prompts.json}}\n"
     )
-    return recipe_file.load(tmp_path / "tiny.yaml")
+    return load_recipe(tmp_path / "tiny.yaml")
 
 
 def console() -> Console:

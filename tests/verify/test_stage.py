@@ -12,7 +12,7 @@ from helpers.receipts import fetch_receipt, quantize_receipt, verify_receipt
 
 from quantpipe.console import Console
 from quantpipe.errors import VerificationError
-from quantpipe.recipe import load as recipe_file
+from quantpipe.recipe.load import load_recipe
 from quantpipe.settings import Settings
 from quantpipe.stage import Context, Receipts, RunDirectory
 from quantpipe.store import manifest
@@ -32,7 +32,7 @@ def context(made: Path, tmp_path: Path) -> Context:
 
 
 def make_context(made: Path, tmp_path: Path, plant: Plant = lambda path: None, **sections: Any) -> Context:
-    recipe = recipe_file.load(write_recipe(tmp_path / "recipe", **sections))
+    recipe = load_recipe(write_recipe(tmp_path / "recipe", **sections))
     store = Store(tmp_path / "store")
     run: RunDirectory = store.new_run(recipe.name)
     shutil.copytree(made / "v1-moe", run.staging)

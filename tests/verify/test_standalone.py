@@ -12,7 +12,7 @@ from helpers.commands import quantpipe, write_recipe
 from quantpipe.checkpoint.layout import GIB
 from quantpipe.console import Console
 from quantpipe.errors import UsageError, VerificationError
-from quantpipe.recipe import load as recipe_file
+from quantpipe.recipe.load import load_recipe
 from quantpipe.verify.standalone import Options, layout_of, run_verify, target_of
 from verify import edit
 
@@ -39,7 +39,7 @@ def test_layout_of_flags_and_recipe(tmp_path: Path) -> None:
     flags = layout_of(Options(tp=8, ep=True, device_memory=64))
     assert flags is not None
     assert (flags.tp, flags.dp, flags.ep, flags.device_memory) == (8, 1, True, 64 * GIB)
-    recipe = recipe_file.load(write_recipe(tmp_path, smoke={"serve": {"tensor_parallel_size": 2}}))
+    recipe = load_recipe(write_recipe(tmp_path, smoke={"serve": {"tensor_parallel_size": 2}}))
     both = layout_of(Options(recipe=recipe, dp=4))
     assert both is not None
     assert (both.tp, both.dp) == (2, 4)

@@ -93,7 +93,8 @@ class HuggingFaceHub:
 
     @cached_property
     def _session(self) -> requests.Session:
-        from huggingface_hub.utils._headers import build_hf_headers
+        # Public, though their __init__ has no __all__ that would say so to mypy.
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
         guard_logger("huggingface_hub")
         headers = build_hf_headers(library_name="quantpipe")
