@@ -71,9 +71,7 @@ class Report:
         reasons: dict[str, list[str]] = {}
         for check, reason in self.skipped.items():
             reasons.setdefault(reason, []).append(check)
-        lines += [
-            f"not checked, for want of {reason}: {' '.join(checks)}" for reason, checks in reasons.items()
-        ]
+        lines += [f"not checked, needs {reason}: {' '.join(checks)}" for reason, checks in reasons.items()]
         return lines
 
     def _headline(self) -> str:

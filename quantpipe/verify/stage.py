@@ -20,7 +20,7 @@ from quantpipe.verify.report import Report
 
 
 class VerifyStage:
-    """Checks the staging directory and turns it into a generation."""
+    """Checks the staging directory and makes it a generation."""
 
     name: StageName = "verify"
 

@@ -79,7 +79,7 @@ def read_values(model: Model, *, jobs: int, hashes: bool, on_bytes: OnBytes | No
 
     Args:
         hashes: also compute the shards' SHA-256, in the same pass.
-        on_bytes: told how many more bytes were read.
+        on_bytes: called with how many more bytes were read.
 
     Raises:
         OSError: a shard cannot be read.

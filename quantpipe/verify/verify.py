@@ -39,7 +39,7 @@ def verify_checkpoint(
         against: directory of the BF16 source: compare the weights with it.
         layout: how it will be served.
         jobs: shards read at a time.
-        on_bytes: told how many more bytes of the checkpoint were read.
+        on_bytes: called with how many more bytes of the checkpoint were read.
         manifest: compare the files with it; with `deep` in the same pass over the shards.
         sealing: the directory will be sealed: its file modes do not count, that sets them.
 

@@ -1,4 +1,4 @@
-"""Defects that the real vLLM engine loads without a word: its answers change, and the checks know before."""
+"""Defects that the real vLLM engine loads silently: its answers change, and the checks know before."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCRIPT = Path(__file__).with_name("rehearse.py")
 Plant = Callable[[Path], object]
 
 
-def head_turned_twice(path: Path) -> None:
+def head_rotated_twice(path: Path) -> None:
     matrix = edit.read(path / "optional/quarot.safetensors")["global_rotation"].array
     edit.change(path, "lm_head.weight", lambda a: (a @ matrix).astype(np.float32))
 
@@ -35,7 +35,7 @@ SILENT: dict[str, tuple[Plant, str]] = {
     "two experts swapped": (lambda path: swap_experts(path, "v1-moe"), "B13"),
     "one expert's scale times four": (scale_of_a_busy_expert, "B13"),
     "attention of another layer": (lambda path: layer_of_another_run(path, "v1-moe"), "B13"),
-    "head turned twice": (head_turned_twice, "B11"),
+    "head rotated twice": (head_rotated_twice, "B11"),
     "last norm not folded": (last_norm_not_folded, "B11"),
     "one norm not folded": (one_norm_not_folded, "B11"),
 }

@@ -123,7 +123,7 @@ def test_combinations(copy_of: CopyOf, names: tuple[str, ...]) -> None:
 
 @pytest.mark.quantize_env
 def test_the_stock_tool_on_tied_embeddings(made: Path, copy_of: CopyOf) -> None:
-    """msmodelslim turns a tied matrix twice and leaves tie_word_embeddings true: its output, as it is."""
+    """msmodelslim rotates a tied matrix twice and leaves tie_word_embeddings true: its output, as it is."""
     path = copy_of("v1-tied")
     assert findings(verify_checkpoint(path, deep=True)) == [("B11", "error")]
     report = verify_checkpoint(path, against=made / "bf16-tied")

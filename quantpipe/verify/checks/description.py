@@ -93,7 +93,7 @@ def looked_up_keys(model: Model) -> Iterator[Defect]:
     needs=MODEL,
     effect="loading ends in ValueError 'Detected some but not all shards of ... are quantized' "
     "or 'Not all shards of ... are quantized with same quant type'",
-    fix="quantize q, k and v (gate and up, all of an expert) by one scheme: mend the include and exclude "
+    fix="quantize q, k and v (gate and up, all of an expert) by one scheme: fix the include and exclude "
     "lists",
 )
 def fused_types(model: Model) -> Iterator[Defect]:

@@ -73,16 +73,16 @@ def companions(examination: Examination) -> Iterator[Defect]:
     fix="copy or quantize again; remove what an interrupted msmodelslim left",
 )
 def sound_shards(examination: Examination) -> Iterator[Defect]:
-    """Every shard is a whole, well-formed safetensors file, and nothing half-written lies about."""
+    """Every shard is a whole, well-formed safetensors file, and no half-written file is left over."""
     checkpoint = examination.checkpoint
     for header in checkpoint.headers:
         for problem in header.problems:
             yield Defect(header.shard, f"the shard {_generic(problem)}", problem)
     for name in checkpoint.names:
         if _LEFTOVER.search(name) and not (examination.sealing and name.startswith(TEMPORARY_PREFIX)):
-            yield Defect(name, "a half-written file was left behind")
+            yield Defect(name, "a half-written file is left over")
         if _RANK_FOLDER.match(name) and (checkpoint.path / name).is_dir():
-            yield Defect(name, "a folder of a multi-device run was left behind: its parts were not merged")
+            yield Defect(name, "a folder of a multi-device run is left over: its parts were not merged")
 
 
 def _generic(problem: str) -> str:

@@ -29,7 +29,7 @@ def divisible(placed: Placed) -> Iterator[Defect]:
 @check(
     "C2",
     needs=MEMORY,
-    effect="the server runs out of memory while loading, or refuses max_model_len for want of KV cache",
+    effect="the server runs out of memory while loading, or refuses max_model_len: the KV cache is too small",
     fix="more devices, expert parallel, a larger gpu_memory_utilization or a smaller max_model_len",
 )
 def fits(memory: Memory) -> Iterator[Defect]:

@@ -12,7 +12,7 @@ from quantpipe.verify.finding import Defect
 
 # Per-channel int8 of near-Gaussian rows is about 1 %; rows ruled by one outlier go up to 15 %.
 _INT8_BOUND = 0.1
-# A sketch tells a single row or column to about a fifth; a stale or rescaled one is off by its own size.
+# A sketch measures a single row or column to about a fifth; a stale or rescaled one is off by its own size.
 _WORST_BOUND = 0.6
 
 
@@ -30,7 +30,7 @@ def like_the_source(compared: Compared) -> Iterator[Defect]:
         yield Defect(name, "the source has no such tensor of this shape")
     for item in fidelity.errors:
         if fidelity.rotation == "described" and item.module.kind in ENDS:
-            continue  # B11's: they tell whether the described rotation is the one that was applied
+            continue  # B11's: they show whether the described rotation is the one that was applied
         kind = model.types[item.module.name]
         bound = FLOAT_BOUND if kind == FLOAT else _INT8_BOUND
         name = f"{item.module.name}.weight"

@@ -149,7 +149,7 @@ def _missing(model: Model) -> Iterator[Defect]:
 @check(
     "B2",
     needs=MODEL,
-    effect="the loader casts without a word: BF16 data under an int8 key become 0, an int64 deq_scale "
+    effect="the loader casts silently: BF16 data under an int8 key become 0, an int64 deq_scale "
     "its bit pattern",
     fix="quantize again from a source whose torch_dtype is that of config.json",
 )
@@ -171,7 +171,7 @@ def dtypes(model: Model) -> Iterator[Defect]:
 @check(
     "B8",
     needs=MODEL,
-    effect="a bias without a parameter is skipped without a word; one parameter without its bias adds "
+    effect="a bias without a parameter is skipped silently; one parameter without its bias adds "
     "what was in memory",
     fix="name every norm.bias in the description, on all norms or none; keep linears with a folded bias "
     "W8A8 static",

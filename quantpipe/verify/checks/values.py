@@ -192,7 +192,7 @@ def symmetric(measured: Measured) -> Iterator[Defect]:
 @check(
     "B11",
     needs=NUMBERS,
-    effect="a residual stream that is turned in one place and not in another carries noise to every answer",
+    effect="a residual stream that is rotated in one place and not in another carries noise to every answer",
     fix="quantize again; untie the embeddings of a tied model before it is rotated",
 )
 def rotation(known: Known) -> Iterator[Defect]:

@@ -3,14 +3,14 @@
 Quantizing W8A8-rot rewrites the model without changing what it computes (msmodelslim's quarot,
 flex_smooth_quant and m4):
 
-* a norm g is folded into the linears behind it, or shared with smoothing: weight * g is kept;
-* the residual stream is turned by an orthogonal R: weights that read it become W g R, others R' W;
+* a norm g is folded into the linears after it, or shared with smoothing: weight * g is kept;
+* the residual stream is rotated by an orthogonal R: weights that read it become W g R, others R' W;
 * inside a head, v_proj is multiplied by some X and o_proj by its inverse;
 * inside an MLP, up_proj's rows are multiplied by some s and down_proj's columns by 1/s.
 
 So X and s are fitted on v_proj and up_proj, where they hide no error (many more numbers than unknowns), and
 have to fit o_proj and down_proj. R is the described one; where none is described, it is the orthogonal matrix
-that best turns the source's embedding into the checkpoint's.
+that best rotates the source's embedding into the checkpoint's.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Comparison:
         matrix = self._rotation()
         self._vectors = gaussian(self._dims.hidden)
         self._matrix = matrix
-        self._turned = self._vectors if matrix is None else matrix @ self._vectors
+        self._rotated = self._vectors if matrix is None else matrix @ self._vectors
 
     def run(self, jobs: int) -> Fidelity:
         """All modules, layer by layer, `jobs` layers at a time."""
@@ -181,13 +181,13 @@ class _Comparison:
         return _nearest_rotation(found, expected)
 
     def _reader(self, module: Module) -> ModuleError:
-        """Embedding, head, router, q, k, gate: their rows are turned by R."""
+        """Embedding, head, router, q, k, gate: their rows are rotated by R."""
         weight, original = self._pair(module)
-        found, expected = weight.right(self._vectors), original.right(self._turned)
+        found, expected = weight.right(self._vectors), original.right(self._rotated)
         return ModuleError(module, *distance(found, expected, 1))
 
     def _norm(self, module: Module) -> Iterator[ModuleError]:
-        """Norms inside a head are not rewritten; the others are compared with the linears behind them."""
+        """Norms inside a head are not rewritten; the others are compared with the linears after them."""
         if module.leaf in ("q_norm", "k_norm"):
             found = self._norm_weight(self._model, module.name)
             expected = self._norm_weight(self._source, module.name)
@@ -206,13 +206,13 @@ class _Comparison:
             rows = slice(head * size, (head + 1) * size)
             fits.append(_fit(found[rows], expected[rows]))
             parts.append(fits[-1] @ expected[rows])
-        # The error is told on the found side, where the fit has put the source.
+        # The error is measured on the found side, onto which the fit has mapped the source.
         return np.stack(fits), ModuleError(module, *distance(found, np.concatenate(parts), 1))
 
     def _output(self, module: Module, heads: Array) -> ModuleError:
-        """o_proj: with X put back, its columns are those of the source, turned on the output side."""
+        """o_proj: with X put back, its columns are those of the source, rotated on the output side."""
         weight, original = self._pair(module)
-        found, expected = weight.left(self._vectors), original.left(self._turned)
+        found, expected = weight.left(self._vectors), original.left(self._rotated)
         shape = (len(found), self._dims.heads, self._dims.head_dim)
         each = np.repeat(heads, self._dims.heads // self._dims.kv_heads, axis=0)
         restored = np.einsum("khd,hde->khe", found.reshape(shape), each).reshape(len(found), -1)
@@ -221,15 +221,15 @@ class _Comparison:
     def _up(self, module: Module) -> tuple[Array, ModuleError]:
         """up_proj: s for each row by least squares, and what is left of the difference."""
         weight, original = self._pair(module)
-        found, expected = weight.right(self._vectors), original.right(self._turned)
+        found, expected = weight.right(self._vectors), original.right(self._rotated)
         size = np.maximum(np.einsum("ok,ok->o", expected, expected), 1e-30)
         factors = np.einsum("ok,ok->o", found, expected) / size
         return factors, ModuleError(module, *distance(found, expected * factors[:, None], 1))
 
     def _down(self, module: Module, rows: Array | None) -> ModuleError:
-        """down_proj: with s put back, its columns are those of the source, turned on the output side."""
+        """down_proj: with s put back, its columns are those of the source, rotated on the output side."""
         weight, original = self._pair(module)
-        found, expected = weight.left(self._vectors), original.left(self._turned)
+        found, expected = weight.left(self._vectors), original.left(self._rotated)
         if rows is not None:
             found = found * rows[None, :]
         return ModuleError(module, *distance(found, expected, 0))
@@ -245,7 +245,7 @@ def _fit(found: Array, expected: Array) -> Array:
 
 
 def _nearest_rotation(found: Array, expected: Array) -> Array | None:
-    """The orthogonal matrix that best turns expected into found (Schoenemann 1966), where there is one."""
+    """The orthogonal matrix that best rotates expected into found (Schoenemann 1966), where there is one."""
     try:
         left, _, right = np.linalg.svd(_finite(expected.T @ found))
     except np.linalg.LinAlgError:

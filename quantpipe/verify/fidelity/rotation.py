@@ -1,6 +1,6 @@
 """What a rotated checkpoint has to show: its matrix, its folded norms, and untied embeddings (check B11).
 
-Rotation folds each RMSNorm into the linears behind it, which leaves ones; smoothing may then write its own
+Rotation folds each RMSNorm into the linears after it, which leaves ones; smoothing may then write its own
 factors into the norms again, but never into the last one.
 """
 
@@ -25,7 +25,7 @@ _ORTHOGONAL = 1e-3
 _MAX_HIDDEN = 1 << 15
 
 ENDS = ("embed", "head")
-"""Kinds of modules that the rotation turns and nothing else rewrites, the last norm apart."""
+"""Kinds of modules that the rotation changes and nothing else rewrites, the last norm apart."""
 
 FLOAT_BOUND = 0.02
 """Largest relative error of a FLOAT weight: BF16 rounds a rotated one by 0.2 %."""
@@ -82,7 +82,7 @@ def rotation_defects(model: Model, values: Values | None, fidelity: Fidelity | N
     if values is not None:
         yield from _norm_defects(model, values, rotated=described is not None)
     if fidelity is not None and fidelity.rotation == "described":
-        text = "a weight is not the source's, turned once by the described rotation"
+        text = "a weight is not the source's, rotated once by the described rotation"
         for item in fidelity.errors:
             if item.module.kind in ENDS and not item.error <= FLOAT_BOUND:
                 yield Defect(f"{item.module.name}.weight", text, f"off by {item.error:.1%}")

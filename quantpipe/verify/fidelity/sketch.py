@@ -1,4 +1,4 @@
-"""Random sketches of weights: they tell the distance of two matrices without multiplying either in full.
+"""Random sketches of weights: they measure the distance of two matrices without multiplying either in full.
 
 For a Gaussian Z of k columns, the mean square of (A - B R) Z is k times the squared Frobenius norm of
 A - B R. Rotating a weight of n inputs costs n products per element; sketching it costs k, in chunks of rows.

@@ -27,7 +27,7 @@ def test_weights_that_do_not_fit(copy_of: Callable[[str], Path]) -> None:
     assert [(f.id, f.severity.value) for f in report.findings] == [("C2", "warning")]
 
 
-def test_room_is_told(copy_of: Callable[[str], Path]) -> None:
+def test_room_is_reported(copy_of: Callable[[str], Path]) -> None:
     report = verify_checkpoint(copy_of("v1-moe"), layout=Layout(tp=2, ep=True, device_memory=64 * GIB))
     assert report.findings == ()
     assert report.figures["memory"]["verdict"] == "fits"

@@ -76,7 +76,7 @@ def deq_scale_times_four(path: Path, kind: str) -> None:
             content[f"{name}.bias"] = stored(bias * 4, "BF16")
 
 
-def router_rows_turned_round(path: Path, kind: str) -> None:
+def router_rows_reversed(path: Path, kind: str) -> None:
     name = "model.layers.0.self_attn.k_norm" if "dense" in kind else "model.layers.0.mlp.gate"
     change(path, f"{name}.weight", lambda a: a[::-1].copy())
 
@@ -103,7 +103,7 @@ SWAPS = [
         (scale_one_row, ALL),
         (layer_of_another_run, ALL),
         (deq_scale_times_four, ALL),
-        (router_rows_turned_round, ALL),
+        (router_rows_reversed, ALL),
         (down_of_another_layer, ALL),
         (output_heads_swapped, ALL),
     ]
@@ -123,7 +123,7 @@ def test_only_the_source_can_tell(
 
 
 @pytest.mark.parametrize("name", ["model.embed_tokens.weight", "lm_head.weight"])
-def test_turned_twice_is_a_matter_of_the_rotation(made: Path, copy_of: CopyOf, name: str) -> None:
+def test_rotated_twice_is_a_matter_of_the_rotation(made: Path, copy_of: CopyOf, name: str) -> None:
     path = copy_of("v1-moe")
     matrix = edit.read(path / "optional/quarot.safetensors")["global_rotation"].array
     change(path, name, lambda a: (a @ matrix).astype(np.float32))
