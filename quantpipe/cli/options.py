@@ -36,12 +36,12 @@ def output_options(command: Command) -> Command:
     return wrapped  # type: ignore[return-value]
 
 
-def load_recipe(path: Path) -> Recipe:
-    """The recipe of this file, checked.
+def load_recipe(recipe: Path) -> Recipe:
+    """The recipe of this path, or the shipped one of this name, checked.
 
     Raises:
         RecipeError: all of its problems at once.
     """
     from quantpipe.recipe.load import load_recipe
 
-    return load_recipe(path)
+    return load_recipe(recipe)

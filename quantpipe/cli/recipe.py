@@ -1,7 +1,8 @@
-"""`recipe list`, `show` and `check`."""
+"""`recipe list`, `show`, `check`, `copy` and `schema`."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -13,17 +14,20 @@ from quantpipe.console import Console
 
 @click.group("recipe")
 def recipe_group() -> None:
-    """List, show and check recipes."""
+    """List, show, check and copy recipes.
+
+    Wherever a command takes a RECIPE, it is a path or the name of a shipped recipe.
+    """
 
 
 @recipe_group.command("list")
 @output_options
 def recipe_list(console: Console) -> None:
-    """The recipes that come with quantpipe."""
+    """The recipes that ship with quantpipe, by the names that commands take."""
     from quantpipe.cli import render
-    from quantpipe.settings import PROJECT_ROOT
+    from quantpipe.recipe import shipped
 
-    emit(console, *render.recipes(sorted((PROJECT_ROOT / "recipes").glob("*.yaml"))))
+    emit(console, *render.recipes(shipped.recipes()))
 
 
 @recipe_group.command("show")
@@ -44,3 +48,28 @@ def recipe_check(recipes: tuple[Path, ...], console: Console) -> None:
     checked = [(path, load_recipe(path)) for path in recipes]
     value = [{"path": str(path), "name": loaded.name, "digest": loaded.digest()} for path, loaded in checked]
     emit(console, value, [f"{path}: fine, digest {loaded.digest()[:12]}" for path, loaded in checked])
+
+
+@recipe_group.command("copy")
+@click.argument("name")
+@click.argument("path", type=PATH)
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@output_options
+def recipe_copy(name: str, path: Path, force: bool, console: Console) -> None:
+    """Copy the shipped recipe NAME to PATH, as a file to start from."""
+    from quantpipe.recipe.copy import copy_recipe
+
+    written = copy_recipe(name, path, force=force)
+    loaded = load_recipe(written)
+    value = {"path": str(written), "name": loaded.name, "copied": name}
+    emit(console, value, [f"{written}: a copy of {name}, named {loaded.name}"])
+
+
+@recipe_group.command("schema")
+@output_options
+def recipe_schema(console: Console) -> None:
+    """The JSON schema of recipe files, for editors."""
+    from quantpipe.recipe import schema
+
+    value = schema.recipe_schema()
+    emit(console, value, json.dumps(value, indent=2, ensure_ascii=False).splitlines())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -220,14 +220,15 @@ def doctor(observations: Sequence[Observation]) -> Rendered:
     return [observation.to_json() for observation in observations], lines
 
 
-def recipes(paths: Sequence[Path]) -> Rendered:
-    """Each recipe file with what its first comment says."""
-    rows = []
-    for path in paths:
+def recipes(shipped: Mapping[str, Path]) -> Rendered:
+    """Each shipped recipe with what its second comment says about it."""
+    value, lines = [], []
+    for name, path in shipped.items():
         comments = [line[1:].strip() for line in path.read_text("utf-8").splitlines() if line.startswith("#")]
-        rows.append((path, comments[1] if len(comments) > 1 else ""))
-    value = [{"path": str(path), "about": about} for path, about in rows]
-    return value, [f"{path}\n    {about}" for path, about in rows]
+        about = comments[1] if len(comments) > 1 else ""
+        value.append({"name": name, "path": str(path), "about": about})
+        lines += [name, f"    {about}", f"    {path}"]
+    return value, lines
 
 
 def recipe(loaded: Recipe) -> Rendered:

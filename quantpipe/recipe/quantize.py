@@ -47,7 +47,9 @@ class Quantize(Section):
         exact: the bits of engine `stock`. False lets engine `streaming` take quicker arithmetic, for
             hosts without an NPU (docs/streaming.md says how much may differ).
         scheme: `w8a8_dynamic`: attention W8A8 static, experts and MLP W8A8_DYNAMIC, the rest FLOAT.
-        rotate: turn the residual stream by a random Hadamard matrix first (QuaRot).
+        rotate: rotate the residual stream by a random Hadamard matrix first (QuaRot).
+        anti_outlier: the smoothing; none without the section.
+        calibration: the prompts for the static activation scales.
         device: `cpu`, `npu`, or a list of devices such as `npu:0,1`.
         threads: CPU threads; a fixed number makes the result independent of the host's number of cores,
             since sums are split by it. None takes all cores.

@@ -9,6 +9,10 @@ from pydantic import Field, field_validator
 from quantpipe.recipe.section import Section
 
 
+def _any_scalar(schema: dict[str, Any]) -> None:
+    schema["additionalProperties"] = {"type": ["string", "number", "boolean"]}
+
+
 class Serve(Section):
     """The serve profile: how vLLM is started, in vLLM's own terms (its `serve` options).
 
@@ -50,7 +54,7 @@ class Serve(Section):
     compilation_config: dict[str, Any] = Field(default={})
     additional_config: dict[str, Any] = Field(default={})
     extra_args: tuple[str, ...] = ()
-    environment: dict[str, str] = Field(default={})
+    environment: dict[str, str] = Field(default={}, json_schema_extra=_any_scalar)
 
     @field_validator("environment", mode="before")
     @classmethod

@@ -24,23 +24,40 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_assets("recipes").glob("*.yaml"))}
 
 
-def find_recipe(recipe: str | Path) -> Path:
-    """The file of a recipe that is given by its path, or by the name of a shipped one. An existing path wins.
+def shipped_recipe(name: str) -> Path:
+    """The file of a shipped recipe.
 
     Raises:
-        RecipeError: it looks like a name, and no shipped recipe has it.
+        RecipeError: there is none of this name; the hint lists close ones.
     """
-    path, known = Path(recipe), recipes()
-    name = str(recipe)
-    if path.exists() or not _is_name(name):
+    known = recipes()
+    if name not in known:
+        raise RecipeError(f"no shipped recipe is called {name}", hint=_close_to(name, list(known)))
+    return known[name]
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """The file of a recipe that is given by its path, or by the name of a shipped one. An existing file wins.
+
+    Raises:
+        RecipeError: it can only be a name, and no shipped recipe has it.
+    """
+    path, name = Path(recipe), str(recipe)
+    if path.is_file():
         return path
+    known = recipes()
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    raise RecipeError(
-        f"no such file, and no shipped recipe of this name: {name}",
-        hint=f"did you mean {' or '.join(near)}?" if near else f"the shipped ones: {', '.join(known)}",
-    )
+    if path.stem in known and not path.exists():
+        hint = f"the shipped recipe is called by its name alone: {path.stem}"
+        raise RecipeError("no such file", where=name, hint=hint)
+    if _can_be_a_name(name) and not path.exists():
+        files_here = [f"{name}{ending}" for ending in (".yaml", ".yml") if Path(f"{name}{ending}").is_file()]
+        raise RecipeError(
+            f"no such file, and no shipped recipe is called {name}",
+            hint=f"did you mean {files_here[0]}?" if files_here else _close_to(name, list(known)),
+        )
+    return path
 
 
 def builtin(text: str, role: Role) -> Path | None:
@@ -55,12 +72,17 @@ def builtin(text: str, role: Role) -> Path | None:
     path = known.get(text.removeprefix(_PREFIX))
     if path is None:
         names = ", ".join(_PREFIX + name for name in known)
-        raise RecipeError(f"no {role} {text} ships with quantpipe", hint=f"there is {names}")
+        raise RecipeError(f"no {role} called {text} ships with quantpipe", hint=f"available: {names}")
     return path
 
 
-def _is_name(text: str) -> bool:
-    """Whether it can be the name of a shipped recipe: a file of the working directory ends in .yaml."""
+def _close_to(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"did you mean {' or '.join(near)}?" if near else f"the shipped ones: {', '.join(known)}"
+
+
+def _can_be_a_name(text: str) -> bool:
+    """Whether a shipped recipe could be called so: no folder in it, and no ending of a YAML file."""
     return "/" not in text and not text.endswith((".yaml", ".yml"))
 
 

@@ -64,6 +64,10 @@ class Bench(Section):
     timeout: float = Field(default=1800, gt=0)
 
 
+def _or_a_switch(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"type": "boolean"})
+
+
 class Smoke(Section):
     """The smoke load: a real server on the real checkpoint, asked real questions.
 
@@ -75,6 +79,7 @@ class Smoke(Section):
         device_memory: of one device, GiB.
         container: for `docker` and `podman`.
         url: for `attach`, the server's address.
+        serve: how vLLM is started.
         probes: questions to the model; those of `probes_file` are read at load and come after these.
         probes_file: further questions: a file with a JSON list of the same objects, or `builtin:` and the
             name of a shipped model. None in a loaded recipe.
@@ -82,6 +87,7 @@ class Smoke(Section):
         concurrency: requests of the batch that has to be answered at the same time.
         max_logprob_drift: largest mean difference to the reference answers' log-probabilities, where the
             run has reference answers.
+        timeouts: seconds to wait, each for its own reason.
         bench: `true`, or its section, measures the throughput.
     """
 
@@ -97,7 +103,7 @@ class Smoke(Section):
     concurrency: int = Field(default=4, ge=1, le=256)
     max_logprob_drift: float = Field(default=0.5, gt=0)
     timeouts: Timeouts = Timeouts()
-    bench: Bench | None = None
+    bench: Bench | None = Field(default=None, json_schema_extra=_or_a_switch)
 
     @field_validator("bench", mode="before")
     @classmethod

@@ -82,7 +82,7 @@ def test_there_are_shipped_recipes() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_each_shipped_recipe_loads_and_opens_with_the_line_that_runs_it(path: Path) -> None:
     first = path.read_text("utf-8").splitlines()[0]
-    assert first.split(" --")[0] == f"# quantpipe run recipes/{path.name}"
+    assert first.split(" --")[0] == f"# quantpipe run {path.stem}"
     recipe = load_recipe(path)
     assert recipe.name == path.stem
     assert recipe.smoke.probes
