@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, StorageFullError, UsageError
@@ -66,6 +66,8 @@ class Selection:
         return self.force is not None and STAGE_NAMES.index(stage.name) >= STAGE_NAMES.index(self.force)
 
 
+_ALL = Selection()
+
 RunStatus = Literal["published", "up to date", "stopped", "held"]
 
 
@@ -85,14 +87,29 @@ class RunResult:
     run: RunDirectory | None
 
 
-def plan(
-    recipe: Recipe, settings: Settings, console: Console
-) -> tuple[list[StagePlan], list[QuantpipeError]]:
+class Plan(NamedTuple):
+    """What a run would do, and what stands in its way.
+
+    Attributes:
+        stages: a plan per stage, with bytes of disk and memory.
+        obstacles: the errors that a run would end with on this host; none, if it can begin.
+    """
+
+    stages: list[StagePlan]
+    obstacles: list[QuantpipeError]
+
+
+def plan(recipe: Recipe, settings: Settings | None = None, console: Console | None = None) -> Plan:
     """What a run would do and cost, and all that stands in its way; writes nothing.
+
+    Args:
+        settings: how to run; None takes the environment and the defaults.
+        console: where warnings go; nowhere without one.
 
     Raises:
         QuantpipeError: of the stages' plans: a source that cannot be reached, say.
     """
+    settings, console = settings or Settings(), console or Console("quiet")
     store = Store(settings.store)
     context = _context(recipe, settings, store, console)
     stages = Selection().stages()
@@ -100,15 +117,26 @@ def plan(
     earlier = [begun.receipts()] if begun is not None else []
     _reuse(context, Selection(), stages, [*store.published_receipts(recipe.name), *earlier])
     plans = _plans(context, stages)
-    return plans, _obstacles(context, stages, plans)
+    return Plan(plans, _obstacles(context, stages, plans))
 
 
-def run(recipe: Recipe, settings: Settings, console: Console, selection: Selection) -> RunResult:
+def run(
+    recipe: Recipe,
+    settings: Settings | None = None,
+    console: Console | None = None,
+    selection: Selection = _ALL,
+) -> RunResult:
     """Take a recipe to a published checkpoint, from wherever earlier runs got to.
+
+    Args:
+        settings: how to run; None takes the environment and the defaults.
+        console: where lines, bars and events go; nowhere without one. The run's own log is kept in any case.
+        selection: which stages.
 
     Raises:
         QuantpipeError: a stage failed; what was finished stays and is used by the next run.
     """
+    settings, console = settings or Settings(), console or Console("quiet")
     store = Store(settings.store)
     stages = selection.stages()
     published = store.published_receipts(recipe.name)

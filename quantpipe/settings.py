@@ -60,7 +60,7 @@ _Place = Annotated[Path, AfterValidator(_absolute)]
 
 
 class Settings(BaseSettings):
-    """How to run: `Settings(store="/mnt/weights")` takes the rest from QUANTPIPE_*, then from defaults.
+    """How to run. What the caller does not give comes from QUANTPIPE_*, then from defaults.
 
     Raises:
         UsageError: a value is not of its type; the message names the flag and the variable.
@@ -70,7 +70,9 @@ class Settings(BaseSettings):
         env_prefix="QUANTPIPE_", env_ignore_empty=True, extra="forbid", frozen=True
     )
 
-    store: _Place = Field(Path("store"), description="Root of the store, on storage that all hosts share.")
+    store: _Place = Field(
+        default=Path("store"), description="Root of the store, on storage that all hosts share."
+    )
     quantize_python: _Place | None = Field(
         default_factory=_quantize_python, description="Interpreter that has msmodelslim."
     )
@@ -81,21 +83,21 @@ class Settings(BaseSettings):
         default_factory=_jobs, ge=1, le=1024, description="Files fetched or hashed at the same time."
     )
     stall_seconds: float = Field(
-        1800.0, ge=1, description="How many seconds the quantize worker may show no sign of life."
+        default=1800.0, ge=1, description="How many seconds the quantize worker may show no sign of life."
     )
-    port: int = Field(0, ge=0, le=65535, description="Port of the smoke server; 0 takes a free one.")
+    port: int = Field(default=0, ge=0, le=65535, description="Port of the smoke server; 0 takes a free one.")
     fetch_attempts: int = Field(
-        8,
+        default=8,
         ge=1,
         description="Attempts in a row without a result, for each file and each question to the hub.",
     )
     fetch_stall_seconds: float = Field(
-        60.0,
+        default=60.0,
         gt=0,
         description="A transfer that brings less than 64 KiB in so many seconds is tried again.",
     )
     fetch_jobs: int | None = Field(
-        None,
+        default=None,
         ge=1,
         description="Files fetched at the same time, if not as many as `jobs` or the hub says.",
     )

@@ -6,12 +6,12 @@ import copy
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.golden import DIGEST, GOLDEN, NAME, golden_recipe, golden_store, written
 
 from quantpipe import pipeline
 from quantpipe.console import Console
@@ -24,62 +24,18 @@ from quantpipe.store import status
 from quantpipe.store.receipt import Receipts, receipt_from_json
 from quantpipe.store.store import Store
 
-ROOT = Path(__file__).parents[1]
-GOLDEN = Path(__file__).parent / "golden" / "0.1.0"
-ASSET = ROOT / "quantpipe" / "assets" / "tiny-qwen3-moe"
-NAME = "tiny-qwen3-moe-w8a8-rot"
-DIGEST = "ea3ca92ca8bac5aedc601efa10cea9d1f66373ef96584636015d5aae83ba5499"
-
 RUN_RECEIPTS = sorted(GOLDEN.glob("store/runs/*/*/receipts/*.json"))
 PUBLISHED = GOLDEN / "store" / "models" / NAME / "receipts" / f"{DIGEST}.json"
 
 
-def written(value: Any) -> str:
-    """As durable.write_json does."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A writable copy, made whole where files on another filesystem cannot be what they were."""
-    root = tmp_path / "store"
-    shutil.copytree(GOLDEN / "store", root, symlinks=True)
-    _restore_snapshot(next(root.glob("sources/local/*/*/")))
-    _restore_checkpoint(root / "models" / NAME / DIGEST)
-    return Store(root)
-
-
-def _restore_snapshot(snapshot: Path) -> None:
-    """The weights from the asset that they were fetched from; mtime and inode in the receipts are those of
-    0.1.0's machine, and would say that every file was replaced."""
-    for path in ASSET.iterdir():
-        receipt_path = snapshot / ".quantpipe" / "receipts" / f"{path.name}.json"
-        if not receipt_path.is_file():
-            continue
-        shutil.copyfile(path, snapshot / path.name)
-        receipt = json.loads(receipt_path.read_text())
-        for name, file in (("stamp", snapshot / path.name), ("origin", path)):
-            found = file.stat()
-            assert receipt[name]["size"] == found.st_size
-            receipt[name] |= {"mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
-        receipt_path.write_text(written(receipt))
-
-
-def _restore_checkpoint(checkpoint: Path) -> None:
-    """Sparse files: a no-op refresh looks at names and sizes."""
-    provenance = json.loads((checkpoint / "quantpipe.json").read_text())
-    for entry in provenance["manifest"]["files"]:
-        (checkpoint / entry["path"]).parent.mkdir(exist_ok=True)
-        with (checkpoint / entry["path"]).open("wb") as file:
-            file.truncate(entry["size"])
+    return golden_store(tmp_path)
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
-    """The recipe of that run; its paths lead from a folder beside `recipes` into this checkout."""
-    text = (GOLDEN / "recipe.yaml").read_text().replace("../", f"{ROOT}/")
-    (tmp_path / "recipe.yaml").write_text(text)
-    return load_recipe(tmp_path / "recipe.yaml")
+    return load_recipe(golden_recipe(tmp_path))
 
 
 def settings(store: Store) -> Settings:

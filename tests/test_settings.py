@@ -113,7 +113,7 @@ def test_all_wrong_settings_at_once() -> None:
 
 def test_an_unknown_flag_is_a_mistake_in_the_program() -> None:
     with pytest.raises(TypeError, match="speed"):
-        Settings(speed=3)  # type: ignore[call-arg]
+        Settings(speed=3)
 
 
 def test_a_value_never_changes() -> None:

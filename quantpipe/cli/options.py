@@ -42,6 +42,6 @@ def load_recipe(recipe: Path) -> Recipe:
     Raises:
         RecipeError: all of its problems at once.
     """
-    from quantpipe.recipe.load import load_recipe
+    import quantpipe
 
-    return load_recipe(recipe)
+    return quantpipe.load_recipe(recipe)

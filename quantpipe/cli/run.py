@@ -38,12 +38,12 @@ def run(
     console: Console,
 ) -> None:
     """Take RECIPE to a published checkpoint. Continues what an earlier run began."""
-    from quantpipe import pipeline
+    import quantpipe
     from quantpipe.cli import render
 
     stop_on_sigterm()
     loaded = load_recipe(recipe)
-    outcome = pipeline.run(loaded, settings, console, pipeline.Selection(first, last, force, deep))
+    outcome = quantpipe.run(loaded, settings, console, quantpipe.Selection(first, last, force, deep))
     emit(console, *render.outcome(loaded, settings, outcome))
 
 
@@ -52,10 +52,10 @@ def run(
 @output_options
 def plan(recipe: Path, settings: Settings, console: Console) -> None:
     """What a run of RECIPE would do, with bytes, disk and memory. Exits 5 where it could not."""
-    from quantpipe import pipeline
+    import quantpipe
     from quantpipe.cli import render
 
-    plans, obstacles = pipeline.plan(load_recipe(recipe), settings, console)
+    plans, obstacles = quantpipe.plan(load_recipe(recipe), settings, console)
     emit(console, *render.plans(plans, obstacles))
     if obstacles:
         sys.exit(obstacles[0].exit_code)

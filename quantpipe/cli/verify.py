@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 @output_options
 def verify(path: Path, recipe: Path | None, settings: Settings, console: Console, **options: Any) -> None:
     """Check the checkpoint directory PATH, ours or not: will vLLM-Ascend serve it rightly?"""
-    from quantpipe.verify.standalone import Options, run_verify
+    import quantpipe
 
     loaded = load_recipe(recipe) if recipe else None
-    report = run_verify(path, Options(recipe=loaded, jobs=settings.jobs, **options), console)
+    report = quantpipe.verify(path, recipe=loaded, jobs=settings.jobs, console=console, **options)
     emit(console, report.to_json(), report.lines())
     if not report.ok:
         sys.exit(VerificationError.exit_code)

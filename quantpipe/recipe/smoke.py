@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ModelWrapValidatorHandler, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from quantpipe.recipe.probes import Probe, ProbesFile
 from quantpipe.recipe.section import Section
 from quantpipe.recipe.serve import Serve
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Timeouts(Section):
@@ -112,10 +115,7 @@ class Smoke(Section):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _probes_of_both(
-        cls, value: Any, handler: ModelWrapValidatorHandler[Smoke], info: ValidationInfo
-    ) -> Smoke:
-        del info
+    def _probes_of_both(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         smoke = handler(value)
         if smoke.probes_file is None:
             return smoke

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import (
     Field,
@@ -17,6 +17,9 @@ from pydantic import (
 
 from quantpipe.recipe.files import HubName, Loading
 from quantpipe.recipe.section import Section
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def default_hub(environment: Mapping[str, str]) -> HubName:
@@ -59,8 +62,8 @@ class Source(Section):
     @model_validator(mode="wrap")
     @classmethod
     def _hub_of_the_host(
-        cls, value: Any, handler: ModelWrapValidatorHandler[Source], info: ValidationInfo
-    ) -> Source:
+        cls, value: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
         if not isinstance(value, dict) or "hub" in value:
             return handler(value)
         source = handler({**value, "hub": Loading.of(info).hub})
