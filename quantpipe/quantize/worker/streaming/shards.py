@@ -71,24 +71,21 @@ def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> Shard:
         OSError: the disk is full, or the directory is gone.
     """
     header, order = header_of(tensors)
-    temporary = path.with_name(f"{durable.TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     digest, size = hashlib.sha256(), 0
 
     def take_in(views: list[memoryview]) -> None:
         for view in views:
             digest.update(view)  # releases the GIL, as the write does
 
-    try:
-        with ThreadPoolExecutor(1) as hasher, temporary.open("wb", buffering=0) as file:
-            for views in _pieces(header, (tensors[name] for name in order)):
-                hashing = hasher.submit(take_in, views)
-                size += _write(file.fileno(), views)
-                hashing.result()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:  # a full disk needs its space again, for the log and the receipt
-        temporary.unlink(missing_ok=True)
-    durable.fsync_directory(path.parent)
+    with (
+        durable.replacing(path) as temporary,
+        ThreadPoolExecutor(1) as hasher,
+        temporary.open("wb", buffering=0) as file,
+    ):
+        for views in _pieces(header, (tensors[name] for name in order)):
+            hashing = hasher.submit(take_in, views)
+            size += _write(file.fileno(), views)
+            hashing.result()
     sizes = {name: tensors[name].numel() * tensors[name].element_size() for name in order}
     return Shard(path.name, size, digest.hexdigest(), sizes)
 
