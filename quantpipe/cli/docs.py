@@ -1,0 +1,73 @@
+"""docs/settings.md and docs/commands.md, from the settings' fields and the commands themselves.
+
+`python -m quantpipe.cli.docs` writes both; tests/test_docs.py compares them with what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from quantpipe.cli import cli
+from quantpipe.settings import PROJECT_ROOT, Settings, default_text, flag, kind, variable
+
+
+def settings_page() -> str:
+    """A row per setting."""
+    lines = [
+        "# Settings",
+        "",
+        "How to run, never digested. A flag wins over the environment variable, that over the default.",
+        "",
+        "| flag | variable | value | default | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        cells = [f"`{flag(name)}`", f"`{variable(name)}`", kind(name), default_text(name), field.description]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def commands_page() -> str:
+    """A section per command, with its arguments and its own options."""
+    lines = [
+        "# Commands",
+        "",
+        "All but `recipe` also take the [settings](settings.md) as flags.",
+    ]
+    for path, command in sorted(_commands(cli, "quantpipe")):
+        context = click.Context(command, info_name=path)
+        usage = " ".join([path, *command.collect_usage_pieces(context)])
+        lines += ["", f"## `{path}`", "", f"    {usage}", "", _paragraph(command.help), ""]
+        for option in command.params:
+            if isinstance(option, click.Option):
+                names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
+                lines.append(f"- {names}: {option.help}")
+    return "\n".join(lines) + "\n"
+
+
+def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    for name, inner in command.commands.items():
+        yield from _commands(inner, f"{path} {name}")
+
+
+def _paragraph(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+PAGES = {"settings.md": settings_page, "commands.md": commands_page}
+
+
+def main(folder: Path = PROJECT_ROOT / "docs") -> None:
+    """Write the pages."""
+    for name, page in PAGES.items():
+        (folder / name).write_text(page(), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
