@@ -38,6 +38,15 @@ def fsync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def drop_cache(descriptor: int) -> None:
+    """Let the next reads of a file come from the device, as far as its content has been flushed.
+
+    What the page cache holds may be right while the device is not; who verifies has to see the latter.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it becomes `path`, durably.

@@ -52,7 +52,7 @@ class Selection:
         """Fresh stages for one run, up to the last one."""
         stages: tuple[AnyStage, ...] = (
             FetchStage(deep=self.deep),
-            QuantizeStage(),
+            QuantizeStage(forced=self.force in ("fetch", "quantize")),
             VerifyStage(),
             SmokeStage(),
             PublishStage(),

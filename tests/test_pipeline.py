@@ -468,3 +468,65 @@ def complete(port: int, model: str, probe: dict[str, Any]) -> str:
     )
     with urllib.request.urlopen(request, timeout=120) as answer:
         return str(json.load(answer)["choices"][0]["text"])
+
+
+# -- bytes that rot between the stages ----------------------------------------------------------------
+
+
+def flip(path: Path, position: int) -> None:
+    """One bit, as a disk does it: neither size nor time say so."""
+    before, mode = path.stat(), path.stat().st_mode
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(position)
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ 4]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    path.chmod(mode)
+
+
+def snapshot_of(store: Path) -> Path:
+    return next(store.glob("sources/*/*/*/config.json")).parent
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "said"),
+    [
+        ("model-00002-of-00003.safetensors", -100, "tensor "),
+        ("model-00002-of-00003.safetensors", 20, "its header"),
+        ("tokenizer.json", 200, "tokenizer.json changed"),
+        ("config.json", 30, "config.json changed"),
+    ],
+)
+def test_a_bit_that_flips_in_the_snapshot_is_not_quantized(
+    published_store: Path, tmp_path: Path, name: str, position: int, said: str
+) -> None:
+    recipe, file = write_recipe(tmp_path), snapshot_of(published_store) / name
+    before = current(published_store)
+    # A copied store has other inodes: fetch hashes its files once, and trusts their stamps from then on.
+    assert quantpipe("run", recipe, "--store", published_store, "--until", "fetch").status == 0
+    flip(file, position % file.stat().st_size)
+    failed = quantpipe("run", recipe, "--store", published_store, "--force", "quantize")
+    assert failed.status == 3, failed.stderr
+    assert said in failed.stderr and name in failed.stderr and "--deep" in failed.stderr
+    assert current(published_store) == before
+    mended = quantpipe("run", recipe, "--store", published_store, "--deep", "--until", "quantize")
+    assert mended.status == 0, mended.stderr
+
+
+def test_the_same_inputs_with_another_result_are_explained(published_store: Path, tmp_path: Path) -> None:
+    """As if the published generation had been made by a machine that computed wrongly."""
+    recipe, digest = write_recipe(tmp_path), current(published_store)
+    receipts = published_store / "models" / NAME / "receipts" / f"{digest}.json"
+    value = json.loads(receipts.read_text())
+    [shard, *_] = [f for f in value["quantize"]["outputs"]["manifest"]["files"] if "00001" in f["path"]]
+    shard["sha256"] = "0" * 64
+    receipts.write_text(json.dumps(value))
+    failed = quantpipe("run", recipe, "--store", published_store, "--until", "quantize")
+    assert failed.status == 3, failed.stderr
+    assert "the same source and recipe gave another checkpoint" in failed.stderr
+    assert f"{shard['path']} differs" in failed.stderr
+    accepted = quantpipe("run", recipe, "--store", published_store, "--force", "quantize")
+    assert accepted.status == 0, accepted.stderr
+    assert "warning: the same source and recipe gave another checkpoint" in accepted.stderr

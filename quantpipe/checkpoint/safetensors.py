@@ -39,6 +39,9 @@ DTYPE_BYTES = {
 }
 """Bytes of one element, by the name that headers use."""
 
+PREFIX_BYTES = 8
+"""The length of the JSON stands before it."""
+
 _MAX_RANK = 8
 _MAX_PROBLEMS = 20
 
@@ -126,13 +129,18 @@ def load_header(path: Path, shard: str) -> Header:
     size = found.st_size
     with path.open("rb", buffering=0) as file:
         prefix = file.read(8)
-        length = int.from_bytes(prefix, "little")
+        length = header_length(prefix)
         if problem := _length_problem(length, len(prefix), size):
             return Header(shard, size, problems=(problem,))
         raw = os.pread(file.fileno(), length, 8)
     if len(raw) != length:
         return Header(shard, size, problems=("became shorter while it was read",))
     return parse_header(raw, shard, size)
+
+
+def header_length(prefix: bytes) -> int:
+    """Bytes of the JSON, from the first 8 bytes of a file; nothing bounds it but the format."""
+    return int.from_bytes(prefix[:PREFIX_BYTES], "little")
 
 
 def _length_problem(length: int, prefix: int, size: int) -> str | None:

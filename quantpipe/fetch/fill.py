@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from quantpipe.checkpoint.fetched import FileHashes
 from quantpipe.errors import VerificationError
 from quantpipe.fetch import preflight, reuse
 from quantpipe.fetch.figures import FileFigures
@@ -49,7 +50,7 @@ def fill(
     total = sum(file.size for file in files) if deep else None
     with context.console.progress("check", total, "B") as bar:
         kept = reuse.keep(snapshot, files, deep=deep, jobs=context.settings.jobs, on_bytes=bar.advance)
-    linked = reuse.link(snapshot, [f for f in files if f.path not in kept])
+    linked = _linked(context, snapshot, [f for f in files if f.path not in kept])
     missing = [f for f in files if f.path not in kept and f.path not in linked]
     figures = [FileFigures(f.path, f.size, how="kept") for f in files if f.path in kept]
     figures += [FileFigures(f.path, f.size, how="linked") for f in files if f.path in linked]
@@ -83,6 +84,12 @@ def fill(
         return figures + transfers.run(missing)
 
 
+def _linked(context: Context, snapshot: Snapshot, missing: list[RemoteFile]) -> set[str]:
+    total = sum(found.file.size for found in reuse.linkable(snapshot, missing))
+    with context.console.progress("link", total, "B") as bar:
+        return reuse.link(snapshot, missing, jobs=context.settings.jobs, on_bytes=bar.advance)
+
+
 @contextlib.contextmanager
 def held(context: Context, snapshot: Snapshot) -> Iterator[None]:
     """Wait for another run that fetches the same snapshot: what it fetched is then there."""
@@ -102,8 +109,9 @@ def held(context: Context, snapshot: Snapshot) -> Iterator[None]:
 
 
 def finished(snapshot: Snapshot, files: tuple[RemoteFile, ...]) -> list[FileReceipt]:
-    """The receipts of all files.
+    """The receipts of all files, once the hashes of all tensors are known.
 
+    They are not where a file shares its blocks with the source, or was fetched by 0.1.0: it is read once.
     Two processes that held no lease against each other may have placed the same file: then the receipt of
     one stands beside the file of the other, and the file is hashed once more.
 
@@ -112,7 +120,8 @@ def finished(snapshot: Snapshot, files: tuple[RemoteFile, ...]) -> list[FileRece
     """
     receipts = []
     for file in files:
-        receipt = snapshot.finished(file) or snapshot.recheck(file)
+        known = FileHashes.load(snapshot.path, file.path) is not None
+        receipt = (snapshot.finished(file) if known else None) or snapshot.recheck(file)
         if receipt is None:
             raise VerificationError(
                 "a file of the snapshot was changed while it was being fetched",

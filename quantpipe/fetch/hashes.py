@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from quantpipe.checkpoint.fetched import FileHashes, TensorHasher
+from quantpipe.durable import drop_cache
 from quantpipe.fetch.hub import RemoteFile
 from quantpipe.store.manifest import OnBytes
 
@@ -12,7 +14,7 @@ _CHUNK = 4 << 20
 
 
 class Hashes:
-    """The hashes of a file, fed in order: SHA-256 always, the git blob id where the hub gave it."""
+    """The hashes of a file, fed in order: SHA-256, also of each tensor; git's blob id where there is one."""
 
     def __init__(self, file: RemoteFile) -> None:
         self._file = file
@@ -20,11 +22,13 @@ class Hashes:
         self._git = None
         if file.git_sha1 is not None and file.sha256 is None:
             self._git = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+        self._tensors = TensorHasher(file.path, file.size)
         self.size = 0
 
     def update(self, chunk: bytes | bytearray | memoryview) -> None:
         """Go on with these bytes; without the GIL for large chunks."""
         self._sha256.update(chunk)
+        self._tensors.update(chunk)
         if self._git is not None:
             self._git.update(chunk)
         self.size += len(chunk)
@@ -33,6 +37,7 @@ class Hashes:
         """Go on with the whole content of a file."""
         buffer = memoryview(bytearray(_CHUNK))
         with path.open("rb", buffering=0) as file:
+            drop_cache(file.fileno())
             while count := file.readinto(buffer):
                 self.update(buffer[:count])
                 if on_bytes is not None:
@@ -42,6 +47,10 @@ class Hashes:
     def sha256(self) -> str:
         """Of all bytes so far, hex."""
         return self._sha256.hexdigest()
+
+    def content(self) -> FileHashes:
+        """The hashes of the file and of its tensors, of all bytes so far."""
+        return FileHashes(self.sha256, self._tensors.result())
 
     def mismatch(self) -> str | None:
         """How the bytes differ from what the hub promised; None where they do not."""

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from quantpipe.checkpoint.fetched import FileHashes
 from quantpipe.fetch.hashes import Hashes
 from quantpipe.fetch.hub import RemoteFile, Stopped
 from quantpipe.fetch.snapshot import Stamp
@@ -156,6 +157,10 @@ class Partial:
     def sha256(self) -> str:
         """Of the content, hex."""
         return self._known or self._hashes.sha256
+
+    def content(self) -> FileHashes | None:
+        """The hashes of the content; None where its bytes did not pass by: the blocks of a clone."""
+        return self._hashes.content() if self._known is None else None
 
     def flush(self) -> Stamp:
         """Make the content durable and read-only; the stamp that the finished file will have."""

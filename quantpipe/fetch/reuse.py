@@ -7,14 +7,24 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from quantpipe import durable
+from quantpipe.checkpoint.fetched import FileHashes
 from quantpipe.fetch.hub import RemoteFile
 from quantpipe.fetch.parallel import each
 from quantpipe.fetch.partial import file_id
 from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot, remove_empty
 from quantpipe.store.manifest import OnBytes
 from quantpipe.store.owner import Owner
+
+
+class Linkable(NamedTuple):
+    """A file that another snapshot holds: its receipt there."""
+
+    file: RemoteFile
+    other: Snapshot
+    receipt: FileReceipt
 
 
 def keep(
@@ -42,28 +52,40 @@ def keep(
         if path.is_file() and snapshot.recheck(file, count) is not None:
             return file.path
         path.unlink(missing_ok=True)
+        snapshot.forget(file)
         return None
 
     with contextlib.closing(each(right, files, jobs=jobs, on_bytes=on_bytes)) as found:
         return {path for path in found if path is not None}
 
 
-def link(snapshot: Snapshot, files: Iterable[RemoteFile]) -> set[str]:
+def link(
+    snapshot: Snapshot, files: Iterable[RemoteFile], *, jobs: int, on_bytes: OnBytes | None = None
+) -> set[str]:
     """Hard-link files that another snapshot of the same repository holds; the paths of those it could.
 
-    A snapshot's files never change, so that two snapshots may share them.
+    A snapshot's files never change, so that two snapshots may share them. Each is hashed first: its stamp
+    would not show that it has rotted. One that has is not linked, and its own snapshot forgets its receipt.
+
+    Args:
+        jobs: files hashed at a time.
     """
-    linked = set()
-    for file, other, receipt in linkable(snapshot, files):
+
+    def linked(found: Linkable, count: OnBytes) -> str | None:
+        receipt = found.other.recheck(found.receipt.file, count)
+        if receipt is None:
+            found.other.forget(found.receipt.file)
+            return None
         with contextlib.suppress(OSError):  # no hard links here, or too many: it is fetched
-            _link_one(snapshot, file, other, receipt)
-            linked.add(file.path)
-    return linked
+            _link_one(snapshot, found.file, found.other, receipt)
+            return found.file.path
+        return None
+
+    with contextlib.closing(each(linked, linkable(snapshot, files), jobs=jobs, on_bytes=on_bytes)) as done:
+        return {path for path in done if path is not None}
 
 
-def linkable(
-    snapshot: Snapshot, files: Iterable[RemoteFile]
-) -> list[tuple[RemoteFile, Snapshot, FileReceipt]]:
+def linkable(snapshot: Snapshot, files: Iterable[RemoteFile]) -> list[Linkable]:
     """The files that another snapshot of the same repository holds, and where; reads receipts only."""
     wanted = list(files)
     if not wanted:
@@ -73,7 +95,7 @@ def linkable(
     for file in wanted:
         other, receipt = held.get(_content(file, file.sha256), (None, None))
         if other is not None and receipt is not None and other.finished(receipt.file) is not None:
-            found.append((file, other, receipt))
+            found.append(Linkable(file, other, receipt))
     return found
 
 
@@ -138,4 +160,5 @@ def _link_one(snapshot: Snapshot, file: RemoteFile, other: Snapshot, receipt: Fi
     temporary = snapshot.partial / f"{file_id(file)}.link-{secrets.token_hex(8)}"
     temporary.parent.mkdir(parents=True, exist_ok=True)
     os.link(other.path / receipt.file.path, temporary)
-    snapshot.place(temporary, FileReceipt(file, receipt.stamp, receipt.sha256, receipt.origin))
+    hashes = FileHashes.load(other.path, receipt.file.path)
+    snapshot.place(temporary, FileReceipt(file, receipt.stamp, receipt.sha256, receipt.origin), hashes)

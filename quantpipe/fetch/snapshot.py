@@ -3,6 +3,7 @@
     <snapshot>/<path>                              complete and right, or absent; read-only
     <snapshot>/.quantpipe/manifest.json            source manifest: stored before the first byte
     <snapshot>/.quantpipe/receipts/<path>.json     size, mtime, inode and hashes of a finished file
+    <snapshot>/.quantpipe/hashes/<path>.json       hashes of its tensors: `quantpipe.checkpoint.fetched`
     <snapshot>/.quantpipe/partial/                 files that are growing
 
 Order for each file: bytes -> fsync -> receipt -> rename -> fsync of the folder. The receipt comes
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe import durable
+from quantpipe.checkpoint.fetched import FileHashes
 from quantpipe.errors import VerificationError
 from quantpipe.fetch.hashes import Hashes
 from quantpipe.fetch.hub import RemoteFile
@@ -207,12 +209,23 @@ class Snapshot:
             return None
         receipt = FileReceipt(file, stamp, hashes.sha256, old.origin if old is not None and known else None)
         self._save(receipt)
+        hashes.content().save(self.path, file.path)
         return receipt
 
-    def place(self, grown: Path, receipt: FileReceipt) -> None:
-        """Give a complete, checked and flushed file its final name, durably."""
+    def forget(self, file: RemoteFile) -> None:
+        """Drop the receipt of a file that proved wrong: nobody may take it for right by its stamp."""
+        self.receipt_path(file.path).unlink(missing_ok=True)
+
+    def place(self, grown: Path, receipt: FileReceipt, hashes: FileHashes | None) -> None:
+        """Give a complete, checked and flushed file its final name, durably.
+
+        Args:
+            hashes: of its content, where its bytes have passed by.
+        """
         final = self.path / receipt.file.path
         self._save(receipt)
+        if hashes is not None:
+            hashes.save(self.path, receipt.file.path)
         final.parent.mkdir(parents=True, exist_ok=True)
         grown.replace(final)
         durable.fsync_directory(final.parent)

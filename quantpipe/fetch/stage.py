@@ -70,7 +70,7 @@ class FetchStage:
             files = self._files(context, source)
         snapshot = self._snapshot(context, hub, commit or "unknown")
         missing = [file for file in files if snapshot.finished(file) is None]
-        linked = {file.path for file, _, _ in reuse.linkable(snapshot, missing)}
+        linked = {found.file.path for found in reuse.linkable(snapshot, missing)}
         total = sum(file.size for file in files)
         landed = reuse.partial_bytes(snapshot)
         absent = max(0, sum(file.size for file in missing if file.path not in linked) - landed)

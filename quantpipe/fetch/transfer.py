@@ -268,7 +268,8 @@ class Transfers:
         elif file.path.endswith(INDEX_SUFFIX):
             sanity.check_index(partial.path, self._present, name=file.path)
         stamp = partial.flush()
-        self._snapshot.place(partial.path, FileReceipt(file, stamp, partial.sha256, self._origin(file.path)))
+        receipt = FileReceipt(file, stamp, partial.sha256, self._origin(file.path))
+        self._snapshot.place(partial.path, receipt, partial.content())
 
     def _reject(self, transfer: _Transfer, wrong: str) -> None:
         """Delete what arrived wrongly; try again, unless it came so too often."""

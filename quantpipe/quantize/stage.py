@@ -8,15 +8,13 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from quantpipe import durable
-from quantpipe.checkpoint.names import CONFIG, SHARD_GLOB
 from quantpipe.digest import digest_of
 from quantpipe.errors import PreflightError
 from quantpipe.host.child import GRACE_SECONDS
 from quantpipe.host.machine import memory_limit, named_interpreter, require_interpreter, require_npu
-from quantpipe.quantize import worker_process
+from quantpipe.quantize import reproduced, source, worker_process
 from quantpipe.quantize.estimate import BASE_MEMORY, HELD_LAYERS, Estimate, estimate
 from quantpipe.quantize.finish import finish
 from quantpipe.quantize.spec import adapter_for, build_spec
@@ -51,9 +49,16 @@ _STOCK_MEMORY_BASE = 2 << 30
 
 
 class QuantizeStage:
-    """Runs msmodelslim in its own interpreter and makes its output servable."""
+    """Runs msmodelslim in its own interpreter and makes its output servable.
+
+    Args:
+        forced: somebody asked for it by name: another result than before is then a warning and no error.
+    """
 
     name: StageName = "quantize"
+
+    def __init__(self, *, forced: bool = False) -> None:
+        self._forced = forced
 
     def key(self, context: Context) -> str:
         """From the quantize section with its prompts, and the snapshot's manifest."""
@@ -113,11 +118,13 @@ class QuantizeStage:
 
         Raises:
             QuantpipeError: of worker_process.run.
+            VerificationError: the snapshot is not what was fetched, or equal inputs gave another result.
         """
         snapshot = context.store.absolute(context.fetch.snapshot)
         streaming = context.recipe.quantize.engine == "streaming"
-        if not streaming:
-            _refuse_tied_rotation(context, snapshot)
+        if not streaming and context.recipe.quantize.rotate:
+            source.refuse_tied_embeddings(snapshot)
+        source.require_unchanged(snapshot)
         _prepare_staging(context, keep=streaming)
         staging = context.run.staging / CHECKPOINT
         outcome = worker_process.run(
@@ -132,21 +139,24 @@ class QuantizeStage:
             grace=_LAYER_SECONDS if streaming else GRACE_SECONDS,
         )
         quantize = context.recipe.quantize
+        source.require_unchanged(snapshot)  # once more: what was copied meanwhile is right, too
         finish(staging, snapshot, scheme=quantize.scheme, trust_remote_code=quantize.trust_remote_code)
         durable.fsync_tree(staging)  # before the receipt says that it is there
         written = _hash(context, staging, _hashed(context) if streaming else {})
+        figures = QuantizeFigures(
+            bytes=written.total_bytes,
+            source_bytes=source.weight_bytes(snapshot),
+            files=len(written.entries),
+            layers=outcome.layers,
+            worker_seconds=outcome.seconds,
+            versions=outcome.versions,
+            threads=outcome.threads,
+            resumed_units=outcome.resumed,
+        )
+        reproduced.require(context, self.key(context), written, figures, accept=self._forced)
         return StageResult(
             QuantizeOutput(context.store.relative(staging), written),
-            QuantizeFigures(
-                bytes=written.total_bytes,
-                source_bytes=_weight_bytes(snapshot),
-                files=len(written.entries),
-                layers=outcome.layers,
-                worker_seconds=outcome.seconds,
-                versions=outcome.versions,
-                threads=outcome.threads,
-                resumed_units=outcome.resumed,
-            ),
+            figures,
             summary=f"{outcome.layers} layers, {human_bytes(written.total_bytes)}",
         )
 
@@ -266,20 +276,5 @@ def _hash(context: Context, staging: Path, known: Mapping[str, FileEntry]) -> Ma
     return Manifest((*rest.entries, *known.values()))
 
 
-def _weight_bytes(snapshot: Path) -> int:
-    return sum(path.stat().st_size for path in snapshot.glob(SHARD_GLOB))
-
-
 def _has_files(place: Path, written: Manifest) -> bool:
     return all((place / entry.path).is_file() for entry in written.entries)
-
-
-def _refuse_tied_rotation(context: Context, snapshot: Path) -> None:
-    """Engine `stock` rotates a matrix that embedding and lm_head share twice: wrong, and it loads."""
-    config: dict[str, Any] = json.loads((snapshot / CONFIG).read_text("utf-8"))
-    if config.get("tie_word_embeddings") and context.recipe.quantize.rotate:
-        raise PreflightError(
-            "engine `stock` turns tied embeddings twice, which loads and answers wrongly",
-            where="quantize.rotate",
-            hint="set `rotate: false`, or quantize a model whose embeddings are not tied",
-        )

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Mapping
 from pathlib import Path
 
-from quantpipe.errors import PreflightError, QuantizeError, QuantpipeError, RetryableError
+from quantpipe.errors import PreflightError, QuantizeError, QuantpipeError, RetryableError, VerificationError
 from quantpipe.host import child
 from quantpipe.store.faults import storage_error
 
@@ -25,6 +25,8 @@ def failed(failure: Mapping[str, str], log: Path) -> QuantpipeError:
     """The worker's `failed` event (protocol.py), as the kind of error that it is."""
     if failure["fault"] == "storage":
         return _storage(failure, log)
+    if failure["fault"] == "source":
+        return VerificationError(failure["message"], where=str(log), hint=failure["action"])
     kinds: dict[str, tuple[type[QuantpipeError], str]] = {
         "memory": (PreflightError, "use a host with more memory (`quantpipe plan` says how much)"),
         "environment": (

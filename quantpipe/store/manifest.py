@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from quantpipe.digest import digest_of
-from quantpipe.durable import TEMPORARY_PREFIX
+from quantpipe.durable import TEMPORARY_PREFIX, drop_cache
 from quantpipe.errors import VerificationError
 
 OnBytes = Callable[[int], object]
@@ -107,13 +107,14 @@ class Mismatch:
 
 
 def hash_file(path: Path, on_bytes: OnBytes | None = None) -> str:
-    """The SHA-256 of a file, in hex, read in one pass with bounded memory.
+    """The SHA-256 of a file as it is on the device, in hex, read in one pass with bounded memory.
 
     hashlib releases the GIL, so that threads hash in parallel.
     """
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_CHUNK))
     with path.open("rb", buffering=0) as file:
+        drop_cache(file.fileno())
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
             if on_bytes is not None:

@@ -19,6 +19,7 @@ import numpy as np
 from quantpipe.checkpoint.decode import Array, decode
 from quantpipe.checkpoint.safetensors import DTYPE_BYTES, Header, Tensor
 from quantpipe.checkpoint.tensors import STATIC_TYPES
+from quantpipe.durable import drop_cache
 from quantpipe.store.manifest import OnBytes
 from quantpipe.verify.model import Model
 
@@ -124,6 +125,7 @@ class _Reader:
             return
         # Overflow in a cast is what a check finds out about; numpy need not warn of it.
         with self._path.open("rb", buffering=0) as file, np.errstate(all="ignore"):
+            drop_cache(file.fileno())
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
             position = 0

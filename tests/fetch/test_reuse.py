@@ -59,7 +59,7 @@ def test_link_takes_only_untouched_files(snapshot: Snapshot) -> None:
     victim.write_bytes(b"changed")
     other = Snapshot(snapshot.path.with_name("another"))
     files = snapshot.files()
-    linked = reuse.link(other, files)
+    linked = reuse.link(other, files, jobs=1)
     assert linked == {file.path for file in files} - {"tokenizer.json"}
     assert all((other.path / path).samefile(snapshot.path / path) for path in linked)
     expected = model_files()
@@ -73,7 +73,7 @@ def test_storage_without_hard_links(snapshot: Snapshot, monkeypatch: pytest.Monk
         raise OSError(95, "not supported")
 
     monkeypatch.setattr(os, "link", refuse)
-    assert reuse.link(Snapshot(snapshot.path.with_name("another")), snapshot.files()) == set()
+    assert reuse.link(Snapshot(snapshot.path.with_name("another")), snapshot.files(), jobs=1) == set()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"file": {}}', '{"file": 1, "stamp": 2}'])

@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from quantpipe.console import Console
-from quantpipe.errors import PreflightError, QuantizeError, QuantpipeError, RetryableError, StorageFullError
+from quantpipe.errors import (
+    PreflightError,
+    QuantizeError,
+    QuantpipeError,
+    RetryableError,
+    StorageFullError,
+    VerificationError,
+)
 from quantpipe.host import cgroups, child
 from quantpipe.quantize import worker_process
 from quantpipe.quantize.worker.protocol import FAULTS, Job
@@ -169,6 +176,18 @@ def test_each_fault_becomes_its_error(worker: Worker, fault: str) -> None:
     assert "the worker's own log" in failure.details
 
 
+def test_a_snapshot_that_changed_is_a_failed_verification(worker: Worker) -> None:
+    told = {
+        "type": "ChangedError",
+        "message": "a.safetensors changed",
+        "action": "do this",
+        "fault": "source",
+    }
+    failure = worker.fails(STARTED, ["send", {"event": "failed", **told}], ["exit", 1])
+    assert type(failure) is VerificationError
+    assert (failure.exit_code, failure.what, failure.hint) == (3, "a.safetensors changed", "do this")
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "code"),
     [("ENOSPC", StorageFullError, 5), ("EACCES", PreflightError, 5), ("EIO", RetryableError, 75)],
@@ -176,7 +195,7 @@ def test_each_fault_becomes_its_error(worker: Worker, fault: str) -> None:
 def test_a_fault_of_the_storage_is_the_same_error_as_everywhere(
     worker: Worker, name: str, kind: type[QuantpipeError], code: int
 ) -> None:
-    assert {"storage", *KINDS} == set(FAULTS)
+    assert {"storage", "source", *KINDS} == set(FAULTS)
     told = {"type": "OSError", "message": "m", "action": "", "fault": "storage", "errno": name}
     failure = worker.fails(STARTED, ["send", {"event": "failed", **told, "file": "/shard"}], ["exit", 1])
     assert type(failure) is kind

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from quantpipe.checkpoint.fetched import ChangedError
 from quantpipe.quantize.worker import device
 from quantpipe.quantize.worker.protocol import EXIT_STOPPED, Job, Reporter, StoppedError
 from quantpipe.quantize.worker.versions import versions
@@ -98,4 +99,6 @@ def _fault(error: BaseException) -> str:
         return "environment"
     if isinstance(error, device.DeviceError):
         return "device"
+    if isinstance(error, ChangedError):
+        return "source"
     return "error"

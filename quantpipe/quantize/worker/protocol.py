@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-FAULTS = ("storage", "memory", "environment", "device", "error")
-"""Kinds of failures: the first four are this host's, "error" is everything else."""
+FAULTS = ("storage", "memory", "environment", "device", "source", "error")
+"""Kinds of failures: the first four are this host's, "source" a snapshot that changed, "error" all others."""
 
 EXIT_STOPPED = 75
 """The worker's exit status after `stopped`: EX_TEMPFAIL of sysexits.h."""

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from quantpipe.checkpoint.fetched import require_same
+from quantpipe.checkpoint.names import SHARD_GLOB
 from quantpipe.quantize.worker.protocol import Job, Reporter
 
 
@@ -28,12 +30,15 @@ def quantize(job: Job, reporter: Reporter) -> None:
     from msmodelslim.infra.file_dataset_loader import FileDatasetLoader
     from msmodelslim.model import PluginModelFactory
 
-    adapter = PluginModelFactory().create(job.adapter, Path(job.snapshot), job.trust_remote_code)
+    # Its loader reads the files by itself: they are compared with the hashes of the fetch before it does.
+    snapshot = Path(job.snapshot)
+    require_same(snapshot, sorted(path.name for path in snapshot.glob(SHARD_GLOB)))
+    adapter = PluginModelFactory().create(job.adapter, snapshot, job.trust_remote_code)
     _report_loading(adapter, reporter)
     _report_layers(adapter, reporter)
     service = ModelslimV1QuantService(
         ModelslimV1QuantServiceConfig(),
-        FileDatasetLoader(Path(job.snapshot)),
+        FileDatasetLoader(snapshot),
         ContextFactory(enable_debug=False),
     )
     service.quantize(

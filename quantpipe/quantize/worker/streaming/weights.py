@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from quantpipe.checkpoint import safetensors
+from quantpipe.checkpoint.fetched import HEADER, ChangedError, FileHashes, header_hash
 from quantpipe.checkpoint.index import shards_to_load
 from quantpipe.checkpoint.names import INDEX
 from quantpipe.quantize.worker.streaming.memory import PagePool
@@ -32,13 +34,18 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Location:
-    """Where a tensor lies: file, first byte, number of bytes, and what the bytes are."""
+    """Where a tensor lies: file, first byte, number of bytes, and what the bytes are.
+
+    Attributes:
+        sha256: of the bytes when they were fetched, in hex; None where it is not known.
+    """
 
     file: Path
     offset: int
     size: int
     dtype: torch.dtype
     shape: tuple[int, ...]
+    sha256: str | None = None
 
 
 class SnapshotError(RuntimeError):
@@ -51,22 +58,29 @@ class SnapshotError(RuntimeError):
     action = "fetch the snapshot again: `quantpipe run RECIPE --force fetch`"
 
 
-def read_header(file: Path) -> dict[str, Location]:
+def read_header(file: Path, hashes: Mapping[str, str] | None = None) -> dict[str, Location]:
     """The tensors of one safetensors file.
+
+    Args:
+        hashes: what `FileHashes.tensors` was when the file was fetched: what is read is compared with them.
 
     Raises:
         SnapshotError: it is not a whole safetensors file, or has a dtype that is not supported here.
+        ChangedError: the header is not the one that was fetched.
     """
+    known = hashes or {}
+    if HEADER in known and header_hash(file) != known[HEADER]:
+        raise ChangedError(file.name, "its header")
     header = safetensors.load_header(file, file.name)
     if header.defect is not None:
         raise SnapshotError(f"{file.name} {header.defect}")
-    return {tensor.name: _location(file, tensor) for tensor in header.tensors}
+    return {tensor.name: _location(file, tensor, known.get(tensor.name)) for tensor in header.tensors}
 
 
-def _location(file: Path, tensor: safetensors.Tensor) -> Location:
+def _location(file: Path, tensor: safetensors.Tensor, sha256: str | None) -> Location:
     if tensor.dtype not in DTYPES:
         raise SnapshotError(f"{tensor.name} in {file.name} has the unsupported type {tensor.dtype}")
-    return Location(file, tensor.start, tensor.size, DTYPES[tensor.dtype], tensor.shape)
+    return Location(file, tensor.start, tensor.size, DTYPES[tensor.dtype], tensor.shape, sha256)
 
 
 class Weights:
@@ -79,12 +93,16 @@ class Weights:
     def of_snapshot(cls, snapshot: Path) -> Weights:
         """The tensors of the files that the index names, or of all *.safetensors where there is none.
 
+        What is read is compared with the hashes of the fetch, where the snapshot has them.
+
         Raises:
             SnapshotError: a file is missing or damaged.
+            ChangedError: a header is not the one that was fetched.
         """
         found: dict[str, Location] = {}
         for file in _files(snapshot):
-            found.update(read_header(file))
+            hashes = FileHashes.load(snapshot, file.name)
+            found.update(read_header(file, None if hashes is None else hashes.tensors))
         return cls(found)
 
     def names(self, prefix: str) -> list[str]:
@@ -102,6 +120,7 @@ class Weights:
 
         Raises:
             SnapshotError: a file got shorter.
+            ChangedError: a tensor is not what was fetched.
         """
         places = [(name, self._locations[name]) for name in self.names(prefix)]
         begins = [0, *itertools.accumulate(_aligned(place.size) for _, place in places)]
@@ -129,6 +148,8 @@ def _read(name: str, place: Location, into: memoryview) -> None:
             done += count
     finally:
         os.close(descriptor)
+    if place.sha256 is not None and hashlib.sha256(into).hexdigest() != place.sha256:
+        raise ChangedError(place.file.name, f"tensor {name}")
 
 
 def _files(snapshot: Path) -> list[Path]:

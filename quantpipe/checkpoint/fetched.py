@@ -1,0 +1,191 @@
+"""What the content of a snapshot's files was when it was fetched: SHA-256 of each file and of each tensor.
+
+    <snapshot>/.quantpipe/hashes/<path>.json     {"sha256": ..., "tensors": {name: sha256, ...} or null}
+
+fetch takes them while the bytes stream by. Hours or days later the quantize worker compares every tensor
+that it reads, so that a bit that flipped on the storage meanwhile is not quantized. The name "" stands for
+the header of a safetensors file, its first 8 bytes included: a flipped bit there makes another dtype.
+
+Standard library only: the worker imports it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from quantpipe import durable
+from quantpipe.checkpoint.names import SHARD_SUFFIX
+from quantpipe.checkpoint.safetensors import PREFIX_BYTES, Tensor, header_length, parse_header
+from quantpipe.checkpoint.strict_json import MAX_JSON_BYTES
+
+HEADER = ""
+"""The name under which the hash of a file's header is kept: no tensor has it."""
+
+_FOLDER = Path(".quantpipe", "hashes")
+
+_CHUNK = 4 << 20
+
+Chunk = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class FileHashes:
+    """The hashes of one file, in hex.
+
+    Attributes:
+        sha256: of the whole file.
+        tensors: by name, and of the header under `HEADER`; None for what is no sound safetensors file.
+    """
+
+    sha256: str
+    tensors: Mapping[str, str] | None = None
+
+    def save(self, snapshot: Path, path: str) -> None:
+        """Keep them, durably."""
+        place = _place(snapshot, path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        durable.write_json(place, asdict(self))
+
+    @classmethod
+    def load(cls, snapshot: Path, path: str) -> FileHashes | None:
+        """The hashes of the file `path`; None where there are none, or where they cannot be read."""
+        try:
+            value = json.loads(_place(snapshot, path).read_text("utf-8"))
+            tensors = value["tensors"]
+            return cls(str(value["sha256"]), None if tensors is None else dict(tensors))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+
+class ChangedError(RuntimeError):
+    """A file of a snapshot is not what was fetched.
+
+    Attributes:
+        action: what to do next.
+    """
+
+    action = "`quantpipe run RECIPE --deep` hashes the snapshot and fetches again what is wrong"
+
+    def __init__(self, path: str, what: str = "") -> None:
+        super().__init__(f"{path} changed on the storage since it was fetched{what and f': {what}'}")
+
+
+def require_same(snapshot: Path, paths: Iterable[str]) -> None:
+    """Read files and compare them with their hashes; those whose hashes are not known are passed over.
+
+    Raises:
+        ChangedError: one differs, or is gone.
+    """
+    for path in paths:
+        hashes = FileHashes.load(snapshot, path)
+        if hashes is not None and _sha256(snapshot / path) != hashes.sha256:
+            raise ChangedError(path)
+
+
+def _sha256(file: Path) -> str | None:
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb", buffering=0) as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    except FileNotFoundError:
+        return None
+    return digest.hexdigest()
+
+
+def known_files(snapshot: Path) -> Iterator[tuple[str, FileHashes]]:
+    """The files of a snapshot whose hashes are known, by path."""
+    folder = snapshot / _FOLDER
+    for place in sorted(folder.rglob("*.json")):
+        path = place.relative_to(folder).as_posix().removesuffix(".json")
+        hashes = FileHashes.load(snapshot, path)
+        if hashes is not None:
+            yield path, hashes
+
+
+def _place(snapshot: Path, path: str) -> Path:
+    return snapshot / _FOLDER / f"{path}.json"
+
+
+class TensorHasher:
+    """Hashes the tensors of a safetensors file that passes by, in order and in chunks of any size.
+
+    Args:
+        path: the file, for its suffix: of other files there is nothing to hash.
+        size: bytes of the file.
+    """
+
+    def __init__(self, path: str, size: int) -> None:
+        self._size = size
+        self._head: bytearray | None = bytearray() if path.endswith(SHARD_SUFFIX) else None
+        self._wanted = PREFIX_BYTES
+        self._waiting: Iterator[Tensor] = iter(())
+        self._tensor: Tensor | None = None
+        self._digest: Any = None
+        self._position = 0
+        self._found: dict[str, str] | None = None
+
+    def update(self, chunk: Chunk) -> None:
+        """Go on with these bytes."""
+        view = memoryview(chunk)
+        if self._head is not None:
+            taken = min(len(view), self._wanted - len(self._head))
+            self._head += view[:taken]
+            self._position += taken
+            view = view[taken:]
+            if len(self._head) == self._wanted:
+                self._read_head()
+            if view:
+                self.update(view)
+            return
+        while view and self._tensor is not None:
+            taken = min(len(view), self._tensor.end - self._position)
+            self._digest.update(view[:taken])
+            self._position += taken
+            view = view[taken:]
+            self._close_finished()
+
+    def result(self) -> dict[str, str] | None:
+        """The hashes by name; None where it is no sound safetensors file, or has not passed by whole."""
+        return self._found if self._tensor is None else None
+
+    def _read_head(self) -> None:
+        """After the length, wait for the JSON; after that, for the tensors."""
+        head = self._head
+        assert head is not None
+        length = header_length(bytes(head))
+        if self._wanted == PREFIX_BYTES and 0 < length <= MAX_JSON_BYTES:
+            self._wanted += length
+            return
+        self._head = None
+        header = parse_header(bytes(head[PREFIX_BYTES:]), "", self._size)
+        if header.defect is None:
+            self._found = {HEADER: hashlib.sha256(head).hexdigest()}
+            self._waiting = iter(header.tensors)
+            self._next()
+            self._close_finished()
+
+    def _next(self) -> None:
+        self._tensor = next(self._waiting, None)
+        self._digest = hashlib.sha256()
+
+    def _close_finished(self) -> None:
+        """Keep the hash of every tensor that ends here; empty ones end where they begin."""
+        while self._tensor is not None and self._position >= self._tensor.end:
+            assert self._found is not None
+            self._found[self._tensor.name] = self._digest.hexdigest()
+            self._next()
+
+
+def header_hash(file: Path) -> str:
+    """The SHA-256, in hex, of the header as it is in a file now, its first 8 bytes included."""
+    with file.open("rb", buffering=0) as stream:
+        prefix = stream.read(PREFIX_BYTES)
+        size = min(header_length(prefix), MAX_JSON_BYTES)
+        return hashlib.sha256(prefix + os.pread(stream.fileno(), size, PREFIX_BYTES)).hexdigest()
