@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantpipe.checkpoint.names import CONFIG
 from quantpipe.errors import PreflightError, VerificationError
-from quantpipe.recipe.quantize import Quantize
+
+if TYPE_CHECKING:  # the worker's environment, where tests build specs, has no pydantic
+    from quantpipe.recipe.quantize import Quantize
 
 ADAPTERS = {"Qwen3MoeForCausalLM": "Qwen3-235B", "Qwen3ForCausalLM": "Qwen3-32B"}
 """msmodelslim's adapter by the architecture in config.json. A name stands for its whole family: all

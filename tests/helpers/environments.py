@@ -64,7 +64,14 @@ QUANTIZE = Environment(
     "quantize_env",
     "QUANTPIPE_QUANTIZE_PYTHON",
     ".venv-quantize",
-    ("torch", "quantpipe.quantize.worker.stock", "quantpipe.quantize.worker.streaming.engine"),
+    (
+        "torch",
+        "quantpipe.quantize.worker.stock",
+        "quantpipe.quantize.worker.streaming.engine",
+        "transformers.models.qwen3_moe.modeling_qwen3_moe",
+        "transformers.models.qwen3.modeling_qwen3",
+        "transformers.models.auto.modeling_auto",
+    ),
     {
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
@@ -139,6 +146,7 @@ class Interpreter:
         if not item.continues:
             self.files += 1
         request = {
+            "room": str(ROOT / item.environment.room),
             "file": str(item.path),
             "base": str(self.folder / str(self.files)),
             "test": item.name,

@@ -3,10 +3,10 @@
 Usage: python inside.py ROOT BORROWED MODULE...
 
 The heavy MODULEs are imported once, so that a child starts with them loaded and leaves no trace in the next.
-Each line on standard input asks for a test function: {"file", "base", "test", "next"}, the last two as names,
-`next` null after the last test of a file. Each line on standard output is a report, `done` after a function,
-or `ended` after a file. BORROWED is the core's pytest, for environments that have none: only the standard
-library is imported before it is on the path, at its end.
+Each line on standard input asks for a test function: {"room", "file", "base", "test", "next"}, the
+last two as names, `next` null after the last test of a file. Each line on standard output is a report,
+`done` after a function, or `ended` after a file. BORROWED is the core's pytest, for environments that
+have none: only the standard library is imported before it is on the path, at its end.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def run_file(root: str, line: Line, request: dict[str, Any]) -> int:
     arguments = [
         str(file),
         f"--rootdir={root}",
-        f"--confcutdir={file.parent}",
+        f"--confcutdir={request['room']}",
         f"--basetemp={request['base']}",
     ]
     # The core's settings name plugins that are not here, and make errors of other people's warnings.

@@ -1,18 +1,19 @@
-"""In the worker's interpreter: shards against safetensors' own reader."""
+"""Shards, compared with what safetensors' own reader finds."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
 
-def check(folder: str) -> None:
+from quantpipe.quantize.worker.streaming.shards import parts, write_shard
+from quantpipe.quantize.worker.streaming.weights import Weights, read_header
+
+
+def test_parts_and_shards(tmp_path: Path) -> None:
     """Groups keep to the limit; what is written is read back by the format's own library."""
-    import torch
-    from safetensors.torch import load_file
-
-    from quantpipe.quantize.worker.streaming.shards import parts, write_shard
-    from quantpipe.quantize.worker.streaming.weights import Weights, read_header
 
     values = {
         "bytes": torch.arange(700, dtype=torch.int8),
@@ -31,13 +32,13 @@ def check(folder: str) -> None:
         ["large"],
     ], groups
     values |= {f"small {number}": torch.randn(number % 3) for number in range(1500)}
-    shard = write_shard(Path(folder) / "a.safetensors", values)
-    data = (Path(folder) / "a.safetensors").read_bytes()
+    shard = write_shard(tmp_path / "a.safetensors", values)
+    data = (tmp_path / "a.safetensors").read_bytes()
     assert shard.sha256 == hashlib.sha256(data).hexdigest()
     assert shard.size == len(data)
-    assert not list(Path(folder).glob(".tmp-*"))
-    read = load_file(Path(folder) / "a.safetensors")
-    ours = Weights(read_header(Path(folder) / "a.safetensors")).read_prefix("")
+    assert not list(tmp_path.glob(".tmp-*"))
+    read = load_file(tmp_path / "a.safetensors")
+    ours = Weights(read_header(tmp_path / "a.safetensors")).read_prefix("")
     assert read.keys() == values.keys() == ours.keys()
     for name, value in values.items():
         assert torch.equal(read[name], value), name

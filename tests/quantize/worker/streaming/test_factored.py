@@ -1,19 +1,20 @@
-"""In the worker's interpreter: the parts of `exact: false` against what they stand for; memory used again."""
+"""The factored rotation gives every bit of the dense product."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+from msmodelslim.processor.quarot.common.quarot_utils import QuaRotMode, create_rot
+
+from quantpipe.quantize.worker.streaming.factored import Factored
+
 SIZES = {256: 96, 1024: 64, 4096: 48}
 """Hidden sizes, and rows of the matrices that are rotated."""
 
 
-def check_rotation() -> None:
+def test_rotation() -> None:
     """Every bit of the dense product, from both sides, for matrices of all sorts and stacks of any size."""
-    import torch
-    from msmodelslim.processor.quarot.common.quarot_utils import QuaRotMode, create_rot
-
-    from quantpipe.quantize.worker.streaming.factored import Factored
 
     for size, count in SIZES.items():
         rot = create_rot(QuaRotMode.HADAMARD, size)
@@ -34,12 +35,8 @@ def check_rotation() -> None:
     assert Factored.of(torch.eye(256)) is None
 
 
-def check_rotation_needs_its_dense_part() -> None:
+def test_rotation_needs_its_dense_part() -> None:
     """Without it a few values differ: what is near a middle is what differs, and nothing else."""
-    import torch
-    from msmodelslim.processor.quarot.common.quarot_utils import QuaRotMode, create_rot
-
-    from quantpipe.quantize.worker.streaming.factored import Factored
 
     rot = create_rot(QuaRotMode.HADAMARD, 1024)
     torch.manual_seed(0)
@@ -52,12 +49,8 @@ def check_rotation_needs_its_dense_part() -> None:
     assert 0 < differing < weights.numel() / 10_000, differing
 
 
-def check_a_library_of_other_bits() -> None:
+def test_a_library_of_other_bits() -> None:
     """Where a few rows and columns have other bits than the whole product, the whole product it is."""
-    import torch
-    from msmodelslim.processor.quarot.common.quarot_utils import QuaRotMode, create_rot
-
-    from quantpipe.quantize.worker.streaming.factored import Factored
 
     rot = create_rot(QuaRotMode.HADAMARD, 1024)
     torch.manual_seed(0)
@@ -71,58 +64,8 @@ def check_a_library_of_other_bits() -> None:
     assert all(torch.equal(one, other) for one, other in zip(weights, dense, strict=True))
 
 
-def check_search() -> None:
-    """The same pair as the whole search finds, with a fraction of the products over all tokens."""
-    import torch
-
-    from quantpipe.quantize.worker.streaming.quick import QuickSearch
-    from quantpipe.quantize.worker.streaming.smooth import Search
-
-    full = 0
-
-    class Counted(QuickSearch):
-        def mean_square(self, alpha: Any, beta: Any) -> torch.Tensor:
-            nonlocal full
-            full += 1
-            return super().mean_square(alpha, beta)
-
-    found = set()
-    rounds = 12
-    for seed in range(rounds):
-        torch.manual_seed(seed)
-        channels = torch.exp(torch.randn(64) * (0.2 + 0.2 * seed))
-        act = (torch.randn(3000, 64) * channels * torch.exp(torch.randn(3000, 1) * 0.3)).bfloat16()
-        weights = (torch.randn(96, 64) * torch.exp(torch.randn(64) * 0.5)).bfloat16()
-        wanted = Search(act, weights).best()
-        assert tuple(map(float, Counted(act, weights).best())) == tuple(map(float, wanted)), seed
-        found.add(wanted)
-    assert len(found) > 3, found  # not one and the same answer to all
-    assert full < 42 * rounds / 2, full
-
-
-def check_memory() -> None:
-    """Memory is used again once no tensor lies in it, and not before."""
-    import torch
-
-    from quantpipe.quantize.worker.streaming.memory import PagePool
-
-    memory = PagePool()
-    first = torch.from_numpy(memory.take(1000))
-    first.fill_(1)
-    view, place = first[100:200], first.data_ptr()
-    del first
-    second = torch.from_numpy(memory.take(1000)).fill_(2)
-    assert second.data_ptr() != place
-    assert int(view.sum()) == 100
-    del view
-    third = torch.from_numpy(memory.take(500))
-    assert third.data_ptr() == place
-    assert torch.from_numpy(memory.take(5000)).numel() >= 5000
-
-
 def _matrix(kind: int, rows: int, size: int) -> Any:
     """bf16 [rows, size]: even, with outliers, of many magnitudes, sparse, or all zero."""
-    import torch
 
     values = torch.randn(rows, size) * 0.02
     if kind % 5 == 1:

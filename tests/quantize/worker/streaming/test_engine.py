@@ -10,31 +10,8 @@ import pytest
 
 from quantpipe.checkpoint.names import DESCRIPTION, INDEX
 
-from .conftest import OTHER, SHORT, Quantizer, files, spec, tensors
+from ..engines import DENSE, MOE, OTHER, SHORT, Quantizer, files, spec, tensors
 
-MOE: dict[str, Any] = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "intermediate_size": 96,
-    "moe_intermediate_size": 32,
-    "num_experts": 8,
-    "num_experts_per_tok": 2,
-    "norm_topk_prob": True,
-    "tie_word_embeddings": False,
-}
-DENSE: dict[str, Any] = {
-    "moe": False,
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "intermediate_size": 128,
-    "tie_word_embeddings": False,
-}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "moe": (MOE, {}),
     "moe of four, top 1": ({**MOE, "num_experts": 4, "num_experts_per_tok": 1}, {}),
@@ -183,14 +160,6 @@ def test_the_tutorials_iter_smooth_works_on_bf16(quantizer: Quantizer, tmp_path:
         assert ours[f"model.layers.0.{name}"] != plain[f"model.layers.0.{name}"]
     untouched = "model.layers.0.mlp.experts.0.down_proj.weight"
     assert ours[untouched] == plain[untouched]
-
-
-def test_parts_are_no_larger_than_asked(quantizer: Quantizer, tmp_path: Path) -> None:
-    """part_size is in GiB; the limit itself is tested through the function below it."""
-    answer = quantizer.ask(
-        do="import", module="streaming_parts", function="check", arguments={"folder": str(tmp_path)}
-    )
-    assert answer["status"] == 0, answer["events"]
 
 
 def test_a_damaged_snapshot_is_named(quantizer: Quantizer, tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import OTHER, Quantizer, files
-from .test_streaming import MOE
+from ..engines import MOE, OTHER, Quantizer, files
 
 MODEL = {**MOE, "num_hidden_layers": 5}
 
