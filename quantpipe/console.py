@@ -1,12 +1,17 @@
 """What a run says: lines and bars for people, JSON lines for programs, and events.jsonl on disk for both.
 
 Progress and logs go to stderr, data to stdout (the command prints that itself). Bars appear on a
-terminal only. Everything that passes here is redacted first: no token, no signed URL.
+terminal only. Everything that passes here is redacted first: no token, no signed URL; and no control
+character reaches a terminal.
+
+Nobody has to watch a run: when the terminal, the pipe or the log's disk behind stderr goes away, the run
+goes on, and events.jsonl has everything.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -16,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
 from quantpipe.redact import redact
-from quantpipe.text import now
+from quantpipe.text import now, printable
 
 Mode = Literal["human", "json", "quiet"]
 
@@ -52,11 +57,54 @@ class _Bar:
 
     def describe(self, text: str) -> None:
         with self._lock:
-            self._bar.set_description_str(text)  # and redraws: a bar without a total shows its time
+            self._bar.set_description_str(
+                printable(text)
+            )  # and redraws: a bar without a total shows its time
+
+
+class _Unfailing:
+    """A text stream whose writes never raise: what is lost is only shown, never needed.
+
+    Args:
+        stream: None where the process was started without a stderr.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._target = stream
+
+    def write(self, text: str) -> int:
+        """Write, or lose the text: a closed pipe (EPIPE), a full disk, a closed stream (ValueError)."""
+        if self._target is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._target.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or lose what was written."""
+        if self._target is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._target.flush()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal that is still there."""
+        with contextlib.suppress(OSError, ValueError):
+            return self._target is not None and self._target.isatty()
+        return False
+
+    def fileno(self) -> int:
+        """Its descriptor, by which tqdm finds the width of the terminal."""
+        if self._target is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._target.fileno()
+
+    @property
+    def encoding(self) -> str:
+        """How it encodes, by which tqdm decides whether a bar may use more than ASCII."""
+        return getattr(self._target, "encoding", None) or "utf-8"
 
 
 class Console:
-    """The one mouth of a run.
+    """The one voice of a run.
 
     Args:
         mode: `human` lines and bars, `json` one object per event, `quiet` errors only.
@@ -67,7 +115,7 @@ class Console:
     def __init__(self, mode: Mode = "human", *, verbose: bool = False, stream: TextIO | None = None) -> None:
         self.mode = mode
         self.verbose = verbose
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = _Unfailing(sys.stderr if stream is None else stream)
         self._events: Path | None = None
         self._lock = threading.Lock()
 
@@ -88,7 +136,7 @@ class Console:
                 with self._events.open("a", encoding="utf-8") as file:
                     file.write(line + "\n")
             if self.mode == "json":
-                print(line, file=self._stream, flush=True)
+                self._write(printable(line))
 
     def line(self, text: str, **fields: Any) -> None:
         """A line for people; an event for programs."""
@@ -104,7 +152,7 @@ class Console:
     def warning(self, text: str, **fields: Any) -> None:
         """Something that the user has to know, though the run goes on."""
         self.event("warning", text=text, **fields)
-        self._print(f"{self.styled('warning:', '33')} {text}")
+        self._print(text, before=f"{self.styled('warning:', '33')} ")
 
     @contextlib.contextmanager
     def progress(self, description: str, total: int | None, unit: str = "it") -> Iterator[Progress]:
@@ -124,7 +172,7 @@ class Console:
         scale = unit == "B"
         with tqdm(
             total=total,
-            desc=description,
+            desc=printable(description),
             unit=unit,
             unit_scale=scale,
             unit_divisor=1024 if scale else 1000,
@@ -141,14 +189,19 @@ class Console:
             return text
         return f"\x1b[{code}m{text}\x1b[0m"
 
-    def _print(self, text: str) -> None:
+    def _print(self, text: str, *, before: str = "") -> None:
+        """Show a line to people; `before` is ours and may have a style."""
         if self.mode != "human":
             return
-        clean = redact(text)
+        clean = before + printable(redact(text))
         with self._lock:
             if self.interactive:
                 from tqdm import tqdm
 
                 tqdm.write(clean, file=self._stream)
             else:
-                print(clean, file=self._stream, flush=True)
+                self._write(clean)
+
+    def _write(self, line: str) -> None:
+        self._stream.write(f"{line}\n")
+        self._stream.flush()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from datetime import datetime, timezone
 
 
@@ -29,3 +31,18 @@ def human_seconds(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def printable(text: str) -> str:
+    """`text` with control characters as escapes (`\\u001b`), also valid within JSON.
+
+    What a hub, a recipe or a server calls its things must not set a terminal's title, clear its screen or
+    hide a part of a line. Line breaks and tabs stay, and every kind of space.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if _harmless(char) else json.dumps(char)[1:-1] for char in text)
+
+
+def _harmless(char: str) -> bool:
+    return char.isprintable() or char in "\n\t" or unicodedata.category(char) == "Zs"

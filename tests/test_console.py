@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from quantpipe.console import Console
+from quantpipe.console import Console, Mode
 
 
 class Terminal(io.StringIO):
@@ -58,6 +60,58 @@ def test_the_events_file_holds_everything_in_every_mode(mode: str, tmp_path: Pat
     all_kinds(console)
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["info", "detail", "warning", "probe"]
+
+
+class Broken(Terminal):
+    """A terminal that has gone."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+    def flush(self) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EBADF, errno.EIO, None])
+@pytest.mark.parametrize("mode", ["human", "json", "quiet"])
+def test_a_stream_that_cannot_be_written_costs_nothing_but_what_it_shows(
+    mode: Mode, number: int | None, tmp_path: Path
+) -> None:
+    error = ValueError("I/O operation on closed file") if number is None else OSError(number, "x")
+    console = Console(mode, verbose=True, stream=Broken(error))
+    console.record_to(tmp_path / "events.jsonl")
+    all_kinds(console)
+    for total in (10, None):
+        with console.progress("hash", total) as bar:
+            bar.advance(3)
+            bar.describe("still")
+            console.line("in between")
+    assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 6
+
+
+def test_closed_stream_and_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    console = Console(stream=stream)
+    stream.close()
+    all_kinds(console)
+    monkeypatch.setattr(sys, "stderr", None)
+    all_kinds(Console())
+
+
+@pytest.mark.parametrize("mode", ["human", "json"])
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_no_control_character_passes(mode: Mode, kind: type[io.StringIO]) -> None:
+    stream = kind()
+    console = Console(mode, verbose=True, stream=stream)
+    for say in (console.line, console.detail, console.warning):
+        say("model-\x1b]0;pwned\x07\x9b2J.safetensors")
+    shown = stream.getvalue().replace("\x1b[33mwarning:\x1b[0m", "warning:")
+    assert shown.count("pwned") == 3
+    assert all(char.isprintable() or char == "\n" for char in shown)
 
 
 def test_no_secret_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

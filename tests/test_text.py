@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 
-from quantpipe.text import human_bytes, human_seconds, now
+from quantpipe.text import human_bytes, human_seconds, now, printable
 
 
 def test_now_is_iso_8601_in_utc_to_the_second() -> None:
@@ -40,3 +41,17 @@ def test_bytes(count: float, text: str) -> None:
 )
 def test_seconds(seconds: float, text: str) -> None:
     assert human_seconds(seconds) == text
+
+
+@pytest.mark.parametrize("text", ["plain", "two\nlines\tand a tab", "中文\u3000和\u00a0空格 🙂", "é"])
+def test_what_people_write_stays(text: str) -> None:
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize(
+    "char", ["\x1b", "\x07", "\r", "\x00", "\x7f", "\x9b", "\u202e", "\ud800", "\U000e0041"]
+)
+def test_what_a_terminal_obeys_becomes_an_escape_that_json_reads(char: str) -> None:
+    shown = printable(f"a{char}b")
+    assert shown.isascii() and shown.isprintable()
+    assert json.loads(f'"{shown}"') == f"a{char}b"

@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 
 from quantpipe import __version__
-from quantpipe.cli import doctor, recipe, run, smoke, status, store, verify
+from quantpipe.cli import doctor, recipe, run, smoke, status, store, streams, verify
 from quantpipe.cli.command import Root
 from quantpipe.cli.emit import fail
 from quantpipe.console import Console
@@ -45,7 +45,15 @@ for command in (
 
 def main() -> NoReturn:
     """The console script: every error rendered in one place, every exit code from the error itself."""
+    streams.open_missing()
     console = Console()
+    try:
+        _call(console)
+    finally:
+        streams.settle()
+
+
+def _call(console: Console) -> NoReturn:
     try:
         cli.main(standalone_mode=False, obj=console)
     except QuantpipeError as error:
@@ -57,9 +65,6 @@ def main() -> NoReturn:
         sys.exit(UsageError.exit_code)
     except click.ClickException as error:
         fail(console, _usage(error))
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
     except Exception as error:
         fail(console, _fault_of_storage(error) or _unexpected(error))
     sys.exit(0)

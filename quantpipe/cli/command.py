@@ -8,6 +8,7 @@ import click
 
 from quantpipe.cli.options import PATH
 from quantpipe.console import Console
+from quantpipe.errors import RetryableError
 
 
 class Root(click.Group):
@@ -18,6 +19,20 @@ class Root(click.Group):
         if "--json" in args:
             ctx.ensure_object(Console).mode = "json"
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command.
+
+        Raises:
+            RetryableError: a pipe or connection of the command's work broke. click takes that for a reader of
+                stdout that has gone, and would exit with 1 without a word; `emit` deals with those.
+        """
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise RetryableError(
+                "a pipe or connection broke", hint="run again: finished work is kept"
+            ) from error
 
 
 class SettingsCommand(click.Command):

@@ -44,7 +44,7 @@ def run(
     stop_on_sigterm()
     loaded = load_recipe(recipe)
     outcome = quantpipe.run(loaded, settings, console, quantpipe.Selection(first, last, force, deep))
-    emit(console, *render.outcome(loaded, settings, outcome))
+    emit(console, *render.outcome(loaded, settings, outcome), done=True)
 
 
 @click.command(cls=SettingsCommand)

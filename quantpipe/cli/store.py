@@ -28,7 +28,7 @@ def rollback(recipe: Path, reason: str | None, settings: Settings, console: Cons
 
     name = load_recipe(recipe).name
     done = retention.rollback(Store(settings.store), name, reason=reason)
-    emit(console, *render.rolled_back(name, done))
+    emit(console, *render.rolled_back(name, done), done=True)
 
 
 @click.command(cls=SettingsCommand)
@@ -45,4 +45,4 @@ def prune(yes: bool, keep: int, settings: Settings, console: Console) -> None:
     candidates = prune.candidates(store, keep=keep, on_unreadable=console.warning)
     if yes:
         prune.remove(store, candidates)
-    emit(console, *render.pruned(candidates, removed=yes))
+    emit(console, *render.pruned(candidates, removed=yes), done=yes)
