@@ -101,5 +101,5 @@ def test_observations_as_people_see_them() -> None:
         [Observation("disk", True, "plenty"), Observation("memory", False, "little", "buy")]
     )
     assert lines[0].startswith("ok") and "plenty" in lines[0]
-    assert lines[1].startswith("WANT") and lines[2].strip() == "next: buy"
+    assert lines[1].startswith("FAIL") and lines[2].strip() == "next: buy"
     assert value[1] == {"subject": "memory", "ok": False, "text": "little", "hint": "buy"}

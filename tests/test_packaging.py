@@ -112,7 +112,7 @@ def test_from_another_folder_a_recipe_is_listed_copied_and_checked(
     assert copied.status == 0, copied.stderr
     checked = installed.run(tmp_path, "quantpipe", "recipe", "check", "my.yaml", TINY)
     assert checked.status == 0, checked.stderr
-    assert checked.stdout.startswith("my.yaml: fine, digest 53d238b1d0fb\n")  # as from a checkout
+    assert checked.stdout.startswith("my.yaml: ok, digest 53d238b1d0fb\n")  # as from a checkout
 
 
 def test_python_m_quantpipe(installed: Installed, tmp_path: Path) -> None:

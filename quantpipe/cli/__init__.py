@@ -23,9 +23,9 @@ from quantpipe.errors import InterruptedRunError, QuantpipeError, UsageError
 def cli() -> None:
     """One recipe in, one verified, servable W8A8 checkpoint for vLLM-Ascend out.
 
-    Exit codes: 0 done or up to date, 1 a stage failed, 2 usage or recipe, 3 verification,
-    4 smoke or quality, 5 preflight (disk, memory, device, version), 11 another run holds the
-    lease, 75 run again, 130 interrupted.
+    Exit codes: 0 done or up to date, 1 a stage failed, 2 usage or recipe error, 3 verification failed,
+    4 smoke or quality gate failed, 5 preflight failed (disk, memory, device, version),
+    11 another run holds the lease, 75 transient error: run again, 130 interrupted.
     """
 
 
@@ -59,7 +59,7 @@ def _call(console: Console) -> NoReturn:
     except QuantpipeError as error:
         fail(console, error)
     except (KeyboardInterrupt, click.Abort):
-        fail(console, InterruptedRunError("interrupted", hint="the same command continues from here"))
+        fail(console, InterruptedRunError("interrupted", hint="rerun the same command to resume"))
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(UsageError.exit_code)
@@ -91,6 +91,6 @@ def _unexpected(error: Exception) -> QuantpipeError:
 
     return QuantpipeError(
         f"unexpected {type(error).__name__}: {error}",
-        hint="run again; if it comes back, report it with these lines",
+        hint="run again; if it happens again, report it with these lines",
         details="".join(traceback.format_exception(error)).splitlines(),
     )

@@ -19,7 +19,7 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "How to run, never digested. A flag wins over the environment variable, that over the default.",
+        "How to run; never digested. A flag overrides its environment variable, that overrides the default.",
         "",
         "| flag | variable | value | default | meaning |",
         "|---|---|---|---|---|",
@@ -35,7 +35,7 @@ def commands_page() -> str:
     lines = [
         "# Commands",
         "",
-        "All but `recipe` also take the [settings](settings.md) as flags.",
+        "All commands except `recipe` also accept the [settings](settings.md) as flags.",
     ]
     for path, command in sorted(_commands(cli, "quantpipe")):
         context = click.Context(command, info_name=path)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command(cls=SettingsCommand)
 @output_options
 def doctor(settings: Settings, console: Console) -> None:
-    """This machine: interpreters, devices, memory, disk, and what the store's filesystem can do."""
+    """Check this machine: interpreters, devices, memory, disk, and the store's filesystem."""
     from quantpipe import doctor
     from quantpipe.cli import render
 

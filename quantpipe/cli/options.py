@@ -23,9 +23,11 @@ PATH = click.Path(path_type=Path)
 def output_options(command: Command) -> Command:
     """`--json`, `-q` and `-v`: the command's function gets `console`."""
 
-    @click.option("--json", "as_json", is_flag=True, help="JSON on stdout, events as JSON lines on stderr.")
-    @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-    @click.option("-v", "--verbose", is_flag=True, help="Say more.")
+    @click.option(
+        "--json", "as_json", is_flag=True, help="Print JSON on stdout, and events as JSON lines on stderr."
+    )
+    @click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
+    @click.option("-v", "--verbose", is_flag=True, help="Verbose output.")
     @wraps(command)
     def wrapped(*args: Any, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> Any:
         console = click.get_current_context().ensure_object(Console)

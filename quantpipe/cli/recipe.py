@@ -16,14 +16,14 @@ from quantpipe.console import Console
 def recipe_group() -> None:
     """List, show, check and copy recipes.
 
-    Wherever a command takes a RECIPE, it is a path or the name of a shipped recipe.
+    RECIPE is always a path or the name of a shipped recipe.
     """
 
 
 @recipe_group.command("list")
 @output_options
 def recipe_list(console: Console) -> None:
-    """The recipes that ship with quantpipe, by the names that commands take."""
+    """List the recipes that ship with quantpipe, by name."""
     from quantpipe.cli import render
     from quantpipe.recipe import shipped
 
@@ -34,7 +34,7 @@ def recipe_list(console: Console) -> None:
 @click.argument("recipe", type=PATH)
 @output_options
 def recipe_show(recipe: Path, console: Console) -> None:
-    """RECIPE with every default filled in."""
+    """Print RECIPE with all defaults filled in."""
     from quantpipe.cli import render
 
     emit(console, *render.recipe(load_recipe(recipe)))
@@ -44,19 +44,19 @@ def recipe_show(recipe: Path, console: Console) -> None:
 @click.argument("recipes", type=PATH, nargs=-1, required=True)
 @output_options
 def recipe_check(recipes: tuple[Path, ...], console: Console) -> None:
-    """Check RECIPES and their datasets; all problems at once."""
+    """Check RECIPES and their datasets; report all problems at once."""
     checked = [(path, load_recipe(path)) for path in recipes]
     value = [{"path": str(path), "name": loaded.name, "digest": loaded.digest()} for path, loaded in checked]
-    emit(console, value, [f"{path}: fine, digest {loaded.digest()[:12]}" for path, loaded in checked])
+    emit(console, value, [f"{path}: ok, digest {loaded.digest()[:12]}" for path, loaded in checked])
 
 
 @recipe_group.command("copy")
 @click.argument("name")
 @click.argument("path", type=PATH)
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @output_options
 def recipe_copy(name: str, path: Path, force: bool, console: Console) -> None:
-    """Copy the shipped recipe NAME to PATH, as a file to start from."""
+    """Copy the shipped recipe NAME to PATH, as a starting point."""
     from quantpipe.recipe.copy import copy_recipe
 
     written = copy_recipe(name, path, force=force)
@@ -68,7 +68,7 @@ def recipe_copy(name: str, path: Path, force: bool, console: Console) -> None:
 @recipe_group.command("schema")
 @output_options
 def recipe_schema(console: Console) -> None:
-    """The JSON schema of recipe files, for editors."""
+    """Print the JSON schema of recipe files, for editors."""
     from quantpipe.recipe import schema
 
     value = schema.recipe_schema()

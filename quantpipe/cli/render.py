@@ -69,8 +69,8 @@ def outcome(recipe: Recipe, settings: Settings, result: RunResult) -> Rendered:
         digest = result.receipts.publish.outputs.digest
         value["digest"] = digest
         return value, [
-            f"{recipe.name}: {digest[:12]} is there and was rolled back: the pointer stays as it is",
-            "  `--force publish` publishes it again; a changed recipe or source publishes as usual",
+            f"{recipe.name}: {digest[:12]} was rolled back and is held; `current` is unchanged",
+            "  `--force publish` publishes it again; a changed recipe or source is published as usual",
         ]
     if "publish" not in result.receipts:
         return value, [f"{recipe.name}: {result.status} after {list(result.receipts)[-1]}"]
@@ -97,7 +97,7 @@ def outcome(recipe: Recipe, settings: Settings, result: RunResult) -> Rendered:
 
 
 def plans(stages: Sequence[StagePlan], obstacles: Sequence[QuantpipeError]) -> Rendered:
-    """A line per stage, the sums, and what stands in the way."""
+    """A line per stage, the sums, and the failed preflight checks."""
     disk = sum(stage.disk_bytes for stage in stages)
     memory = max((stage.memory_bytes for stage in stages), default=0)
     value = {
@@ -149,12 +149,12 @@ def statuses(recipes: Sequence[RecipeStatus]) -> Rendered:
 
 
 def smoke(figures: SmokeFigures) -> Rendered:
-    """The probes with their answers, the checks that held, and the speed."""
+    """The probes with their answers, the checks that passed, and the speed."""
     lines = [f"ready after {figures.ready_seconds:.1f} s"]
     if effective := figures.effective_quantization:
         lines.append(f"  quantization: {_fitting(effective)}")
     for probe in figures.probes:
-        mark = {True: "as known", False: "not as known", None: "answered"}[probe["matches"]]
+        mark = {True: "match", False: "mismatch", None: "answered"}[probe["matches"]]
         lines.append(
             f"  {mark:<12} {probe['seconds']:6.2f} s  {probe['prompt']!r} -> {probe['text'].strip()!r}"
         )
@@ -162,7 +162,7 @@ def smoke(figures: SmokeFigures) -> Rendered:
         if check["skipped"]:
             lines.append(f"  {'skipped':<12}           {check['name']}: {check['skipped']}")
         else:
-            lines.append(f"  {'held':<12} {check['seconds']:6.2f} s  {check['name']}")
+            lines.append(f"  {'ok':<12} {check['seconds']:6.2f} s  {check['name']}")
     if figures.bench:
         lines.append(f"  {_speed(figures.bench)}")
     return figures.to_json(), lines
@@ -172,8 +172,8 @@ def _speed(bench: dict[str, Any]) -> str:
     """Output tokens per second, and of the rest what vLLM's benchmark said."""
     text = f"speed        {bench['output_throughput']:.1f} output tokens per second"
     if "baseline" in bench:
-        text += f", {bench['factor'] * bench['baseline']:.1f} are required"
-    times = {"mean_ttft_ms": "to the first token", "mean_tpot_ms": "per further token"}
+        text += f", {bench['factor'] * bench['baseline']:.1f} required"
+    times = {"mean_ttft_ms": "to first token", "mean_tpot_ms": "per output token"}
     said = [f"{bench[key]:.0f} ms {what}" for key, what in times.items() if bench.get(key) is not None]
     return "; ".join([text, *said])
 
@@ -191,10 +191,10 @@ def rolled_back(name: str, done: Rollback) -> Rendered:
     }
     lines = [
         f"{name}: current -> {done.now[:12]} (was {done.left[:12]})",
-        f"  {done.left[:12]} is held: a run does not publish it again, `--force publish` does",
+        f"  {done.left[:12]} is held: runs do not publish it again; `--force publish` does",
     ]
     lines += [
-        f"  {digest[:12]} was passed over: it is damaged ({found[0].path} {found[0].problem})"
+        f"  {digest[:12]} was skipped: it is damaged ({found[0].path} {found[0].problem})"
         for digest, found in done.damaged.items()
     ]
     return value, lines
@@ -204,7 +204,7 @@ def pruned(candidates: Sequence[Candidate], *, removed: bool) -> Rendered:
     """What went, or would go."""
     total = sum(candidate.bytes for candidate in candidates)
     lines = [f"{human_bytes(c.bytes):>10}  {c.kind:<10} {c.path}" for c in candidates]
-    verb = "removed" if removed else "would be removed; --yes removes"
+    verb = "removed" if removed else "would be removed; add --yes to remove"
     lines.append(f"{human_bytes(total):>10}  {verb}" if candidates else "nothing to remove")
     value = {"removed": removed, "bytes": total, "candidates": [c.to_json() for c in candidates]}
     return value, lines
@@ -214,7 +214,7 @@ def doctor(observations: Sequence[Observation]) -> Rendered:
     """A line per observation, with what to do where something is wrong."""
     lines = []
     for observation in observations:
-        lines.append(f"{'ok  ' if observation.ok else 'WANT'} {observation.subject:<22} {observation.text}")
+        lines.append(f"{'ok  ' if observation.ok else 'FAIL'} {observation.subject:<22} {observation.text}")
         if not observation.ok and observation.hint:
             lines.append(f"     {'':<22} next: {observation.hint}")
     return [observation.to_json() for observation in observations], lines

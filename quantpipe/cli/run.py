@@ -21,12 +21,10 @@ if TYPE_CHECKING:
 
 @click.command(cls=SettingsCommand)
 @click.argument("recipe", type=PATH)
-@click.option(
-    "--from", "first", type=STAGE, help="Begin with this stage; those before have to be up to date."
-)
-@click.option("--until", "last", type=STAGE, help="End after this stage.")
-@click.option("--force", type=STAGE, help="Run this stage and all behind it, even if up to date.")
-@click.option("--deep", is_flag=True, help="Hash the snapshot again instead of trusting size and time.")
+@click.option("--from", "first", type=STAGE, help="Start with this stage; earlier stages must be up to date.")
+@click.option("--until", "last", type=STAGE, help="Stop after this stage.")
+@click.option("--force", type=STAGE, help="Run this stage and all later ones, even if up to date.")
+@click.option("--deep", is_flag=True, help="Rehash the snapshot instead of trusting file sizes and times.")
 @output_options
 def run(
     recipe: Path,
@@ -37,7 +35,7 @@ def run(
     settings: Settings,
     console: Console,
 ) -> None:
-    """Take RECIPE to a published checkpoint. Continues what an earlier run began."""
+    """Run the pipeline for RECIPE; resumes an interrupted run."""
     import quantpipe
     from quantpipe.cli import render
 
@@ -51,7 +49,7 @@ def run(
 @click.argument("recipe", type=PATH)
 @output_options
 def plan(recipe: Path, settings: Settings, console: Console) -> None:
-    """What a run of RECIPE would do, with bytes, disk and memory. Exits 5 where it could not."""
+    """Show what a run of RECIPE would do: bytes, disk and memory. Exits with 5 if preflight fails."""
     import quantpipe
     from quantpipe.cli import render
 

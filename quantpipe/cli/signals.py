@@ -16,4 +16,4 @@ def stop_on_sigterm() -> None:
 def _on_sigterm(number: int, frame: object) -> NoReturn:
     del number, frame
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise RetryableError("stopped by SIGTERM", hint="the same command continues from here")
+    raise RetryableError("stopped by SIGTERM", hint="rerun the same command to resume")

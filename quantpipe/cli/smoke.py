@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 
 @click.command(cls=SettingsCommand)
 @click.argument("path", type=PATH)
-@click.option("--recipe", type=PATH, help="Take the serve profile and the probes from this recipe.")
+@click.option("--recipe", type=PATH, help="Use the serve profile and the probes of this recipe.")
 @click.option(
     "--launcher",
     type=click.Choice(("native", "docker", "podman", "cpu", "attach")),
-    help="How to get a server. [the recipe's; else native where NPUs are, cpu elsewhere]",
+    help="How to start the server. [default: the recipe's; else native on NPU hosts, cpu elsewhere]",
 )
-@click.option("--hardware", type=click.Choice(("a2", "a3")), help="The kind of NPU server, for containers.")
-@click.option("--url", help="Address of the server, for launcher attach.")
-@click.option("--tp", type=click.IntRange(min=1), help="Tensor parallel size. [the recipe's; on a CPU 1]")
-@click.option("--print-command", is_flag=True, help="Print the server's command and start nothing.")
+@click.option("--hardware", type=click.Choice(("a2", "a3")), help="Type of NPU server, for containers.")
+@click.option("--url", help="Server address, for launcher attach.")
+@click.option(
+    "--tp", type=click.IntRange(min=1), help="Tensor parallel size. [default: the recipe's; 1 on a CPU]"
+)
+@click.option("--print-command", is_flag=True, help="Print the server command without starting it.")
 @output_options
 def smoke(
     path: Path,
@@ -38,7 +40,7 @@ def smoke(
     console: Console,
     **choice: Any,
 ) -> None:
-    """Load the checkpoint directory PATH in a real server and ask it."""
+    """Start vLLM on the checkpoint in PATH and run the smoke tests."""
     from quantpipe.cli import render
     from quantpipe.smoke import standalone
 

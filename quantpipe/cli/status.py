@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("recipe", type=PATH, required=False)
 @output_options
 def status(recipe: Path | None, settings: Settings, console: Console) -> None:
-    """What is published, what is running, what failed and why."""
+    """Show what is published, what is running, and what failed and why."""
     from quantpipe.cli import render
     from quantpipe.store import status
     from quantpipe.store.store import Store

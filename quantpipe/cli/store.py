@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @click.command(cls=SettingsCommand)
 @click.argument("recipe", type=PATH)
-@click.option("--reason", help="Why, for the history.")
+@click.option("--reason", help="Reason, recorded in the history.")
 @output_options
 def rollback(recipe: Path, reason: str | None, settings: Settings, console: Console) -> None:
-    """Let the pointer of RECIPE name the generation before."""
+    """Roll RECIPE back to the previous generation."""
     from quantpipe.cli import render
     from quantpipe.publish import retention
     from quantpipe.store.store import Store
@@ -32,8 +32,10 @@ def rollback(recipe: Path, reason: str | None, settings: Settings, console: Cons
 
 
 @click.command(cls=SettingsCommand)
-@click.option("--yes", is_flag=True, help="Remove instead of only listing.")
-@click.option("--keep", type=click.IntRange(min=2), default=2, show_default=True, help="Generations to keep.")
+@click.option("--yes", is_flag=True, help="Remove, instead of only listing.")
+@click.option(
+    "--keep", type=click.IntRange(min=2), default=2, show_default=True, help="Number of generations to keep."
+)
 @output_options
 def prune(yes: bool, keep: int, settings: Settings, console: Console) -> None:
     """List what retention would remove from the store; --yes removes it."""

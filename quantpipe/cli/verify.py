@@ -20,19 +20,23 @@ if TYPE_CHECKING:
 
 @click.command(cls=SettingsCommand)
 @click.argument("path", type=PATH)
-@click.option("--recipe", type=PATH, help="Take the target and the serve profile from this recipe.")
-@click.option("--against", type=PATH, help="Compare the weights with this BF16 directory.")
+@click.option("--recipe", type=PATH, help="Use the target and the serve profile of this recipe.")
+@click.option("--against", type=PATH, help="Compare the weights with this BF16 model directory.")
 @click.option("--tp", type=click.IntRange(min=1), help="Tensor parallel size.")
 @click.option("--dp", type=click.IntRange(min=1), help="Data parallel size.")
-@click.option("--ep", is_flag=True, help="Expert parallel.")
-@click.option("--target", help="The version that has to load it. [vllm-ascend==0.23.0]")
-@click.option("--device-memory", type=click.FloatRange(min=0, min_open=True), help="GiB of one device.")
-@click.option("--deep", is_flag=True, help="Read all values, not only headers.")
-@click.option("--hashes/--no-hashes", default=True, help="Compare files with the manifest. [--hashes]")
-@click.option("--write-manifest", is_flag=True, help="Give a checkpoint that passes a manifest.")
+@click.option("--ep", is_flag=True, help="Use expert parallel.")
+@click.option("--target", help="vLLM-Ascend version that will serve it. [default: vllm-ascend==0.23.0]")
+@click.option(
+    "--device-memory", type=click.FloatRange(min=0, min_open=True), help="Memory of one device, in GiB."
+)
+@click.option("--deep", is_flag=True, help="Read all tensor values, not only headers.")
+@click.option(
+    "--hashes/--no-hashes", default=True, help="Compare files with the manifest. [default: --hashes]"
+)
+@click.option("--write-manifest", is_flag=True, help="Write a manifest if all checks pass.")
 @output_options
 def verify(path: Path, recipe: Path | None, settings: Settings, console: Console, **options: Any) -> None:
-    """Check the checkpoint directory PATH, ours or not: will vLLM-Ascend serve it rightly?"""
+    """Check that vLLM-Ascend will serve the checkpoint in PATH correctly, whoever made it."""
     import quantpipe
 
     loaded = load_recipe(recipe) if recipe else None

@@ -31,19 +31,21 @@ def copy_recipe(name: str, target: Path, *, force: bool = False) -> Path:
 
     Raises:
         RecipeError: no shipped recipe has this name.
-        UsageError: the file exists already, or its folder does not.
+        UsageError: the file already exists, or its folder does not.
     """
     source = shipped_recipe(name)
     path = target / source.name if target.is_dir() else target
     if path.exists() and not force:
-        raise UsageError("the file exists already", where=str(path), hint="name another one, or add --force")
+        raise UsageError(
+            "the file already exists", where=str(path), hint="choose another name, or add --force"
+        )
     if not path.parent.is_dir():
-        raise UsageError("no such folder", where=str(path.parent), hint="create it, or name another one")
+        raise UsageError("no such folder", where=str(path.parent), hint="create it, or choose another one")
     try:
         durable.write_bytes(path, _renamed(source.read_text("utf-8"), name, path).encode("utf-8"))
     except OSError as error:
         raise UsageError(
-            f"cannot be written: {error.strerror}", where=str(path), hint="name another file"
+            f"cannot be written: {error.strerror}", where=str(path), hint="choose another file"
         ) from error
     return path
 

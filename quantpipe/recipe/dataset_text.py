@@ -65,7 +65,10 @@ def scan_lines(text: str) -> Iterator[Entry | Problem]:
     """The value of every line of a .jsonl file that is not blank."""
     if text.lstrip().startswith("["):
         line = 1 + text.count("\n", 0, text.index("["))
-        yield Problem(line, "a list, where each line has to be a value of its own: name a JSON list .json")
+        yield Problem(
+            line,
+            "found a list, but each line must be one JSON value: give a JSON list the extension .json",
+        )
         return
     for number, line_text in enumerate(text.split("\n"), 1):
         start = _skip_space(line_text, 0)
@@ -74,7 +77,7 @@ def scan_lines(text: str) -> Iterator[Entry | Problem]:
         try:
             value, end = _value_at(line_text, start)
             if (rest := _skip_space(line_text, end)) < len(line_text):
-                raise json.JSONDecodeError("more than one value in the line", line_text, rest)
+                raise json.JSONDecodeError("more than one value on the line", line_text, rest)
         except json.JSONDecodeError as error:
             yield Problem(number, f"invalid JSON at column {error.colno}: {error.msg}")
         else:
@@ -91,7 +94,7 @@ def scan_list(text: str) -> Iterator[Entry | Problem]:
             yield from _list_items(text, start)
         else:
             line = 1 + text.count("\n", 0, start)
-            yield Problem(line, f"found {type_name(_value_at(text, start)[0])}, where a list has to be")
+            yield Problem(line, f"found {type_name(_value_at(text, start)[0])}, expected a list")
     except json.JSONDecodeError as error:
         yield Problem(error.lineno, f"invalid JSON at column {error.colno}: {error.msg}")
 
@@ -115,11 +118,11 @@ def _list_items(text: str, bracket: int) -> Iterator[Entry]:
                 break
             position = _skip_space(text, position + 1)
             if text.startswith("]", position):
-                raise json.JSONDecodeError("a comma before the closing bracket", text, position)
+                raise json.JSONDecodeError("comma before the closing bracket", text, position)
     if not text.startswith("]", position):
-        raise json.JSONDecodeError("a comma or the closing bracket is missing", text, position)
+        raise json.JSONDecodeError("missing comma or closing bracket", text, position)
     if (rest := _skip_space(text, position + 1)) < len(text):
-        raise json.JSONDecodeError("more text after the list", text, rest)
+        raise json.JSONDecodeError("extra text after the list", text, rest)
 
 
 def _value_at(text: str, start: int) -> tuple[object, int]:

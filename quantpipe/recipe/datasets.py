@@ -50,7 +50,7 @@ def load_prompts(path: Path, *, min_chars: int = 1, max_bytes: int = MAX_DATASET
     """
     entry_scanner = {".json": scan_list, ".jsonl": scan_lines}.get(path.suffix.lower())
     if entry_scanner is None:
-        raise RecipeError("a dataset has to be a .json or .jsonl file", where=str(path), hint=_TAKEN)
+        raise RecipeError("a dataset must be a .json or .jsonl file", where=str(path), hint=_TAKEN)
     text, problems = decode(_read(path, max_bytes))
     entries: list[Entry] = []
     if text is not None:
@@ -94,11 +94,11 @@ def write_msmodelslim_dataset(prompts: Sequence[str], path: Path) -> Path:
         raise ValueError("no prompts to write")
     target = path.absolute()
     if target.suffix != ".json":
-        raise UsageError("msmodelslim takes a list of prompts from a .json file only", where=str(path))
+        raise UsageError("msmodelslim accepts a list of prompts only from a .json file", where=str(path))
     for seen in (target, target.resolve()):
         if not _MSMODELSLIM_PATH.fullmatch(str(seen)):
             raise UsageError(
-                "msmodelslim refuses the path of the calibration dataset",
+                "msmodelslim rejects the path of the calibration dataset",
                 where=str(seen),
                 hint="put the store under a path of ASCII letters, digits and the characters _ . - /",
             )
@@ -175,9 +175,9 @@ def _text_problem(stripped: str, min_chars: int) -> str | None:
     if not stripped:
         return "empty prompt"
     if len(stripped) < min_chars:
-        return f"too short: {len(stripped)} characters, at least {min_chars} wanted"
+        return f"too short: {len(stripped)} characters, at least {min_chars} required"
     if found := _LONE_SURROGATE.search(stripped):
-        return f"half of a surrogate pair (U+{ord(found[0]):04X}), which no tokenizer takes"
+        return f"half of a surrogate pair (U+{ord(found[0]):04X}), which no tokenizer accepts"
     return None
 
 
@@ -193,6 +193,6 @@ def _all_problems(path: Path, problems: Sequence[Problem]) -> RecipeError:
     return RecipeError(
         f"the dataset has {count}",
         where=f"{path}, line {problems[0].line}",
-        hint="correct the lines and run again",
+        hint="fix these lines and run again",
         details=details,
     )

@@ -85,7 +85,7 @@ def read_named(value: object, info: ValidationInfo, role: Role, read: Callable[[
         PydanticCustomError: it is missing or wrong; the RecipeError that says how is in its context.
     """
     if not isinstance(value, str | Path):
-        raise PydanticCustomError("path_type", "Input should be the path of a file")
+        raise PydanticCustomError("path_type", "Input should be a file path")
     path = Loading.of(info).find(value, role)
     try:
         return read(path)

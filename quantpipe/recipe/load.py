@@ -35,7 +35,7 @@ def load_recipe(recipe: str | Path, environment: Mapping[str, str] = os.environ)
         raise RecipeError(
             "a recipe is a mapping of sections",
             where=str(path),
-            hint="`quantpipe recipe copy` gives a shipped one to start from",
+            hint="`quantpipe recipe copy` copies a shipped recipe to start from",
         )
     loading = Loading(path.parent.absolute(), default_hub(environment))
     try:

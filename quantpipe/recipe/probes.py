@@ -46,7 +46,7 @@ def load_probes(path: Path) -> tuple[Probe, ...]:
     except ValidationError as error:
         raise refusal(path, error.errors(), {}, Probe) from None
     except ValueError as error:
-        raise RecipeError(f"not valid JSON: {error}", where=str(path), hint="correct the file") from error
+        raise RecipeError(f"not valid JSON: {error}", where=str(path), hint="fix the file") from error
 
 
 def _probes(value: object, info: ValidationInfo) -> tuple[Probe, ...]:

@@ -41,7 +41,7 @@ def refusal(path: Path, errors: Sequence[ErrorDetails], lines: Lines, model: typ
     return RecipeError(
         f"the file has {count}",
         where=str(path),
-        hint="correct them all and run `quantpipe recipe check`; relative paths begin at the recipe's folder",
+        hint="fix them all, then run `quantpipe recipe check`; relative paths start at the recipe's folder",
         details=[text for _, text in sorted(found)],
     )
 
@@ -86,7 +86,7 @@ def _messages_of_file(error: RecipeError) -> Iterator[str]:
 
 def _with_input(text: str, given: object) -> str:
     if isinstance(given, str | int | float | bool) and repr(given) not in text:
-        return f"{text} (it is {given!r})"
+        return f"{text} (got {given!r})"
     return text
 
 

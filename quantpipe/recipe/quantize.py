@@ -73,5 +73,5 @@ class Quantize(Section):
         if self.engine == "stock" and not self.exact:
             raise ValueError("engine `stock` is always exact: set engine to `streaming`, or remove `exact`")
         if self.engine == "streaming" and "," in self.device:
-            raise ValueError("engine `streaming` works on one device: name one, or set engine to `stock`")
+            raise ValueError("engine `streaming` uses one device: give one, or set engine to `stock`")
         return self

@@ -32,7 +32,7 @@ def shipped_recipe(name: str) -> Path:
     """
     known = recipes()
     if name not in known:
-        raise RecipeError(f"no shipped recipe is called {name}", hint=_close_to(name, list(known)))
+        raise RecipeError(f"no shipped recipe is named {name}", hint=_close_to(name, list(known)))
     return known[name]
 
 
@@ -49,12 +49,12 @@ def find_recipe(recipe: str | Path) -> Path:
     if name in known:
         return known[name]
     if path.stem in known and not path.exists():
-        hint = f"the shipped recipe is called by its name alone: {path.stem}"
+        hint = f"refer to a shipped recipe by its name: {path.stem}"
         raise RecipeError("no such file", where=name, hint=hint)
     if _can_be_a_name(name) and not path.exists():
         files_here = [f"{name}{ending}" for ending in (".yaml", ".yml") if Path(f"{name}{ending}").is_file()]
         raise RecipeError(
-            f"no such file, and no shipped recipe is called {name}",
+            f"no such file, and no shipped recipe is named {name}",
             hint=f"did you mean {files_here[0]}?" if files_here else _close_to(name, list(known)),
         )
     return path
@@ -72,13 +72,13 @@ def builtin(text: str, role: Role) -> Path | None:
     path = known.get(text.removeprefix(_PREFIX))
     if path is None:
         names = ", ".join(_PREFIX + name for name in known)
-        raise RecipeError(f"no {role} called {text} ships with quantpipe", hint=f"available: {names}")
+        raise RecipeError(f"quantpipe ships no {role} named {text}", hint=f"available: {names}")
     return path
 
 
 def _close_to(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    return f"did you mean {' or '.join(near)}?" if near else f"the shipped ones: {', '.join(known)}"
+    return f"did you mean {' or '.join(near)}?" if near else f"shipped recipes: {', '.join(known)}"
 
 
 def _can_be_a_name(text: str) -> bool:

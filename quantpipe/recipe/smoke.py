@@ -126,5 +126,7 @@ class Smoke(Section):
         if self.launcher == "attach" and self.url is None:
             raise ValueError("launcher attach needs `url`, the address of the server")
         if self.launcher in ("docker", "podman") and self.hardware is None:
-            raise ValueError(f"launcher {self.launcher} needs `hardware`: a2 or a3 decides image and devices")
+            raise ValueError(
+                f"launcher {self.launcher} needs `hardware`: a2 or a3 determines image and devices"
+            )
         return self

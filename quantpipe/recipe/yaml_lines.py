@@ -27,7 +27,7 @@ def parse(text: str, path: Path) -> tuple[object, dict[Location, int]]:
         raise RecipeError("not valid YAML", where=_place(path, error), hint=_hint(error)) from error
     except (ValueError, TypeError, RecursionError) as error:
         # Of a date that is none, of a list as a key, of an anchor that contains itself.
-        raise RecipeError(f"not valid YAML: {error}", where=str(path), hint="correct the syntax") from error
+        raise RecipeError(f"not valid YAML: {error}", where=str(path), hint="fix the syntax") from error
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -41,9 +41,7 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) 
             continue
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key!r} is given twice", key_node.start_mark
-            )
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
@@ -58,7 +56,7 @@ def _place(path: Path, error: yaml.YAMLError) -> str:
 
 def _hint(error: yaml.YAMLError) -> str:
     said = getattr(error, "problem", None) or getattr(error, "reason", None)
-    return str(said or "correct the syntax there")
+    return str(said or "fix the syntax there")
 
 
 def _line_numbers(node: yaml.Node | None, prefix: Location = ()) -> dict[Location, int]:

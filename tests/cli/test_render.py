@@ -126,7 +126,7 @@ def test_probes_with_their_marks() -> None:
         replace(SMOKE_FIGURES, ready_seconds=12.34, probes=(probe(True), probe(False), probe(None)))
     )
     assert lines[0] == "ready after 12.3 s"
-    assert [line.split("  ")[1].strip() for line in lines[1:]] == ["as known", "not as known", "answered"]
+    assert [line.split("  ")[1].strip() for line in lines[1:]] == ["match", "mismatch", "answered"]
     assert lines[1].endswith("'One' -> 'two'")
 
 

@@ -40,7 +40,7 @@ def test_a_file_name_that_is_no_recipe_name_keeps_the_old_name(tmp_path: Path) -
 def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     path.write_text("mine")
-    with pytest.raises(UsageError, match="exists already") as caught:
+    with pytest.raises(UsageError, match="already exists") as caught:
         copy_recipe("qwen3-32b-w8a8-rot", path)
     assert "--force" in (caught.value.hint or "")
     assert path.read_text() == "mine"

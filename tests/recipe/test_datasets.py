@@ -83,17 +83,17 @@ class TestProblemsByLine:
             ("a.json", '["x",\n\n3]', 3, "item 2: found a number"),
             ("a.json", '["x",\n{"text": "y"}]', 2, "item 2: found an object"),
             ("a.json", '["x", null]', 1, "item 2: found null"),
-            ("a.json", '\n{"text": "x"}', 2, "found an object, where a list has to be"),
-            ("a.json", '"x"', 1, "found a string, where a list has to be"),
+            ("a.json", '\n{"text": "x"}', 2, "found an object, expected a list"),
+            ("a.json", '"x"', 1, "found a string, expected a list"),
             ("a.jsonl", '"x"\ntrue', 2, "found a boolean"),
             ("a.jsonl", '"x"\n["y"]', 2, "found a list"),
             ("a.jsonl", '"x"\n{"text": ["y"]}', 2, "'text' is a list, not a string"),
             ("a.jsonl", '"x"\n{"text": 1e3}', 2, "'text' is a number, not a string"),
-            ("a.jsonl", '\n["x",\n"y"]', 2, "name a JSON list .json"),
+            ("a.jsonl", '\n["x",\n"y"]', 2, "give a JSON list the extension .json"),
             ("a.json", '["x",\n  oops]', 2, "invalid JSON at column 3: Expecting value"),
-            ("a.json", '["x"\n"y"]', 2, "invalid JSON at column 1: a comma or the closing bracket"),
-            ("a.json", '["x",\n"y",\n ]', 3, "invalid JSON at column 2: a comma before the closing bracket"),
-            ("a.json", '["x"]\n["y"]', 2, "invalid JSON at column 1: more text after the list"),
+            ("a.json", '["x"\n"y"]', 2, "invalid JSON at column 1: missing comma or closing bracket"),
+            ("a.json", '["x",\n"y",\n ]', 3, "invalid JSON at column 2: comma before the closing bracket"),
+            ("a.json", '["x"]\n["y"]', 2, "invalid JSON at column 1: extra text after the list"),
             ("a.json", '["x",\n"y', 2, "invalid JSON at column 1: Unterminated string"),
             ("a.json", '["x",\n "two\nlines"]', 2, "invalid JSON at column 6: Invalid control character"),
             ("a.json", "[", 1, "invalid JSON at column 2: Expecting value"),
@@ -132,7 +132,7 @@ class TestProblemsByLine:
     def test_too_short_does_not_count_surrounding_space(self, write: Write) -> None:
         path = write("a.json", '["long enough",\n"  abc  "]')
         assert refusal(path, min_chars=4).details == (
-            "line 2: item 2: too short: 3 characters, at least 4 wanted",
+            "line 2: item 2: too short: 3 characters, at least 4 required",
         )
         assert load_prompts(path, min_chars=3) == ("long enough", "  abc  ")
 
@@ -184,7 +184,7 @@ class TestFilesThatCannotBeRead:
 
     def test_ending(self, write: Write) -> None:
         error = refusal(write("a.txt", '["x"]'))
-        assert "has to be a .json or .jsonl file" in error.what
+        assert "must be a .json or .jsonl file" in error.what
 
     def test_huge_file_is_refused_unread(self, tmp_path: Path) -> None:
         path = tmp_path / "huge.json"
@@ -278,17 +278,17 @@ class TestWriteForMsmodelslim:
 
     @pytest.mark.parametrize("name", ["a b.json", "模型.json", "a@1.json"])
     def test_path_that_msmodelslim_refuses(self, tmp_path: Path, name: str) -> None:
-        with pytest.raises(UsageError, match="msmodelslim refuses the path"):
+        with pytest.raises(UsageError, match="msmodelslim rejects the path"):
             write_msmodelslim_dataset(["x"], tmp_path / name)
 
     def test_path_behind_a_link_is_seen(self, tmp_path: Path) -> None:
         (tmp_path / "a b").mkdir()
         (tmp_path / "link").symlink_to("a b")
-        with pytest.raises(UsageError, match="msmodelslim refuses the path"):
+        with pytest.raises(UsageError, match="msmodelslim rejects the path"):
             write_msmodelslim_dataset(["x"], tmp_path / "link" / "a.json")
 
     def test_other_endings_and_no_prompts(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"\.json file only"):
+        with pytest.raises(UsageError, match=r"only from a \.json file"):
             write_msmodelslim_dataset(["x"], tmp_path / "a.jsonl")
         with pytest.raises(ValueError, match="no prompts"):
             write_msmodelslim_dataset([], tmp_path / "a.json")

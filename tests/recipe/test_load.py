@@ -215,17 +215,17 @@ def test_all_problems_at_once_in_the_order_of_the_file(folder: Path) -> None:
     ("good", "bad", "said"),
     [
         ("  keep: 3", "  keep: many", "valid integer"),
-        ("  keep: 3", "  keep: 1", "greater than or equal to 2 (it is 1)"),
+        ("  keep: 3", "  keep: 1", "greater than or equal to 2 (got 1)"),
         ("  hub: local", "  hub: huggingfase", "'huggingface'"),
         ("verify:\n  target: 0.23.0", "verify:\n  target: 0.23", "valid string"),
         ("source:\n  hub: local\n  repo: model", "source: model", "valid dictionary"),
         ("    ready: 60", "    ready: -1", "greater than 0"),
-        ("      continuation: two", "      continuation: ' '", "(it is ' ')"),
-        ("name: good", "name: 12", "valid string (it is 12)"),
+        ("      continuation: two", "      continuation: ' '", "(got ' ')"),
+        ("name: good", "name: 12", "valid string (got 12)"),
         ("  hub: local\n  repo: model", "  hub: modelscope\n  repo: model", "owner/name"),
         ("  repo: model", "  repo: model\n  revision: main", "a local source has no revision"),
-        ("quantize:", "quantize:\n  device: gpu", "it is 'gpu'"),
-        ("quantize:", "quantize:\n  device: 'npu:0,'", "it is 'npu:0,'"),
+        ("quantize:", "quantize:\n  device: gpu", "got 'gpu'"),
+        ("quantize:", "quantize:\n  device: 'npu:0,'", "got 'npu:0,'"),
     ],
 )
 def test_wrong_values_say_what_is_wanted(folder: Path, good: str, bad: str, said: str) -> None:
@@ -294,8 +294,8 @@ def test_a_wrong_dataset_is_an_error_of_loading(folder: Path) -> None:
     ("text", "place", "said"),
     [
         ("name: a\nsource: {\n", ":3:1", "expected the node content"),
-        ("name: a\nname: b\n", ":2:1", "'name' is given twice"),
-        ("name: a\nsource:\n  hub: local\n  repo: x\n  hub: local\n", ":5:3", "'hub' is given twice"),
+        ("name: a\nname: b\n", ":2:1", "duplicate key 'name'"),
+        ("name: a\nsource:\n  hub: local\n  repo: x\n  hub: local\n", ":5:3", "duplicate key 'hub'"),
         ("name: a\n\tsource: b\n", ":2:1", "cannot start any token"),
         ("name: *nothing\n", ":1:7", "undefined alias"),
         ("name: a\n---\nname: b\n", ":2:1", "another document"),

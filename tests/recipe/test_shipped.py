@@ -44,10 +44,10 @@ def test_a_folder_of_that_name_does_not_win(tmp_path: Path, monkeypatch: pytest.
     ("given", "hint"),
     [
         ("tiny-qwen3-moe-w8a8", f"did you mean {TINY}"),
-        ("xyzzy", "the shipped ones: qwen3-235b-w8a8-rot, "),
+        ("xyzzy", "shipped recipes: qwen3-235b-w8a8-rot, "),
         ("my", "did you mean my.yaml?"),
-        (f"{TINY}.yaml", f"by its name alone: {TINY}"),
-        (f"recipes/{TINY}.yaml", f"by its name alone: {TINY}"),
+        (f"{TINY}.yaml", f"by its name: {TINY}"),
+        (f"recipes/{TINY}.yaml", f"by its name: {TINY}"),
     ],
 )
 def test_what_is_neither_gets_a_hint(
@@ -75,7 +75,7 @@ def test_a_builtin_name_that_does_not_exist_is_a_problem_of_its_line(tmp_path: P
         load(tmp_path / "r.yaml")
     [problem] = caught.value.details
     assert problem.startswith(
-        "r.yaml:17: quantize.calibration.dataset: no dataset called builtin:calibratoin"
+        "r.yaml:17: quantize.calibration.dataset: quantpipe ships no dataset named builtin:calibratoin"
     )
     assert "available: builtin:anti_outlier, builtin:calibration" in problem
 

@@ -97,12 +97,12 @@ def test_figures_tell_of_every_probe(tmp_path: Path, settings: Settings, modes: 
     assert SmokeFigures.from_json(figures.to_json(), where="") == figures
     _, lines = render.smoke(figures)
     assert [line[:14].strip() for line in lines[1:]] == [
-        *("quantization", "as known", "answered", "not as known"),
-        *("held", "skipped", "held", "held"),
+        *("quantization", "match", "answered", "mismatch"),
+        *("ok", "skipped", "ok", "ok"),
     ]
     speed = {"output_throughput": 51.23, "mean_ttft_ms": 80.4, "factor": 0.5, "baseline": 100.0}
     assert render.smoke(replace(figures, bench=speed))[1][-1] == (
-        "  speed        51.2 output tokens per second, 50.0 are required; 80 ms to the first token"
+        "  speed        51.2 output tokens per second, 50.0 required; 80 ms to first token"
     )
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events].count("probe") == 3
