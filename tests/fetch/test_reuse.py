@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from quantpipe.checkpoint.fetched import FileHashes
 from quantpipe.fetch import reuse
 from quantpipe.fetch.hub import RemoteFile
 from quantpipe.fetch.snapshot import Snapshot
@@ -83,3 +84,26 @@ def test_damaged_receipt_is_no_receipt(snapshot: Snapshot, text: str) -> None:
     assert snapshot.finished(file) is None
     assert snapshot.recheck(file) is not None
     assert snapshot.finished(file) is not None
+
+
+def test_a_rotten_file_is_linked_nowhere(snapshot: Snapshot) -> None:
+    """A bit that flips on the storage changes neither size nor time: only a hash finds it."""
+    victim = snapshot.path / "tokenizer.json"
+    before = victim.stat()
+    victim.chmod(0o644)
+    victim.write_bytes(bytes([victim.read_bytes()[0] ^ 1]) + victim.read_bytes()[1:])
+    victim.chmod(before.st_mode)
+    os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
+    files = snapshot.files()
+    rotten = next(file for file in files if file.path == "tokenizer.json")
+    assert snapshot.finished(rotten) is not None
+    other = Snapshot(snapshot.path.with_name("another"))
+    assert reuse.link(other, files, jobs=1) == {file.path for file in files} - {"tokenizer.json"}
+    assert snapshot.finished(rotten) is None, "its own snapshot still takes it for right"
+
+
+def test_the_hashes_of_tensors_go_with_a_link(snapshot: Snapshot) -> None:
+    other = Snapshot(snapshot.path.with_name("another"))
+    linked = reuse.link(other, snapshot.files(), jobs=1)
+    for path in linked:
+        assert FileHashes.load(other.path, path) == FileHashes.load(snapshot.path, path) is not None
