@@ -66,41 +66,41 @@ class _Unfailing:
     """A text stream whose writes never raise: what is lost is only shown, never needed.
 
     Args:
-        stream: None where the process was started without a stderr.
+        target: the stream itself; None where the process was started without a stderr.
     """
 
-    def __init__(self, stream: TextIO | None) -> None:
-        self._target = stream
+    def __init__(self, target: TextIO | None) -> None:
+        self.target = target
 
     def write(self, text: str) -> int:
         """Write, or lose the text: a closed pipe (EPIPE), a full disk, a closed stream (ValueError)."""
-        if self._target is not None:
+        if self.target is not None:
             with contextlib.suppress(OSError, ValueError):
-                self._target.write(text)
+                self.target.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush, or lose what was written."""
-        if self._target is not None:
+        if self.target is not None:
             with contextlib.suppress(OSError, ValueError):
-                self._target.flush()
+                self.target.flush()
 
     def isatty(self) -> bool:
         """Whether it is a terminal that is still there."""
         with contextlib.suppress(OSError, ValueError):
-            return self._target is not None and self._target.isatty()
+            return self.target is not None and self.target.isatty()
         return False
 
     def fileno(self) -> int:
         """Its descriptor, by which tqdm finds the width of the terminal."""
-        if self._target is None:
+        if self.target is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return self._target.fileno()
+        return self.target.fileno()
 
     @property
     def encoding(self) -> str:
         """How it encodes, by which tqdm decides whether a bar may use more than ASCII."""
-        return getattr(self._target, "encoding", None) or "utf-8"
+        return getattr(self.target, "encoding", None) or "utf-8"
 
 
 class Console:

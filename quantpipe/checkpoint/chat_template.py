@@ -14,7 +14,11 @@ from quantpipe.checkpoint.strict_json import read_object
 
 
 def has_chat_template(directory: Path) -> bool:
-    """Whether the tokenizer can lay out a chat: without a template vLLM refuses one (HTTP 400)."""
+    """Whether the tokenizer can lay out a chat: without a template vLLM refuses one (HTTP 400).
+
+    Raises:
+        OSError: the file cannot be read now.
+    """
     if (directory / CHAT_TEMPLATE).is_file():
         return True
     try:

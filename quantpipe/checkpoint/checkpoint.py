@@ -70,7 +70,7 @@ def open_checkpoint(path: Path, *, jobs: int = 2) -> Checkpoint:
     """Read all headers and JSON files of a directory; no tensor.
 
     Raises:
-        NotADirectoryError, FileNotFoundError, PermissionError: it cannot be listed.
+        OSError: it cannot be listed, or a file in it cannot be read now; see `strict_json.ABSENT`.
     """
     names = tuple(sorted(entry.name for entry in path.iterdir()))
     shards = [name for name in names if name.endswith(SHARD_SUFFIX)]

@@ -56,7 +56,8 @@ def read_description(path: Path) -> Description:
     """The description in a file.
 
     Raises:
-        ValueError: the file cannot be read or is no JSON object.
+        ValueError: there is no such file, or it is no JSON object.
+        OSError: the file cannot be read now.
     """
     return parse_description(read_object(path))
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from quantpipe.checkpoint.names import INDEX, SHARD_GLOB
-from quantpipe.checkpoint.strict_json import load_object
+from quantpipe.checkpoint.strict_json import ABSENT, load_object
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,16 @@ def shards_to_load(directory: Path) -> list[str]:
 
 
 def read_index(path: Path) -> Index:
-    """The index in a file; whatever the file holds, problems are listed and nothing is raised."""
+    """The index in a file; whatever the file holds, problems are listed.
+
+    Raises:
+        OSError: the file cannot be read now; see `strict_json.ABSENT`.
+    """
     try:
         return load_index(path)
     except OSError as error:
+        if error.errno not in ABSENT:
+            raise
         return Index(path.name, problems=(f"cannot be read: {error.strerror}",))
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantpipe.checkpoint.strict_json import MAX_JSON_BYTES, parse_object
+from quantpipe.checkpoint.strict_json import ABSENT, MAX_JSON_BYTES, parse_object
 
 DTYPE_BYTES = {
     "BOOL": 1,
@@ -106,10 +106,16 @@ class Header:
 
 
 def read_header(path: Path, shard: str) -> Header:
-    """The header of a file, as `load_header`; that it cannot be read is one of its problems."""
+    """The header of a file, as `load_header`; that there is no such file is one of its problems.
+
+    Raises:
+        OSError: the file cannot be read now; see `strict_json.ABSENT`.
+    """
     try:
         return load_header(path, shard)
     except OSError as error:
+        if error.errno not in ABSENT:
+            raise
         return Header(shard, 0, problems=(f"cannot be read: {error.strerror}",))
 
 

@@ -5,6 +5,7 @@ A parser error, whatever it is, becomes a ValueError with one line of text.
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 from collections.abc import Sequence
@@ -13,6 +14,12 @@ from typing import Any, NoReturn
 
 MAX_JSON_BYTES = 32 << 20
 """Longest JSON that is parsed. The description of Qwen3-235B has about 9 MB, its longest header far less."""
+
+ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+"""Errors by which a directory's content is at fault: no such file, a link to nothing or to itself.
+
+All others (no permission, a mount that went away, a failing disk) say nothing about what a file holds.
+"""
 
 _MAX_DIGITS = 20
 _BYTES_PER_BRACKET = 12
@@ -53,11 +60,14 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        ValueError: as `parse_object`, or the file cannot be read.
+        ValueError: as `parse_object`, or there is no such file.
+        OSError: the file cannot be read now; see `ABSENT`.
     """
     try:
         return load_object(path)
     except OSError as error:
+        if error.errno not in ABSENT:
+            raise
         raise ValueError(f"cannot be read: {error.strerror}") from error
 
 

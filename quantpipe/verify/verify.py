@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from quantpipe.checkpoint.layout import Layout
+from quantpipe.checkpoint.strict_json import ABSENT
 from quantpipe.errors import VerificationError
+from quantpipe.store.faults import storage_error
 from quantpipe.store.manifest import Manifest, OnBytes
 from quantpipe.verify.checks.all import all_checks
 from quantpipe.verify.checks.needs import missing
@@ -44,9 +48,14 @@ def verify_checkpoint(
         sealing: the directory will be sealed: its file modes do not count, that sets them.
 
     Raises:
-        VerificationError: there is no such directory, or a file cannot be read to its end.
+        VerificationError: there is no such directory, or a file became shorter while it was read.
+        PreflightError: a file may not be read.
+        RetryableError: the storage failed, or went away.
     """
-    try:
+    with (
+        _storage(path),
+        np.errstate(all="ignore"),
+    ):  # what overflows is found by a check: no warning is needed
         examination = examine(
             path,
             target=target,
@@ -58,14 +67,26 @@ def verify_checkpoint(
             manifest=manifest,
             sealing=sealing,
         )
+        return _report(examination)
+
+
+@contextlib.contextmanager
+def _storage(path: Path) -> Iterator[None]:
+    """A file that cannot be read is no finding: of a denied or failing read nobody knows what it holds.
+
+    Raises:
+        PreflightError, RetryableError: a fault of the storage; see `store.faults`.
+        VerificationError: the path is no directory, or a file became shorter while it was read.
+    """
+    try:
+        yield
     except OSError as error:
-        raise VerificationError(
+        fault = None if error.errno in ABSENT else storage_error(error, path)
+        raise fault or VerificationError(
             f"the checkpoint cannot be read: {error.strerror}",
             where=str(error.filename or path),
-            hint="give a directory with *.safetensors and quant_model_description.json that you may read",
+            hint="give a directory with *.safetensors and quant_model_description.json",
         ) from error
-    with np.errstate(all="ignore"):  # what overflows is found by a check; numpy need not warn of it
-        return _report(examination)
 
 
 def _report(examination: Examination) -> Report:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.consoles import said
 from helpers.receipts import verify_receipt
 from helpers.stores import point, provenance
 
@@ -106,8 +107,8 @@ def test_generations_beyond_keep_are_removed_and_told(context: Context) -> None:
     for letter in "abcd":
         publish(context, letter)
     assert names(context) == ["c", "d"]
-    said = context.console._stream.getvalue()  # type: ignore[attr-defined]
-    assert "removed generation aaaaaaaaaaaa" in said and "removed generation bbbbbbbbbbbb" in said
+    shown = said(context.console)
+    assert "removed generation aaaaaaaaaaaa" in shown and "removed generation bbbbbbbbbbbb" in shown
 
 
 def test_a_generation_at_its_smoke_load_is_left_alone_for_a_week(context: Context) -> None:
@@ -191,4 +192,4 @@ def test_a_failure_of_cleaning_up_is_a_warning(context: Context, monkeypatch: py
     for letter in "abc":
         publish(context, letter)
     assert context.store.pointer("tiny").named() == "c" * 64
-    assert "cleaning up failed" in context.console._stream.getvalue()  # type: ignore[attr-defined]
+    assert "cleaning up failed" in said(context.console)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.commands import write_recipe
+from helpers.consoles import said
 from helpers.receipts import fetch_receipt, quantize_receipt, verify_receipt
 
 from quantpipe.console import Console
@@ -62,13 +63,6 @@ def test_seals_what_passes(context: Context) -> None:
     assert result.figures.tensors == 125
     assert "checks passed" in result.summary
     assert manifest.check(sealed, context_manifest(context), jobs=2, exclude=(PROVENANCE,)) == []
-
-
-def said(context: Context) -> str:
-    """What the console has shown."""
-    stream = context.console._stream
-    assert isinstance(stream, io.StringIO)
-    return stream.getvalue()
 
 
 def context_manifest(context: Context) -> manifest.Manifest:
@@ -167,7 +161,7 @@ def test_an_equal_generation_is_trusted_only_while_it_is_what_its_name_says(
     assert context.store.absolute(VerifyStage().run(context).outputs.checkpoint) == sealed
     assert manifest.check(sealed, context_manifest(context), jobs=2, exclude=(PROVENANCE,)) == []
     assert not context.run.staging.exists()
-    assert "was damaged after it was sealed" in said(context)
+    assert "was damaged after it was sealed" in said(context.console)
 
 
 def test_killed_while_sealing(context: Context) -> None:

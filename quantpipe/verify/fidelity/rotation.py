@@ -32,7 +32,11 @@ FLOAT_BOUND = 0.02
 
 
 def load_rotation(model: Model) -> Array | str | None:
-    """The rotation, float32 [hidden, hidden]; the text of a problem; None where none is described."""
+    """The rotation, float32 [hidden, hidden]; the text of a problem; None where none is described.
+
+    Raises:
+        OSError: its file cannot be read now.
+    """
     relative = model.description.rotation_path
     if relative is None:
         return None
@@ -49,10 +53,7 @@ def load_rotation(model: Model) -> Array | str | None:
         or tensor.dtype not in ("F32", "BF16", "F16", "F64")
     ):
         return "the described rotation is no matrix of the model's hidden size"
-    try:
-        return read_tensor(model.path, tensor)
-    except OSError:
-        return "the described rotation cannot be read"
+    return read_tensor(model.path, tensor)
 
 
 def _path_problem(root: Path, relative: str) -> str | None:
