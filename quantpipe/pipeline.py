@@ -235,9 +235,10 @@ def _obstacles(
     if needed > free:
         found.append(
             StorageFullError(
-                f"the run adds about {human_bytes(needed)}, {human_bytes(free)} are free",
+                f"the run adds about {human_bytes(needed)}, but only {human_bytes(free)} are free",
                 where=str(context.store.root),
-                hint="free space (`quantpipe prune` lists what may go), or name another store with --store",
+                hint="free space (`quantpipe prune` lists what can be removed), or choose another store "
+                "with --store",
             )
         )
     return found
@@ -271,7 +272,7 @@ def _require_begun(selection: Selection, context: Context) -> None:
     missing = [name for name in before if name not in context.receipts]
     if missing:
         raise UsageError(
-            f"--from {selection.first} needs {', '.join(missing)} to be up to date, and it is not",
+            f"--from {selection.first} needs earlier stages that are not up to date: {', '.join(missing)}",
             hint=f"run without --from, or with --from {missing[0]}",
         )
 
@@ -282,7 +283,7 @@ def _combined(obstacles: Sequence[QuantpipeError]) -> QuantpipeError:
         return obstacles[0]
     lines = [f"{error} -> {error.hint}" if error.hint else str(error) for error in obstacles]
     return PreflightError(
-        f"{len(obstacles)} things stand in the way", hint="mend them all, then run again", details=lines
+        f"{len(obstacles)} preflight checks failed", hint="fix them all, then run again", details=lines
     )
 
 

@@ -83,23 +83,23 @@ class Settings(BaseSettings):
         default_factory=_jobs, ge=1, le=1024, description="Files fetched or hashed at the same time."
     )
     stall_seconds: float = Field(
-        default=1800.0, ge=1, description="How many seconds the quantize worker may show no sign of life."
+        default=1800.0, ge=1, description="Seconds for which the quantize worker may show no sign of life."
     )
-    port: int = Field(default=0, ge=0, le=65535, description="Port of the smoke server; 0 takes a free one.")
+    port: int = Field(default=0, ge=0, le=65535, description="Port of the smoke server; 0 picks a free one.")
     fetch_attempts: int = Field(
         default=8,
         ge=1,
-        description="Attempts in a row without a result, for each file and each question to the hub.",
+        description="Failed attempts in a row, for each file and each request to the hub.",
     )
     fetch_stall_seconds: float = Field(
         default=60.0,
         gt=0,
-        description="A transfer that brings less than 64 KiB in so many seconds is tried again.",
+        description="Seconds in which a transfer has to deliver 64 KiB; a slower one is retried.",
     )
     fetch_jobs: int | None = Field(
         default=None,
         ge=1,
-        description="Files fetched at the same time, if not as many as `jobs` or the hub says.",
+        description="Files fetched at the same time; overrides `jobs` and the hub's own limit.",
     )
 
     @model_validator(mode="wrap")
@@ -156,7 +156,7 @@ def _usage_error(problems: Sequence[ErrorDetails]) -> UsageError:
     if unknown := [name for name in names if name not in Settings.model_fields]:
         raise TypeError(f"unknown settings {unknown}")
     texts = [
-        f"{name.replace('_', '-')} has to be {kind(name)}, not {problem['input']!r}"
+        f"{name.replace('_', '-')} must be {kind(name)}, not {problem['input']!r}"
         for name, problem in zip(names, problems, strict=True)
     ]
     places = [f"{flag(name)} or {variable(name)}" for name in names]
@@ -164,4 +164,4 @@ def _usage_error(problems: Sequence[ErrorDetails]) -> UsageError:
     if len(texts) == 1:
         return UsageError(texts[0], where=places[0], hint=hint)
     details = [f"{place}: {text}" for place, text in zip(places, texts, strict=True)]
-    return UsageError(f"{len(texts)} settings are wrong", hint=hint, details=details)
+    return UsageError(f"{len(texts)} settings are invalid", hint=hint, details=details)

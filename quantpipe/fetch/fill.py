@@ -124,9 +124,9 @@ def finished(snapshot: Snapshot, files: tuple[RemoteFile, ...]) -> list[FileRece
         receipt = (snapshot.finished(file) if known else None) or snapshot.recheck(file)
         if receipt is None:
             raise VerificationError(
-                "a file of the snapshot was changed while it was being fetched",
+                "a file of the snapshot changed during the fetch",
                 where=str(snapshot.path / file.path),
-                hint="find out what writes into the store, then run again",
+                hint="find the process that writes into the store and stop it, then run again",
             )
         receipts.append(receipt)
     return receipts

@@ -85,6 +85,6 @@ class Policy:
                         where=what,
                         hint="check the network, the proxy and the hub's status page, then run again",
                     ) from fault
-                on_retry(f"{what}: {fault}; trying again")
+                on_retry(f"{what}: {fault}; retrying")
                 time.sleep(self.wait_seconds(attempt, fault.retry_after))
         raise AssertionError("attempts is at least 1")

@@ -24,14 +24,15 @@ def check_space(path: Path, *, missing_bytes: int, missing_files: int) -> None:
     if missing_bytes and space.free < missing_bytes + SPARE_BYTES:
         raise PreflightError(
             f"{human_bytes(space.free)} free, but the snapshot needs {human_bytes(missing_bytes)} more, "
-            f"and {human_bytes(SPARE_BYTES)} have to stay free",
+            f"and {human_bytes(SPARE_BYTES)} must stay free",
             where=str(path),
-            hint="free space (`quantpipe prune` lists what may go), or set QUANTPIPE_STORE to a larger one",
+            hint="free space (`quantpipe prune` lists what can be removed), or set QUANTPIPE_STORE "
+            "to a larger store",
         )
     # A file, its receipt, their folders and a temporary name of each.
     if space.inodes is not None and space.inodes < 4 * missing_files + 16:
         raise PreflightError(
             f"the store has {space.inodes:,} inodes free; the snapshot needs {4 * missing_files + 16:,}",
             where=str(path),
-            hint="remove files from the store's filesystem, or have its limit of inodes raised",
+            hint="remove files from the store's filesystem, or raise its inode limit",
         )

@@ -61,7 +61,7 @@ def check_index(path: Path, present: Iterable[str], *, name: str | None = None) 
     if missing:
         raise VerificationError(
             f"the index names {missing[0]}, which is not among the files of the source"
-            + (f" (nor are {len(missing) - 1:,} others)" if len(missing) > 1 else ""),
+            + (f" (and {len(missing) - 1:,} more are missing)" if len(missing) > 1 else ""),
             where=shown,
             hint="complete the source, or correct the include and exclude patterns of the recipe",
             details=missing[:20],
@@ -85,7 +85,7 @@ def check_weights(root: Path, paths: Iterable[str]) -> None:
             for tensor, shard in check_index(root / path, present, name=path).items():
                 if tensor not in held.get(shard, frozenset((tensor,))):
                     raise VerificationError(
-                        f"the index puts {tensor} into {shard}, which does not hold it",
+                        f"the index maps {tensor} to {shard}, which does not contain it",
                         where=path,
                         hint=_FETCH_AGAIN,
                     )

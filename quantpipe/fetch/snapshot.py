@@ -153,7 +153,7 @@ class Snapshot:
         try:
             files = tuple(RemoteFile(**file) for file in value.get("listed", value["files"]))
             if not all(isinstance(file.path, str) and isinstance(file.size, int) for file in files):
-                raise TypeError("a path is no text, or a size no number")
+                raise TypeError("a path is not a string, or a size is not a number")
         except TypeError as error:
             raise self._no_manifest(error) from error
         return files
@@ -162,7 +162,7 @@ class Snapshot:
         return VerificationError(
             f"not a source manifest: {why!r}",
             where=str(self.manifest_path),
-            hint="remove the snapshot's folder, then run again: it is fetched anew",
+            hint="remove the snapshot's folder, then run again to fetch it anew",
         )
 
     # -- finished files -------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def _inside(file: RemoteFile) -> RemoteFile:
     pure = PurePosixPath(file.path)
     if pure.is_absolute() or ".." in pure.parts or str(pure) != file.path or "\0" in file.path:
         raise VerificationError(
-            f"the source lists {file.path!r}, which is no plain relative path",
+            f"the source lists {file.path!r}, which is not a plain relative path",
             where="source",
             hint="do not trust this repository or mirror; report it",
         )
@@ -127,9 +127,9 @@ def _without_second_copy(files: list[RemoteFile]) -> list[RemoteFile]:
 
 def _hint(files: list[RemoteFile], patterned: tuple[str, ...]) -> str:
     if patterned and any(file.path.endswith(SHARD_SUFFIX) for file in files):
-        return "the include and exclude patterns of the recipe leave out *.safetensors: correct them"
+        return "the recipe's include and exclude patterns leave out *.safetensors: correct them"
     if any(_matches(file.path, _OTHER_FORMATS) for file in files):
-        return "it holds weights in another format only: name a repository with BF16 safetensors"
+        return "the repository has weights in other formats only: choose one with BF16 safetensors"
     return "check source.repo and source.revision: this is not a model repository"
 
 

@@ -80,7 +80,7 @@ class FetchStage:
             stage=self.name,
             action="run" if missing else "reuse",
             summary=f"{hub.describe(recipe.source.repo)}: {len(files)} files, {human_bytes(total)}"
-            + (f", {human_bytes(absent)} of it to be fetched" if missing else ", all there"),
+            + (f", {human_bytes(absent)} to download" if missing else ", all present"),
             disk_bytes=absent,
             notes=short,
             source_bytes=total,

@@ -147,9 +147,9 @@ class Transfers:
                 transfer.partial.abort()
         if now - self._landed_at > self._policy.overall_seconds:
             raise RetryableError(
-                f"no byte arrived for {self._policy.overall_seconds:.0f} s, from any file",
+                f"no data arrived for {self._policy.overall_seconds:.0f} s, for any file",
                 where=self._hub.describe(self._repo),
-                hint="check the network, the proxy and the storage, then run again: what was fetched is kept",
+                hint="check the network, the proxy and the storage, then run again: fetched data is kept",
             )
 
     def _stop(self, threads: list[threading.Thread]) -> None:
@@ -278,7 +278,7 @@ class Transfers:
         transfer.mismatches += 1
         if transfer.mismatches >= self._policy.mismatches:
             raise VerificationError(
-                f"{transfer.figures.path} arrived wrongly {transfer.mismatches} times: {wrong}",
+                f"{transfer.figures.path} failed its checksum {transfer.mismatches} times: {wrong}",
                 where=self._hub.describe(self._repo),
                 hint="a proxy or a mirror may alter it: try the hub's own endpoint, or report it to the hub",
             )
@@ -291,9 +291,9 @@ class Transfers:
             raise RetryableError(
                 f"{transfer.figures.path} could not be fetched in {transfer.fruitless} attempts: {why}",
                 where=self._hub.describe(self._repo),
-                hint="check the network and the proxy, then run again: what was fetched is kept",
+                hint="check the network and the proxy, then run again: fetched data is kept",
             )
-        self._on_retry(f"{transfer.figures.path}: {why}; trying again")
+        self._on_retry(f"{transfer.figures.path}: {why}; retrying")
         self._landed_at = max(self._landed_at, time.monotonic() + (retry_after or 0.0))
         if self._stopping.wait(self._policy.wait_seconds(transfer.fruitless, retry_after)):
             raise Stopped

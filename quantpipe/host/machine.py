@@ -56,7 +56,7 @@ def require_npu(where: str) -> None:
     """
     if not npus():
         raise PreflightError(
-            "no NPU here: the driver shows no /dev/davinci<N>",
+            "no NPU on this host: the driver shows no /dev/davinci<N>",
             where=where,
             hint="run on an NPU host, or map the devices into this container; "
             "recipes/tiny-qwen3-moe-w8a8-rot.yaml runs on a CPU",
@@ -70,7 +70,7 @@ def named_interpreter(python: Path | None, variable: str) -> Path:
         PreflightError: the setting names none.
     """
     if python is None:
-        hint = f"set {variable} to the interpreter (bin/python) of the environment that is to be used"
+        hint = f"set {variable} to the interpreter (bin/python) of the environment to use"
         raise PreflightError("no interpreter is set", where=variable, hint=hint)
     return python
 
@@ -81,7 +81,7 @@ def require_interpreter(python: Path | None, variable: str, packages: tuple[str,
     Raises:
         PreflightError: no interpreter there, or a package is missing.
     """
-    hint = f"let {variable} name an interpreter that has {', '.join(packages)}"
+    hint = f"set {variable} to an interpreter that has {', '.join(packages)}"
     if python is None:
         raise PreflightError("no interpreter is set", where=variable, hint=hint)
     hint = f"run `make setup`, or {hint}"

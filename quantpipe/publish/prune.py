@@ -61,7 +61,9 @@ def candidates(
             found += _expired(store, recipe, keep)
         except VerificationError as error:
             unreadable = True
-            on_unreadable(f"the generations of {recipe} and all snapshots stay: {error.what}: {error.where}")
+            on_unreadable(
+                f"keeping all generations of {recipe} and all snapshots: {error.what}: {error.where}"
+            )
         old = [run for run in store.runs(recipe)[:-KEPT_RUNS] if run.state().get("status") != "running"]
         found += [_candidate(store, "run", recipe, run.path) for run in old]
         left = sorted(store.model(recipe).glob(f"{TEMPORARY_PREFIX}*"))

@@ -77,7 +77,7 @@ def _nothing_before(store: Store, recipe: str, damaged: Mapping[str, list[Mismat
         f"{digest[:12]} is damaged: {found[0].path} {found[0].problem}" for digest, found in damaged.items()
     ]
     return UsageError(
-        "there is no earlier generation to go back to",
+        "there is no earlier generation to roll back to",
         where=str(store.model(recipe)),
         hint="`quantpipe status` lists the generations",
         details=details,

@@ -73,7 +73,9 @@ def conclude(context: Context) -> None:
         context.store.save_receipts(name, digest, context.receipts)
         _retire(context, name)
     except (OSError, ValueError, QuantpipeError) as error:
-        context.console.warning(f"published, but cleaning up failed: {error}; `quantpipe prune` finishes it")
+        context.console.warning(
+            f"published, but the cleanup failed: {error}; finish it with `quantpipe prune`"
+        )
 
 
 def _retire(context: Context, name: str) -> None:

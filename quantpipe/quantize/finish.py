@@ -69,7 +69,7 @@ def _name_shards(output: Path) -> None:
     """
     found = sorted(output.glob(f"*{INDEX_SUFFIX}"))
     if len(found) != 1:
-        raise _incomplete(output, f"{len(found)} index files instead of one")
+        raise _incomplete(output, f"found {len(found)} index files instead of one")
     index = _read_json(found[0])
     shards = _shards_of(index, found[0])
     names = {old: shard_name(number, len(shards)) for number, old in enumerate(shards, 1)}
@@ -78,7 +78,7 @@ def _name_shards(output: Path) -> None:
         raise _incomplete(output, f"shards that the index does not name: {', '.join(sorted(strays))}")
     for old, new in names.items():
         if not (output / old).is_file():
-            raise _incomplete(output, f"the index names {old}, which is not there")
+            raise _incomplete(output, f"the index names {old}, which is missing")
         (output / old).rename(output / new)
     index["weight_map"] = {tensor: names[shard] for tensor, shard in sorted(index["weight_map"].items())}
     durable.write_json(output / INDEX, index)
@@ -89,7 +89,7 @@ def _name_shards(output: Path) -> None:
 def _shards_of(index: dict[str, Any], path: Path) -> list[str]:
     weights = index.get("weight_map")
     if not isinstance(weights, dict) or not weights or not all(isinstance(s, str) for s in weights.values()):
-        raise _incomplete(path, "its `weight_map` does not name the shard of each tensor")
+        raise _incomplete(path, "its `weight_map` does not name a shard for each tensor")
     return sorted(set(weights.values()))
 
 

@@ -31,7 +31,7 @@ def adapter_for(snapshot: Path) -> str:
             raise TypeError(f"`architectures` is {architectures!r}, not a list")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise VerificationError(
-            f"no architecture can be read: {error!r}",
+            f"cannot read the model's architecture: {error!r}",
             where=str(path),
             hint="the source is not a Hugging Face model directory: check source.repo in the recipe",
         ) from error

@@ -74,7 +74,7 @@ class QuantizeStage:
         seconds, time = None, ""
         if quantize.engine == "streaming" and (found := _estimate(context)) is not None:
             memory = min(memory, found.memory_bytes)
-            seconds, time = found.seconds, f", very roughly {human_seconds(found.seconds)}"
+            seconds, time = found.seconds, f", roughly {human_seconds(found.seconds)}"
         elif quantize.engine == "streaming":
             memory = BASE_MEMORY + math.ceil(source_bytes * _UNKNOWN_LAYERS_SHARE)
         return QuantizePlan(
@@ -107,7 +107,7 @@ class QuantizeStage:
         if needed > there:
             raise PreflightError(
                 f"engine `{context.recipe.quantize.engine}` needs about {human_bytes(needed)} of memory, "
-                f"{human_bytes(there)} is there",
+                f"but only {human_bytes(there)} is available",
                 where="quantize.engine",
                 hint="use a host with more memory, or raise the limit of this container"
                 + (", or set `engine: streaming`" if context.recipe.quantize.engine == "stock" else ""),
@@ -193,8 +193,8 @@ class QuantizeStage:
         if context.recipe.calibration_prompts() == context.recipe.anti_outlier_prompts():
             return ()
         return (
-            "engine `stock` takes one dataset: the calibration set decides the smoothing scales too, "
-            "the anti-outlier set is not used",
+            "engine `stock` takes one dataset: the calibration set also determines the smoothing scales, "
+            "the anti-outlier set is ignored",
         )
 
 
@@ -202,9 +202,9 @@ def _require_plain_path(store: Path) -> None:
     """msmodelslim refuses paths with other characters than these, links resolved."""
     if not re.fullmatch(r"[A-Za-z0-9_./-]+", str(store.resolve())):
         raise PreflightError(
-            "msmodelslim takes only paths of letters, digits and the characters _ . / -",
+            "msmodelslim accepts only paths of letters, digits and the characters _ . / -",
             where=str(store.resolve()),
-            hint="name another store with --store or QUANTPIPE_STORE",
+            hint="choose another store with --store or QUANTPIPE_STORE",
         )
 
 

@@ -27,33 +27,31 @@ class _Fault:
     hint: str
 
 
-_ANOTHER_STORE = "name another store with --store"
+_ANOTHER_STORE = "choose another store with --store"
 
 _FULL = _Fault(
     StorageFullError,
     "the storage is full",
-    "free space (`quantpipe prune` lists what may be removed) or raise the quota, then run again: "
+    "free space (`quantpipe prune` lists what can be removed) or raise the quota, then run again: "
     "finished work is kept",
 )
 _READ_ONLY = _Fault(
     PreflightError, "the storage is read-only", f"check the mount options, or {_ANOTHER_STORE}"
 )
-_REFUSED = _Fault(
-    PreflightError, "access was refused", "check the owner, the permissions and the mount options"
-)
+_REFUSED = _Fault(PreflightError, "access denied", "check the owner, the permissions and the mount options")
 _AWAY = _Fault(
-    RetryableError, "the storage went away", "run again once the mount answers: finished work is kept"
+    RetryableError, "the storage is unreachable", "run again once the mount responds: finished work is kept"
 )
 _FAILED = _Fault(
     RetryableError,
     "the storage failed",
     "run again: finished work is kept; a soft NFS mount reports a timeout like this, "
-    "a failing disk is reported by `dmesg` too",
+    "a failing disk also shows up in `dmesg`",
 )
 _BUSY = _Fault(RetryableError, "the storage was busy", "run again: finished work is kept")
 _UNSUPPORTED = _Fault(
     PreflightError,
-    "the filesystem cannot do what quantpipe needs",
+    "the filesystem lacks an operation that quantpipe needs",
     f"check the mount options, or {_ANOTHER_STORE}",
 )
 
@@ -73,32 +71,34 @@ _FAULTS = {
     errno.EINTR: _BUSY,  # Python repeats most interrupted calls, but not mkdir, unlink and rename
     errno.EBUSY: _BUSY,
     errno.ENOLCK: _BUSY,
-    errno.ENFILE: _Fault(RetryableError, "this host has no file handle left", "run again on a quieter host"),
+    errno.ENFILE: _Fault(
+        RetryableError, "this host is out of file handles", "run again when it is less busy"
+    ),
     errno.EMFILE: _Fault(
         PreflightError,
-        "quantpipe may not open more files",
+        "quantpipe has reached its limit of open files",
         "raise the limit (`ulimit -n 4096`), or use fewer --jobs",
     ),
     errno.EFBIG: _Fault(
         PreflightError,
-        "the file would be larger than is allowed here",
+        "the file would exceed the size limit",
         f"raise the limit (`ulimit -f unlimited`), or {_ANOTHER_STORE}, on a filesystem for large files",
     ),
     errno.ENAMETOOLONG: _Fault(
-        PreflightError, "a name or path is too long for the filesystem", f"{_ANOTHER_STORE}: a shorter path"
+        PreflightError,
+        "a name or path is too long for the filesystem",
+        f"{_ANOTHER_STORE}, with a shorter path",
     ),
     errno.ENOTDIR: _Fault(
         PreflightError,
-        "something else is where a directory has to be",
+        "a component of the path is not a directory",
         f"move it out of the way, or {_ANOTHER_STORE}",
     ),
-    errno.ELOOP: _Fault(
-        PreflightError, "symbolic links lead around in a circle", "correct the links on this path"
-    ),
+    errno.ELOOP: _Fault(PreflightError, "symbolic links form a loop", "correct the links on this path"),
     errno.EXDEV: _Fault(
         PreflightError,
-        "the store is spread over more than one filesystem",
-        "sources, runs and models of a store have to lie on one filesystem (and in one quota project "
+        "the store spans more than one filesystem",
+        "sources, runs and models of a store must be on one filesystem (and in one quota project "
         f"or ZFS dataset): {_ANOTHER_STORE}, or move the whole store",
     ),
     errno.EOPNOTSUPP: _UNSUPPORTED,

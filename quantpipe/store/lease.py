@@ -121,9 +121,9 @@ class Lease:
             return
         holder = self.holder()
         raise LeaseHeldError(
-            f"another run works on {self._what}: {holder or 'it has just ended'}",
+            f"another run is working on {self._what}: {holder or 'it has just ended'}",
             where=str(self.path),
-            hint="wait for it, or stop it; after a crash of its host the lease lapses within "
+            hint="wait for it, or stop it; after a crash of its host the lease expires within "
             f"{human_seconds(self.lapse)}: then run again",
         )
 
@@ -154,10 +154,10 @@ class Lease:
         """
         if not self._mine():
             raise RetryableError(
-                f"another run has taken the lease on {self._what}: {self.holder() or 'it has ended since'}",
+                f"another run has taken the lease on {self._what}: {self.holder() or 'it has since ended'}",
                 where=str(self.path),
-                hint="this run was not seen for too long (a stopped process, a hanging mount); nothing was "
-                "published; run again",
+                hint="this run showed no sign of life for too long (a stopped process, a hanging mount); "
+                "nothing was published; run again",
             )
 
     def release(self) -> None:

@@ -261,7 +261,7 @@ CONTENTS: Mapping[StageName, tuple[type[Output], type[Figures]]] = {
 
 def not_a_receipt(why: object, where: str) -> VerificationError:
     """The error for a file, or a part of it, that is no receipt."""
-    hint = "remove the file: the stages that it stood for run again"
+    hint = "remove the file: its stages will run again"
     return VerificationError(f"not a receipt: {why}", where=where, hint=hint)
 
 
@@ -273,7 +273,7 @@ def _plain(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not a string")
     return value
 
 
@@ -281,4 +281,4 @@ def _require_inside(path: str) -> None:
     """A receipt that was edited does not lead out of the store."""
     pure = PurePosixPath(path)
     if not path or "\0" in path or pure.is_absolute() or ".." in pure.parts:
-        raise ValueError(f"{path!r} does not lie in the store")
+        raise ValueError(f"{path!r} is not inside the store")

@@ -52,7 +52,7 @@ class Pointer:
             raise VerificationError(
                 f"the pointer is not a link: {error.strerror}",
                 where=str(self.path),
-                hint="a copy of the store that follows links makes such: remove it, then run again",
+                hint="copying a store while following links leads to this: remove it, then run again",
             ) from error
 
     def current(self) -> Path | None:
@@ -98,9 +98,9 @@ class Pointer:
         named = self.named()
         if named != move.previous:
             raise RetryableError(
-                f"the pointer was moved meanwhile: it names {_short(named)}, not {_short(move.previous)}",
+                f"the pointer has moved: it names {_short(named)} now, not {_short(move.previous)}",
                 where=str(self.path),
-                hint="nothing was published; `quantpipe status` says what is current; run again to publish",
+                hint="nothing was published; `quantpipe status` shows what is current; run again to publish",
             )
         if named == move.digest:
             return
@@ -119,15 +119,15 @@ class Pointer:
         found = glance_at_sealed(self.folder / digest)
         if not self._is_there(digest):
             raise VerificationError(
-                "the generation to point at is not there",
+                "the target generation does not exist",
                 where=str(self.folder / digest),
-                hint="`quantpipe status` lists the generations; a run makes it again",
+                hint="`quantpipe status` lists the generations; a run recreates it",
             )
         if found:
             raise VerificationError(
-                "the generation to point at is damaged",
+                "the target generation is damaged",
                 where=str(self.folder / digest / found[0].path),
-                hint="run the recipe again: a new copy takes its place",
+                hint="run the recipe again: a new copy replaces it",
                 details=[f"{mismatch.path} {mismatch.problem}" for mismatch in found],
             )
 

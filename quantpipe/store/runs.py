@@ -80,9 +80,9 @@ def recorded(run: RunDirectory, console: Console) -> Iterator[None]:
         if isinstance(error, Exception) and (by := run.state().get("by")):
             # Whatever went wrong: that its directory went away is reason enough.
             raise RetryableError(
-                f"run {by} has taken this run's work over",
+                f"run {by} has taken over this run",
                 where=str(run.path),
-                hint="wait for that run, or run again: the lease had lapsed",
+                hint="wait for that run, or run again: this run's lease had expired",
                 details=[str(error)],
             ) from error
         stopped = isinstance(error, KeyboardInterrupt | InterruptedRunError | RetryableError)

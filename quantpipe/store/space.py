@@ -54,7 +54,7 @@ def check_writable(path: Path) -> None:
     folder = existing(path)
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise PreflightError(
-            "the store cannot be written",
+            "the store is not writable",
             where=str(folder),
             hint="check the mount and the permissions, or set QUANTPIPE_STORE to another folder",
         )
@@ -68,7 +68,7 @@ def check_semantics(folder: Path) -> None:
 
     Raises:
         StorageFullError, RetryableError: the trial met a fault of the storage.
-        PreflightError: the store cannot be written, or cannot do it.
+        PreflightError: the store is not writable, or lacks one of these operations.
     """
     trial = folder / f"{durable.TEMPORARY_PREFIX}trial-{secrets.token_hex(8)}"
     try:
@@ -82,7 +82,7 @@ def check_semantics(folder: Path) -> None:
         raise PreflightError(
             wrong,
             where=str(folder),
-            hint="the filesystem is not fit for atomic publishing: use another",
+            hint="the filesystem does not support atomic publishing: use another one",
         )
 
 
@@ -121,7 +121,7 @@ def _refused(error: OSError, folder: Path) -> Exception:
     words = error.strerror or str(error)
     found = None if error.errno is None else storage_error(OSError(error.errno, words), folder)
     return found or PreflightError(
-        f"the filesystem cannot do what quantpipe needs: {words}",
+        f"the filesystem lacks an operation that quantpipe needs: {words}",
         where=str(folder),
         hint="rename, symbolic links and fsync are needed: check the mount options, or use another store",
     )

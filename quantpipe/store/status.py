@@ -56,5 +56,5 @@ def _last_run(store: Store, recipe: str) -> dict[str, Any] | None:
         return None
     state = {"id": runs[-1].id, "status": "unknown", **runs[-1].state()}
     if state["status"] == "running" and not Lease.for_recipe(store.root, recipe).seems_held():
-        state["status"] = "killed: the next run continues it"
+        state["status"] = "killed: the next run resumes it"
     return state

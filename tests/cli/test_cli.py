@@ -97,7 +97,7 @@ def test_plan_of_an_npu_recipe_fails_on_a_host_without_npu(tmp_path: Path) -> No
     recipe = write_recipe(tmp_path, quantize={"device": "npu"})
     done = quantpipe("plan", recipe, "--store", tmp_path / "store")
     assert done.status == 5
-    assert "no NPU here" in done.stderr + done.stdout
+    assert "no NPU on this host" in done.stderr + done.stdout
 
 
 def test_status_of_an_empty_store(tmp_path: Path) -> None:
@@ -164,4 +164,4 @@ def test_a_store_that_is_a_file_is_no_bug(tmp_path: Path) -> None:
     done = quantpipe("run", write_recipe(tmp_path), "--store", tmp_path / "store")
     assert done.status == 5
     assert "Traceback" not in done.stderr
-    assert "something else is where a directory has to be" in done.stderr
+    assert "a component of the path is not a directory" in done.stderr

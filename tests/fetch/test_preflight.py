@@ -107,7 +107,7 @@ def test_preflight_of_the_stage(
         with pytest.raises(PreflightError, match="inodes"):
             stage.preflight(context)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(PreflightError, match="written"):
+    with pytest.raises(PreflightError, match="not writable"):
         stage.preflight(context)
 
 

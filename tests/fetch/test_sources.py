@@ -60,7 +60,7 @@ def test_patterns() -> None:
 @pytest.mark.parametrize(
     ("files", "options", "hint"),
     [
-        (["pytorch_model.bin", "config.json"], {}, "another format"),
+        (["pytorch_model.bin", "config.json"], {}, "other formats"),
         (["model.safetensors"], {"exclude": ["*.safetensors"]}, "patterns"),
         (["README.md"], {}, "not a model"),
     ],

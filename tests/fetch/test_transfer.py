@@ -117,7 +117,7 @@ def test_thread_that_nothing_wakes_does_not_hold_the_stage_up(tmp_path: Path) ->
 
     started = time.monotonic()
     try:
-        with pytest.raises(RetryableError, match="no byte arrived") as caught:
+        with pytest.raises(RetryableError, match="no data arrived") as caught:
             run(tmp_path, deliver)
     finally:
         release.set()

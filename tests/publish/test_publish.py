@@ -125,7 +125,7 @@ def test_a_generation_that_went_away_is_not_pointed_at(context: Context) -> None
     publish(context, "a")
     context.receipts["verify"] = verify_receipt("e" * 64)
     context.pointed = "a" * 64
-    with pytest.raises(VerificationError, match="not there"):
+    with pytest.raises(VerificationError, match="does not exist"):
         PublishStage().run(context)
     current = context.store.current("tiny")
     assert current is not None and current.name == "a" * 64
@@ -144,7 +144,7 @@ def test_a_pointer_that_was_moved_meanwhile_is_left_alone(context: Context) -> N
     digest = seal(context, "b")
     context.receipts["verify"] = verify_receipt(digest)
     context.pointed = None
-    with pytest.raises(RetryableError, match="moved meanwhile"):
+    with pytest.raises(RetryableError, match="has moved"):
         PublishStage().run(context)
     assert context.store.pointer("tiny").named() == "a" * 64
 
@@ -192,4 +192,4 @@ def test_a_failure_of_cleaning_up_is_a_warning(context: Context, monkeypatch: py
     for letter in "abc":
         publish(context, letter)
     assert context.store.pointer("tiny").named() == "c" * 64
-    assert "cleaning up failed" in said(context.console)
+    assert "the cleanup failed" in said(context.console)

@@ -227,7 +227,7 @@ def test_preflight_names_what_is_missing(
     driver = tmp_path / "driver"
     monkeypatch.setattr(container, "_DRIVER", (str(driver),))
     launcher = containers(SMOKE, settings)
-    with pytest.raises(PreflightError, match="no NPU here"):
+    with pytest.raises(PreflightError, match="no NPU on this host"):
         launcher.preflight()
     for name in (*(f"davinci{n}" for n in range(16)), "davinci_manager", "devmm_svm", "hisi_hdc"):
         (devices / name).touch()

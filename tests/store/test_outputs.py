@@ -81,7 +81,7 @@ def test_no_path_leads_out_of_the_store(path: str) -> None:
         (QuantizeOutput("a", MANIFEST), "checkpoint"),
         (VerifyOutput("a", "d"), "checkpoint"),
     ):
-        with pytest.raises(VerificationError, match="does not lie in the store"):
+        with pytest.raises(VerificationError, match="is not inside the store"):
             type(record).from_json({**record.to_json(), field: path}, where="x.json")
 
 

@@ -68,7 +68,7 @@ def test_where_the_one_before_is_gone_too_an_earlier_one_is_named(
 def test_a_move_expects_what_the_pointer_named(store: Store) -> None:
     first, second = published(store, "a"), published(store, "b")
     third = sealed(store, "c")
-    with pytest.raises(RetryableError, match="moved meanwhile"):
+    with pytest.raises(RetryableError, match="has moved"):
         store.pointer(RECIPE).move(Move.of_now(third, "publish", previous=first))
     assert current(store) == second
     assert store.pointer(RECIPE).history.digests() == [first, second]

@@ -71,7 +71,7 @@ def test_renames_that_do_not_replace(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_store_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("")
-    with pytest.raises(PreflightError, match="written"):
+    with pytest.raises(PreflightError, match="not writable"):
         check_writable(tmp_path / "store")
     with pytest.raises(PreflightError) as caught:
         check_store(tmp_path / "store")

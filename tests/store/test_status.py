@@ -53,14 +53,14 @@ def test_what_is_current_and_what_else_is_there(store: Store) -> None:
 def test_the_failed_run_and_why(store: Store) -> None:
     store.new_run("tiny").update_state(status="published")
     run = store.new_run("tiny")
-    run.update_state(status="failed", error={"what": "it broke", "where": "a/log", "hint": "mend it"})
+    run.update_state(status="failed", error={"what": "it broke", "where": "a/log", "hint": "fix it"})
     [found] = status.collect(store, "tiny")
     _, lines = render.statuses([found])
     assert lines == [
         "tiny: nothing published",
         f"  last run {run.id}: failed",
         "    it broke (a/log)",
-        "    next: mend it",
+        "    next: fix it",
     ]
 
 

@@ -25,7 +25,7 @@ def make_hub(context: Context, select: Select) -> Hub:
         hub = _remote(source.hub)
     except ImportError as error:
         raise PreflightError(
-            f"the client of {source.hub} cannot be imported: {error}",
+            f"cannot import the client for {source.hub}: {error}",
             hint=f"pip install {'huggingface-hub' if source.hub == 'huggingface' else 'modelscope-hub'}",
         ) from error
     if hub.offline:

@@ -87,7 +87,7 @@ def download(
         sink.on_abort(getattr(response.raw, "shutdown", response.raw.close))  # urllib3 < 2.3 only closes
         if response.status_code == 416:
             sink.restart()
-            raise PassingFault("the server has fewer bytes than were fetched: beginning again")
+            raise PassingFault("the server has fewer bytes than were fetched: restarting the file")
         check_status(response, file.path, page)
         _position(response, file, sink)
         rest = file.size - sink.offset
@@ -95,7 +95,7 @@ def download(
             rest -= len(chunk)
             if rest < 0:
                 sink.restart()
-                raise PassingFault(f"the server sent more than {file.size:,} bytes: beginning again")
+                raise PassingFault(f"the server sent more than {file.size:,} bytes: restarting the file")
             sink.write(chunk)
 
 
@@ -118,7 +118,7 @@ def check_status(response: requests.Response, what: str, page: str) -> None:
     )
     if elsewhere and response.status_code in (400, 401, 403, 404, 410):
         # Signed addresses lapse; the hub gives a fresh one when it is asked again.
-        raise PassingFault(f"HTTP {response.status_code} from the storage behind the hub")
+        raise PassingFault(f"HTTP {response.status_code} from the hub's storage")
     raise explain_status(response.status_code, response.headers, what, page)
 
 
@@ -135,9 +135,9 @@ def explain_status(status: int, headers: Mapping[str, str], what: str, page: str
         return PassingFault(f"HTTP {status} for {what}", retry_after=retry_after(headers))
     if status == 403 or reason == "GatedRepo":
         return PreflightError(
-            f"the hub refuses {what} (HTTP {status}): it is gated, or the token may not read it",
+            f"access to {what} denied (HTTP {status}): the repository is gated, or the token lacks access",
             where=page,
-            hint="accept the licence on that page with the account of the token, and check the token's scope",
+            hint="accept the licence on that page with the token's account, and check the token's scope",
         )
     if reason in ("RevisionNotFound", "EntryNotFound"):
         subject = "revision" if reason == "RevisionNotFound" else "file"
@@ -148,7 +148,7 @@ def explain_status(status: int, headers: Mapping[str, str], what: str, page: str
         )
     if status == 401:
         return PreflightError(
-            f"the hub does not know who asks for {what} (HTTP 401): the token is missing, wrong or expired, "
+            f"authentication failed for {what} (HTTP 401): the token is missing, wrong or expired, "
             "or there is no such repository",
             where=page,
             hint="set HF_TOKEN or MODELSCOPE_API_TOKEN to a valid token, and check source.repo",
@@ -162,7 +162,7 @@ def explain_status(status: int, headers: Mapping[str, str], what: str, page: str
     return PreflightError(
         f"the hub refuses {what} (HTTP {status})",
         where=page,
-        hint="check the endpoint and the proxy: this is not how the hub answers",
+        hint="check the endpoint and the proxy: this is not a normal answer of the hub",
     )
 
 
@@ -207,7 +207,7 @@ def _position(response: requests.Response, file: RemoteFile, sink: Sink) -> None
         if match and int(match[1]) == sink.offset and match[2] in (str(file.size), "*"):
             return
         sink.restart()
-        raise PassingFault("the server continued at another place: beginning again")
+        raise PassingFault("the server continued at the wrong offset: restarting the file")
     if sink.offset:
         sink.restart()
 

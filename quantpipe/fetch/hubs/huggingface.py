@@ -62,9 +62,9 @@ class HuggingFaceHub:
         commit = str(info.sha)
         if not _COMMIT.fullmatch(commit):  # it becomes a folder's name
             raise PreflightError(
-                f"the hub names no commit for {repo}, but {commit[:80]!r}",
+                f"the hub returned {commit[:80]!r} instead of a commit for {repo}",
                 where=self.describe(repo),
-                hint="a mirror that is set by HF_ENDPOINT may lack it: use the hub itself",
+                hint="if HF_ENDPOINT names a mirror, it may not support this: use the hub itself",
             )
         self._infos[commit] = info
         return commit
@@ -131,9 +131,9 @@ class HuggingFaceHub:
             ) from None
         except OfflineModeIsEnabled:
             raise PreflightError(
-                "offline mode is on, and the source has to be looked up",
+                "offline mode is on, but the source has to be looked up",
                 where=self.describe(repo),
-                hint="unset HF_HUB_OFFLINE, or run where the snapshot was fetched before",
+                hint="unset HF_HUB_OFFLINE, or use a store that already has the snapshot",
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise PassingFault(redact(f"{what}: {type(error).__name__}: {error}")) from None
@@ -141,9 +141,9 @@ class HuggingFaceHub:
     def _file(self, repo: str, sibling: Any) -> RemoteFile:
         if sibling.size is None:
             raise PreflightError(
-                f"the hub does not say how large {sibling.rfilename} is",
+                f"the hub does not report the size of {sibling.rfilename}",
                 where=self.describe(repo),
-                hint="a mirror that is set by HF_ENDPOINT may lack it: use the hub itself",
+                hint="if HF_ENDPOINT names a mirror, it may not support this: use the hub itself",
             )
         sha256 = sibling.lfs.sha256 if sibling.lfs is not None else None
         return RemoteFile(

@@ -217,7 +217,7 @@ def _walk(root: Path) -> Iterator[str]:
                 continue
             if not path.is_file():  # a dangling link, as in a hub client's cache that was pruned
                 raise RecipeError(
-                    "not a file, or a link that leads nowhere",
+                    "not a regular file, or a dangling link",
                     where=str(path),
                     hint="complete the directory, or name another one in source.repo",
                 )

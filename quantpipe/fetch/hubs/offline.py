@@ -42,14 +42,16 @@ class OfflineHub:
         if commit is None and revision and self._snapshots(revision):
             commit = revision
         if commit is None:
-            raise self._refusal(f"{repo} was never fetched into this store at {revision or 'its default'}")
+            raise self._refusal(
+                f"this store has no snapshot of {repo} at {revision or 'its default revision'}"
+            )
         return commit
 
     def list(self, repo: str, commit: str) -> tuple[RemoteFile, ...]:
         """The files of the stored source manifest."""
         for snapshot in self._snapshots(commit):
             return snapshot.files()
-        raise self._refusal(f"the store has no snapshot of {repo} at {commit}")
+        raise self._refusal(f"this store has no snapshot of {repo} at {commit}")
 
     def read(self, repo: str, commit: str, path: str) -> bytes:
         """The content of a file that was fetched."""
@@ -73,7 +75,7 @@ class OfflineHub:
         return PreflightError(
             f"offline mode is on, and {what}",
             where=str(self._folder),
-            hint="unset HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) for one run, so that it is fetched",
+            hint="unset HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) for one run to fetch it",
         )
 
 
