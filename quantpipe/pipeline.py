@@ -55,7 +55,7 @@ class Selection:
             QuantizeStage(forced=self.force in ("fetch", "quantize")),
             VerifyStage(),
             SmokeStage(),
-            PublishStage(),
+            PublishStage(forced=self.force in ("smoke", "publish")),
         )
         return stages[: STAGE_NAMES.index(self.last) + 1] if self.last else stages
 
@@ -293,6 +293,7 @@ def _run_stage(stage: AnyStage, context: Context) -> AnyReceipt:
     context.console.detail(f"{stage.name:<9} {context.plans[stage.name].summary}")
     started, began = now(), time.monotonic()
     result = stage.run(context)
+    context.executed.add(stage.name)
     seconds = round(time.monotonic() - began, 3)
     receipt = Receipt(stage.name, key, result.outputs, result.figures, started, seconds, result.summary)
     context.console.line(

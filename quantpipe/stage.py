@@ -110,6 +110,7 @@ class Context:
     Attributes:
         lease: on the recipe; None while only looking.
         pointed: what the pointer named when the run began.
+        executed: the stages that this run went through itself, so far; receipts stand for the others.
     """
 
     recipe: Recipe
@@ -121,6 +122,7 @@ class Context:
     plans: Plans = field(default_factory=Plans)
     lease: Lease | None = None
     pointed: str | None = None
+    executed: set[StageName] = field(default_factory=set)
 
     def require_lease(self) -> None:
         """Make sure that no other run has taken this one's lease, before something is done that shows.

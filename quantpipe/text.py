@@ -6,10 +6,26 @@ import json
 import unicodedata
 from datetime import datetime, timezone
 
+_ISO = "%Y-%m-%dT%H:%M:%SZ"
+
 
 def now() -> str:
     """The time, UTC, ISO 8601 to the second."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(timezone.utc).strftime(_ISO)
+
+
+def utc(seconds: float) -> str:
+    """`seconds` since the epoch, UTC, ISO 8601 to the second."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime(_ISO)
+
+
+def age(time: str) -> str:
+    """How long ago `time`, as `now` writes it, was by this host's clock: 5 h, 12 d; 0 min for the future."""
+    then = datetime.strptime(time, _ISO).replace(tzinfo=timezone.utc)
+    minutes = max(0, int((datetime.now(timezone.utc) - then).total_seconds() // 60))
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // (24 * 60)} d"
 
 
 def human_bytes(count: float) -> str:

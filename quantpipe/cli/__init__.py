@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 
 from quantpipe import __version__
-from quantpipe.cli import doctor, recipe, run, smoke, status, store, streams, verify
+from quantpipe.cli import doctor, recipe, run, scrub, smoke, status, store, streams, verify
 from quantpipe.cli.command import Root
 from quantpipe.cli.emit import fail
 from quantpipe.console import Console
@@ -37,6 +37,7 @@ for command in (
     smoke.smoke,
     store.rollback,
     store.prune,
+    scrub.scrub,
     doctor.doctor,
     recipe.recipe_group,
 ):

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantpipe.errors import QuantpipeError
-from quantpipe.text import human_bytes
+from quantpipe.text import age, human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from quantpipe.doctor import Observation
+    from quantpipe.operate.scrub import Amount, ScrubReport
     from quantpipe.pipeline import RunResult
     from quantpipe.publish.prune import Candidate
     from quantpipe.publish.retention import Rollback
@@ -135,7 +136,11 @@ def statuses(recipes: Sequence[RecipeStatus]) -> Rendered:
             f"{recipe.name}: {'current ' + recipe.current[:12] if recipe.current else 'nothing published'}"
         )
         for generation in recipe.generations:
-            lines.append(f"  {generation.digest[:12]}  sealed {generation.sealed}  {generation.state}")
+            verified = f"verified {age(generation.verified)} ago" if generation.verified else "never verified"
+            lines.append(
+                f"  {generation.digest[:12]}  sealed {generation.sealed}  {verified}  {generation.state}"
+            )
+            lines += [f"    damaged: {problem}" for problem in generation.damaged]
         if recipe.run is not None:
             lines.append(f"  last run {recipe.run['id']}: {recipe.run['status']}")
             if recipe.run.get("error"):
@@ -208,6 +213,29 @@ def pruned(candidates: Sequence[Candidate], *, removed: bool) -> Rendered:
     lines.append(f"{human_bytes(total):>10}  {verb}" if candidates else "nothing to remove")
     value = {"removed": removed, "bytes": total, "candidates": [c.to_json() for c in candidates]}
     return value, lines
+
+
+def scrubbed(report: ScrubReport) -> Rendered:
+    """What was read, what is left, and each finding with what follows."""
+    seconds, size = report.seconds, report.read.bytes
+    speed = f", {human_bytes(size / seconds)}/s" if seconds >= 1 else ""
+    lines = [f"read {_amount(report.read)} in {human_seconds(seconds)}{speed}"]
+    if report.recent.files:
+        lines.append(f"  left out as verified lately: {_amount(report.recent)}")
+    if report.left.files:
+        lines.append(f"  left by the budget: {_amount(report.left)}; the next scrub begins with it")
+    for finding in report.findings:
+        lines += [f"  damaged: {_fitting(finding.line())}", f"    next: {finding.action}"]
+    lines += [f"  cannot be read: {_fitting(str(fault))}" for fault in report.unread]
+    if report.status == "clean":
+        lines.append(
+            f"  nothing damaged in {report.generations} generations and {report.snapshots} snapshots"
+        )
+    return report.to_json(), lines
+
+
+def _amount(amount: Amount) -> str:
+    return f"{amount.files} files, {human_bytes(amount.bytes)}"
 
 
 def doctor(observations: Sequence[Observation]) -> Rendered:

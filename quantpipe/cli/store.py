@@ -19,15 +19,23 @@ if TYPE_CHECKING:
 @click.command(cls=SettingsCommand)
 @click.argument("recipe", type=PATH)
 @click.option("--reason", help="Reason, recorded in the history.")
+@click.option(
+    "--hashes/--no-hashes",
+    default=True,
+    help="Hash the generation before the pointer moves to it; otherwise only names and sizes. [--hashes]",
+)
 @output_options
-def rollback(recipe: Path, reason: str | None, settings: Settings, console: Console) -> None:
+def rollback(recipe: Path, reason: str | None, hashes: bool, settings: Settings, console: Console) -> None:
     """Roll RECIPE back to the previous generation."""
     from quantpipe.cli import render
     from quantpipe.publish import retention
+    from quantpipe.store.sealed import glance_at_sealed
     from quantpipe.store.store import Store
 
-    name = load_recipe(recipe).name
-    done = retention.rollback(Store(settings.store), name, reason=reason)
+    name, store = load_recipe(recipe).name, Store(settings.store)
+    hashed = retention.hashing(store, console, jobs=settings.jobs)
+    check = hashed if hashes else glance_at_sealed
+    done = retention.rollback(store, name, reason=reason, check=check)
     emit(console, *render.rolled_back(name, done), done=True)
 
 

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantpipe import durable
+from quantpipe.console import Console
 from quantpipe.errors import UsageError
+from quantpipe.store.damaged import marked, unmark
 from quantpipe.store.history import Move
-from quantpipe.store.manifest import Mismatch, glance_at_sealed
+from quantpipe.store.manifest import Mismatch
+from quantpipe.store.sealed import check_sealed, glance_at_sealed, manifest_of
 from quantpipe.store.store import Generation, Store
+from quantpipe.store.verified import Verified
 from quantpipe.text import now
 
 Check = Callable[[Path], list[Mismatch]]
@@ -72,6 +76,25 @@ def rollback(
     return Rollback(left, target, damaged)
 
 
+def hashing(store: Store, console: Console, *, jobs: int) -> Check:
+    """A check that reads every byte, with a bar: minutes for some hundred gigabytes.
+
+    One that proves damaged is marked; that an intact one was verified is kept.
+
+    Raises:
+        RetryableError: of the check: two reads of a file differed.
+    """
+
+    def check(checkpoint: Path) -> list[Mismatch]:
+        if found := glance_at_sealed(checkpoint):
+            return found
+        size = manifest_of(checkpoint).total_bytes
+        with console.progress(f"hash {checkpoint.name[:12]}", size, unit="B") as bar:
+            return check_sealed(checkpoint, clock=store.clock, jobs=jobs, on_bytes=bar.advance)
+
+    return check
+
+
 def _nothing_before(store: Store, recipe: str, damaged: Mapping[str, list[Mismatch]]) -> UsageError:
     details = [
         f"{digest[:12]} is damaged: {found[0].path} {found[0].problem}" for digest, found in damaged.items()
@@ -99,8 +122,9 @@ def release(store: Store, recipe: str, digest: str) -> None:
 def expired(store: Store, recipe: str, keep: int, *, grace: float = 0.0) -> list[Generation]:
     """The generations beyond the `keep` that were current last; never the current one.
 
-    One that is held does not count towards `keep`. It stays until something is published after the rollback
-    that left it: as long as it stays, a run of the unchanged recipe knows that its result is held.
+    One that is marked as damaged does not count towards `keep`. Neither does one that is held, but it stays
+    until something is published after the rollback that left it: as long as it stays, a run of the
+    unchanged recipe knows that its result is held.
 
     Args:
         keep: how many generations stay to which a rollback can go, with the current one.
@@ -108,7 +132,9 @@ def expired(store: Store, recipe: str, keep: int, *, grace: float = 0.0) -> list
     """
     generations = store.generations(recipe)
     holds = _held(store, recipe)
-    good = [g.digest for g in generations if g.rank is not None and g.digest not in holds]
+    good = [
+        g.digest for g in generations if g.rank is not None and g.digest not in holds and not marked(g.path)
+    ]
     kept = {*good[-keep:], *_held_lately(store, recipe, holds)}
     limit = store.clock() - grace
     return [
@@ -150,6 +176,8 @@ def remove(store: Store, recipe: str, generation: Generation) -> None:
         raise ValueError("the current generation is never removed")
     shutil.rmtree(grave, ignore_errors=True)
     store.receipts_path(recipe, generation.digest).unlink(missing_ok=True)
+    unmark(generation.path)
+    Verified.of_generation(generation.path).forget()
 
 
 def _held_path(store: Store, recipe: str) -> Path:

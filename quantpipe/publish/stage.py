@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from quantpipe.digest import digest_of
-from quantpipe.errors import QuantpipeError
+from quantpipe.errors import QuantpipeError, VerificationError
 from quantpipe.publish import retention
 from quantpipe.stage import Context, StageName, StagePlan, StageResult
 from quantpipe.store.history import Move
@@ -15,9 +17,17 @@ UNPUBLISHED_GRACE_SECONDS = 7 * 24 * 3600.0
 
 
 class PublishStage:
-    """One rename of a link: whoever follows it sees the old checkpoint whole or the new one whole."""
+    """One rename of a link: whoever follows it sees the old checkpoint whole or the new one whole.
+
+    Args:
+        forced: somebody asked for it by name, maybe long after the generation was verified: what this run
+            has not verified itself is hashed before the pointer names it.
+    """
 
     name: StageName = "publish"
+
+    def __init__(self, *, forced: bool = False) -> None:
+        self._forced = forced
 
     def key(self, context: Context) -> str:
         """From the checkpoint's digest."""
@@ -37,7 +47,7 @@ class PublishStage:
         The receipts come first: whatever happens after the pointer has moved, the way back is known.
 
         Raises:
-            VerificationError: the generation lacks files.
+            VerificationError: the generation lacks files, or proved damaged.
             RetryableError: another run took the lease, or somebody moved the pointer meanwhile.
         """
         store, name, digest, before = (
@@ -46,6 +56,8 @@ class PublishStage:
             context.verify.digest,
             context.pointed,
         )
+        if self._forced and "verify" not in context.executed:
+            _require_intact(context, store.generation(name, digest))
         store.save_receipts(name, digest, context.receipts)
         context.require_lease()
         store.pointer(name).move(Move.of_now(digest, "publish", previous=before, run=context.run.id))
@@ -61,6 +73,17 @@ class PublishStage:
         name, digest = context.recipe.name, receipt.outputs.digest
         current = context.store.current(name)
         return (current is not None and current.name == digest) or retention.held(context.store, name, digest)
+
+
+def _require_intact(context: Context, generation: Path) -> None:
+    check = retention.hashing(context.store, context.console, jobs=context.settings.jobs)
+    if found := check(generation):
+        raise VerificationError(
+            "the generation to point at is damaged",
+            where=str(generation / found[0].path),
+            hint="run the recipe again: a new copy takes its place",
+            details=[f"{mismatch.path} {mismatch.problem}" for mismatch in found],
+        )
 
 
 def conclude(context: Context) -> None:

@@ -22,9 +22,10 @@ from quantpipe.quantize.worker.protocol import Job
 from quantpipe.recipe.datasets import dataset_digest, write_msmodelslim_dataset
 from quantpipe.stage import Context, QuantizePlan, StageName, StageResult
 from quantpipe.store import manifest
-from quantpipe.store.manifest import FileEntry, Manifest, glance_at_sealed
+from quantpipe.store.manifest import FileEntry, Manifest
 from quantpipe.store.outputs import QuantizeFigures, QuantizeOutput
 from quantpipe.store.receipt import QuantizeReceipt
+from quantpipe.store.sealed import glance_at_sealed
 from quantpipe.text import human_bytes, human_seconds
 
 OUTPUT_FORMAT = 1

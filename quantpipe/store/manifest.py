@@ -7,7 +7,6 @@ sorted by path, paths are relative and POSIX, and the digest depends on nothing 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -185,18 +184,6 @@ def glance(root: Path, manifest: Manifest, *, exclude: Iterable[str] = ()) -> li
         elif (size := (root / entry.path).stat().st_size) != entry.size:
             found.append(Mismatch(entry.path, f"has {size:,} bytes instead of {entry.size:,}"))
     return sorted(found, key=lambda mismatch: mismatch.path)
-
-
-def glance_at_sealed(checkpoint: Path) -> list[Mismatch]:
-    """`glance` at a sealed checkpoint, with the manifest in its provenance."""
-    try:
-        provenance = json.loads((checkpoint / PROVENANCE).read_text("utf-8"))
-        manifest = Manifest.from_json(provenance["manifest"], where=str(checkpoint / PROVENANCE))
-        return glance(checkpoint, manifest, exclude=(PROVENANCE,))
-    except FileNotFoundError as error:
-        return [Mismatch(Path(error.filename).name, "is missing")]
-    except (ValueError, KeyError, TypeError, VerificationError) as error:
-        return [Mismatch(PROVENANCE, f"cannot be read: {error}")]
 
 
 def check(

@@ -18,7 +18,8 @@ from pathlib import Path
 from quantpipe import durable
 from quantpipe.errors import RetryableError, VerificationError
 from quantpipe.store.history import History, Move, latest_last
-from quantpipe.store.manifest import PROVENANCE, glance_at_sealed
+from quantpipe.store.manifest import PROVENANCE
+from quantpipe.store.sealed import glance_at_sealed
 
 RECEIPTS = "receipts"
 """The folder, beside the pointer, with the receipts of each generation that was about to become current."""

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from typing import Any
 
+from quantpipe.errors import VerificationError
+from quantpipe.store.damaged import marked
 from quantpipe.store.lease import Lease
+from quantpipe.store.sealed import manifest_of
 from quantpipe.store.store import Generation, Store
+from quantpipe.store.verified import Verified
+from quantpipe.text import utc
 
 
 @dataclass(frozen=True)
 class GenerationStatus:
-    """A generation as people see it; `state` is "current", "published earlier" or "never published"."""
+    """A generation as people see it.
+
+    Attributes:
+        state: "current", "published earlier" or "never published".
+        verified: since when all of its files have been read back and found right, UTC; None for never.
+        damaged: how it differs from its manifest, where it is marked as damaged.
+    """
 
     digest: str
     sealed: str
     state: str
+    verified: str | None = None
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,9 +57,23 @@ def _status(store: Store, recipe: str) -> RecipeStatus:
 
 
 def _generation(generation: Generation) -> GenerationStatus:
-    sealed = datetime.fromtimestamp(generation.sealed, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     state = "published earlier" if generation.rank is not None else "never published"
-    return GenerationStatus(generation.digest, sealed, "current" if generation.current else state)
+    return GenerationStatus(
+        generation.digest,
+        utc(generation.sealed),
+        "current" if generation.current else state,
+        verified=_verified(generation),
+        damaged=tuple(f"{found.path} {found.problem}" for found in marked(generation.path)),
+    )
+
+
+def _verified(generation: Generation) -> str | None:
+    try:
+        paths = manifest_of(generation.path).paths()
+    except (FileNotFoundError, VerificationError):
+        return None
+    since = Verified.of_generation(generation.path).since(paths)
+    return None if since is None else utc(since)
 
 
 def _last_run(store: Store, recipe: str) -> dict[str, Any] | None:

@@ -5,6 +5,8 @@
     <store>/models/<recipe>/current                      pointer: relative link, replaced by rename
     <store>/models/<recipe>/history/                     the moves of the pointer, one file each
     <store>/models/<recipe>/receipts/<digest>.json       receipts of the run that published it
+    <store>/models/<recipe>/scrub/<digest>.json          when each of its files was last read back
+    <store>/models/<recipe>/damaged/<digest>.json        how it differs from its manifest, where it does
     <store>/runs/<recipe>/<run id>/                      staging, state, events.jsonl, logs
 
 Ordering: a checkpoint is flushed before it gets its digest name, the name is flushed before the
@@ -27,9 +29,11 @@ from typing import Any
 
 from quantpipe import durable
 from quantpipe.errors import VerificationError
+from quantpipe.store.damaged import unmark
 from quantpipe.store.manifest import PROVENANCE
 from quantpipe.store.pointer import RECEIPTS, Pointer
 from quantpipe.store.receipt import Receipts, RunDirectory, read_receipt_file
+from quantpipe.store.verified import Verified
 
 SPARE_BYTES = 64 << 20
 """Free space that has to stay: for logs, receipts and what others write meanwhile."""
@@ -127,17 +131,22 @@ class Store:
         """Where the generation with this manifest digest lies."""
         return self.model(recipe) / digest
 
-    def generations(self, recipe: str) -> list[Generation]:
-        """The sealed checkpoints of a recipe, in the order of being current; see `Generation.sort_key`."""
+    def generation_folders(self, recipe: str) -> list[Path]:
+        """The folders of a recipe's generations by name, whatever is left in them."""
         folder = self.model(recipe)
         if not folder.is_dir():
+            return []
+        return sorted(path for path in folder.iterdir() if _DIGEST.fullmatch(path.name))
+
+    def generations(self, recipe: str) -> list[Generation]:
+        """The sealed checkpoints of a recipe, in the order of being current; see `Generation.sort_key`."""
+        folders = self.generation_folders(recipe)
+        if not folders:
             return []
         current = self.current(recipe)
         ranks = {digest: rank for rank, digest in enumerate(self.pointer(recipe).order())}
         found = []
-        for path in folder.iterdir():
-            if not _DIGEST.fullmatch(path.name):
-                continue
+        for path in folders:
             sealed = _modified(path / PROVENANCE)
             if sealed is not None:  # another run may be removing it right now
                 rank = ranks.get(path.name)
@@ -169,6 +178,10 @@ class Store:
             aside = target.with_name(
                 f"{durable.TEMPORARY_PREFIX}damaged-{digest[:12]}-{secrets.token_hex(4)}"
             )
+            # The mark goes first: killed in between, staging is still there, and verify replaces it all the
+            # same. The other way round the new copy would be taken for damaged, and made once more.
+            unmark(target)
+            Verified.of_generation(target).forget()
             durable.exchange(staging, target, aside)
         elif not target.is_dir():
             _make_unchangeable(staging, provenance)

@@ -12,9 +12,11 @@ from quantpipe import __version__
 from quantpipe.checkpoint.layout import GIB, Layout, layout_of_serve
 from quantpipe.errors import VerificationError
 from quantpipe.stage import Context, StageName, StageResult, VerifyPlan, digest_of
-from quantpipe.store.manifest import PROVENANCE, Manifest, Mismatch, check, glance_at_sealed
+from quantpipe.store.damaged import mark, unmark
+from quantpipe.store.manifest import PROVENANCE, Manifest, Mismatch, check
 from quantpipe.store.outputs import VerifyFigures, VerifyOutput
 from quantpipe.store.receipt import VerifyReceipt
+from quantpipe.store.sealed import glance_at_sealed, record_verified
 from quantpipe.text import human_bytes, now
 from quantpipe.verify.report import Report
 
@@ -65,12 +67,17 @@ class VerifyStage:
         staging = context.store.absolute(context.quantize.checkpoint)
         sealed = context.store.generation(context.recipe.name, digest)
         damage = _damage(context, sealed, manifest) if sealed.is_dir() else None
+        if damage:  # so that a run whose staging is gone does not end here for ever
+            mark(sealed, damage)
+        began = context.store.clock()
         if damage == [] or (damage and not staging.is_dir()):
             report = self._verify(context, sealed, manifest)
             shutil.rmtree(staging, ignore_errors=True)
         else:
             report = self._verify(context, staging, manifest)
             sealed = self._seal(context, staging, manifest, damage or [])
+        unmark(sealed)
+        record_verified(sealed, manifest, began)
         outputs = VerifyOutput(context.store.relative(sealed), digest)
         figures = VerifyFigures(
             bytes=manifest.total_bytes,

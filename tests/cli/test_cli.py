@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.commands import ROOT, TINY_RECIPE, environment, quantpipe, write_recipe
 
-COMMANDS = ("run", "plan", "status", "verify", "smoke", "rollback", "prune", "doctor", "recipe")
+COMMANDS = ("run", "plan", "status", "verify", "smoke", "rollback", "prune", "scrub", "doctor", "recipe")
 
 
 def test_help_names_every_command() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.consoles import said
 from helpers.receipts import verify_receipt
+from helpers.rot import flip
 from helpers.stores import point, provenance
 
 from quantpipe.console import Console
@@ -17,9 +18,12 @@ from quantpipe.publish.stage import UNPUBLISHED_GRACE_SECONDS, PublishStage, con
 from quantpipe.recipe.load import load_recipe
 from quantpipe.settings import Settings
 from quantpipe.stage import Context, Receipt
+from quantpipe.store import manifest
+from quantpipe.store.damaged import marked
 from quantpipe.store.lease import Lease
 from quantpipe.store.pointer import Pointer
 from quantpipe.store.receipt import PublishReceipt
+from quantpipe.store.sealed import glance_at_sealed
 from quantpipe.store.store import Store
 
 
@@ -193,3 +197,36 @@ def test_a_failure_of_cleaning_up_is_a_warning(context: Context, monkeypatch: py
         publish(context, letter)
     assert context.store.pointer("tiny").named() == "c" * 64
     assert "the cleanup failed" in said(context.console)
+
+
+def real(context: Context) -> tuple[Path, str]:
+    """A generation whose name is its manifest's digest, and which receipts say was verified."""
+    staging = context.store.new_run("tiny").staging
+    staging.mkdir()
+    (staging / "weights").write_text("content")
+    digest = manifest.build(staging, jobs=1).digest()
+    place = context.store.seal(staging, "tiny", digest, provenance(staging))
+    context.receipts["verify"] = verify_receipt(digest)
+    return place, digest
+
+
+def test_a_forced_publish_hashes_what_this_run_did_not_verify(context: Context) -> None:
+    place, digest = real(context)
+    PublishStage(forced=True).run(context)
+    assert context.store.pointer("tiny").named() == digest
+    flip(place / "weights")
+    context.pointed = digest
+    PublishStage().run(context)
+    with pytest.raises(VerificationError, match="damaged") as caught:
+        PublishStage(forced=True).run(context)
+    assert caught.value.where == str(place / "weights")
+    assert marked(place)
+    assert glance_at_sealed(place)
+
+
+def test_what_this_run_has_verified_is_not_read_again(context: Context) -> None:
+    place, digest = real(context)
+    flip(place / "weights")
+    context.executed.add("verify")
+    PublishStage(forced=True).run(context)
+    assert context.store.pointer("tiny").named() == digest

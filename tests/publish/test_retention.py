@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 from helpers.receipts import fetch_receipt
+from helpers.rot import flip
 from helpers.stores import RECIPE, current, digests, point, publish, published, sealed
 
+from quantpipe.console import Console
 from quantpipe.errors import UsageError
 from quantpipe.publish import retention
+from quantpipe.store.damaged import mark, marked
+from quantpipe.store.manifest import Mismatch
 from quantpipe.store.receipt import Receipts
 from quantpipe.store.store import Store
+from quantpipe.store.verified import Verified
 
 
 @pytest.fixture
@@ -179,3 +184,53 @@ def test_the_history_says_who_when_and_why(store: Store) -> None:
         (first, "rollback", "answers worse"),
     ]
     assert moves[-1].user and moves[-1].host and moves[-1].time.endswith("Z")
+
+
+# -- damage that only hashes show ---------------------------------------------------------------------
+
+
+def hashing(store: Store) -> retention.Check:
+    return retention.hashing(store, Console("quiet"), jobs=2)
+
+
+def test_a_rollback_that_hashes_passes_over_what_has_rotted_and_marks_it(store: Store) -> None:
+    first, second, _ = (published(store, content) for content in "abc")
+    flip(store.generation(RECIPE, second) / "model.safetensors")
+    assert retention.rollback(store, RECIPE, check=hashing(store)).now == first
+    assert current(store) == first
+    assert [found.path for found in marked(store.generation(RECIPE, second))] == ["model.safetensors"]
+    assert Verified.of_generation(store.generation(RECIPE, first)).time("model.safetensors") is not None
+
+
+def test_a_rollback_without_hashes_still_heeds_a_mark(store: Store) -> None:
+    first, second, _ = (published(store, content) for content in "abc")
+    mark(store.generation(RECIPE, second), [Mismatch("model.safetensors", "rotted")])
+    assert retention.rollback(store, RECIPE).now == first
+
+
+def test_nothing_intact_to_roll_back_to(store: Store) -> None:
+    first, second = published(store, "a"), published(store, "b")
+    flip(store.generation(RECIPE, first) / "model.safetensors")
+    with pytest.raises(UsageError, match="no earlier generation") as caught:
+        retention.rollback(store, RECIPE, check=hashing(store))
+    assert "model.safetensors has sha256" in caught.value.details[0]
+    assert current(store) == second
+
+
+def test_a_damaged_generation_does_not_count_towards_keep(store: Store) -> None:
+    first, second, third = (published(store, content) for content in "abc")
+    assert digests(retention.expired(store, RECIPE, 2)) == [first]
+    mark(store.generation(RECIPE, second), [Mismatch("model.safetensors", "rotted")])
+    assert digests(retention.expired(store, RECIPE, 2)) == [second]
+    mark(store.generation(RECIPE, third), [Mismatch("model.safetensors", "rotted")])
+    assert third not in digests(retention.expired(store, RECIPE, 2)), "never the current one"
+
+
+def test_a_mark_and_times_go_with_their_generation(store: Store) -> None:
+    first, _ = published(store, "a"), published(store, "b")
+    [old] = [generation for generation in store.generations(RECIPE) if generation.digest == first]
+    mark(old.path, [Mismatch("model.safetensors", "rotted")])
+    Verified.of_generation(old.path).set("model.safetensors", 1.0)
+    retention.remove(store, RECIPE, old)
+    assert marked(old.path) == []
+    assert not list(store.model(RECIPE).glob(f"*/{first}.json"))

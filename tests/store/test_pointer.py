@@ -15,8 +15,8 @@ from helpers.stores import RECIPE, current, point, published, sealed
 from quantpipe.errors import RetryableError, VerificationError
 from quantpipe.publish import retention
 from quantpipe.store.history import Move
-from quantpipe.store.manifest import glance_at_sealed
 from quantpipe.store.pointer import Pointer
+from quantpipe.store.sealed import glance_at_sealed
 from quantpipe.store.store import Store
 
 

@@ -4,13 +4,17 @@ from pathlib import Path
 
 import pytest
 from helpers.receipts import fetch_receipt
-from helpers.stores import point, provenance
+from helpers.stores import RECIPE, point, provenance, published
 
 from quantpipe.cli import render
 from quantpipe.store import status
+from quantpipe.store.damaged import mark
 from quantpipe.store.lease import Lease
+from quantpipe.store.manifest import Mismatch
 from quantpipe.store.receipt import Receipts
+from quantpipe.store.sealed import manifest_of, record_verified
 from quantpipe.store.store import Store
+from quantpipe.store.verified import Verified
 
 
 @pytest.fixture
@@ -92,3 +96,19 @@ def test_all_recipes_or_one(store: Store) -> None:
     store.new_run("b")
     assert [found.name for found in status.collect(store)] == ["a", "b"]
     assert [found.name for found in status.collect(store, "b")] == ["b"]
+
+
+def test_since_when_a_generation_is_known_to_be_right_and_what_is_damaged(store: Store) -> None:
+    old, new = published(store, "a"), published(store, "b")
+    Verified.of_generation(store.generation(RECIPE, old)).set("model.safetensors", 1.0)
+    record_verified(store.generation(RECIPE, old), manifest_of(store.generation(RECIPE, old)), 86400.0)
+    mark(store.generation(RECIPE, new), [Mismatch("model.safetensors", "has another hash")])
+    [found] = status.collect(store, RECIPE)
+    first, second = found.generations
+    assert (first.verified, first.damaged) == ("1970-01-02T00:00:00Z", ())
+    assert (second.verified, second.damaged) == (None, ("model.safetensors has another hash",))
+    value, lines = render.statuses([found])
+    assert value[0]["generations"][0]["verified"] == "1970-01-02T00:00:00Z"
+    assert "verified" in lines[1] and lines[1].partition("verified ")[2].split()[1] == "d"
+    assert "never verified" in lines[2]
+    assert lines[3] == "    damaged: model.safetensors has another hash"

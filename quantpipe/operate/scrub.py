@@ -1,0 +1,285 @@
+"""Read generations and snapshots again, and compare them with their manifests: bits rot at rest.
+
+What was verified longest ago is read first, and of equals what servers follow, so that scrubs with a budget
+go round: each continues where the one before ended. Nothing is locked. Readers are not disturbed, and what
+retention removes meanwhile is passed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from quantpipe.console import Console
+from quantpipe.errors import QuantpipeError, RetryableError
+from quantpipe.fetch.parallel import each
+from quantpipe.operate.budget import Budget
+from quantpipe.operate.targets import File, Kind, Target, is_mode, targets
+from quantpipe.store.damaged import marked
+from quantpipe.store.faults import storage_error, storage_faults
+from quantpipe.store.manifest import Mismatch, OnBytes
+from quantpipe.store.store import Store
+
+SAVE_SECONDS = 1.0
+"""Times are kept that often: a kill loses no more than the files of so long, and those in progress."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not what its manifest says.
+
+    Attributes:
+        subject: what it is about.
+        recipe: whose generation it is; None for a snapshot.
+        directory: relative to the store.
+        file: relative to the directory.
+        problem: how it differs.
+        action: what was done about it, or what to do.
+    """
+
+    subject: Kind
+    recipe: str | None
+    directory: str
+    file: str
+    problem: str
+    action: str
+
+    def line(self) -> str:
+        """For people."""
+        return f"{self.directory}/{self.file} {self.problem}"
+
+
+@dataclass
+class Amount:
+    """So many files, with so many bytes."""
+
+    files: int = 0
+    bytes: int = 0
+
+    def add(self, file: File) -> None:
+        """One more."""
+        self.files += 1
+        self.bytes += file.size
+
+
+@dataclass
+class ScrubReport:
+    """What a scrub has read and found.
+
+    Attributes:
+        read: what was read and compared.
+        left: what the budget did not suffice for.
+        recent: what was left out, since it was verified lately.
+        unread: files that could not be read, by what the storage said.
+        seconds: how long it took.
+    """
+
+    generations: int = 0
+    snapshots: int = 0
+    read: Amount = field(default_factory=Amount)
+    left: Amount = field(default_factory=Amount)
+    recent: Amount = field(default_factory=Amount)
+    findings: list[Finding] = field(default_factory=list)
+    unread: list[QuantpipeError] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def status(self) -> Literal["clean", "damaged", "unread"]:
+        """`unread`: nothing was found, but something could not be read."""
+        return "damaged" if self.findings else "unread" if self.unread else "clean"
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "status": self.status,
+            "complete": not self.left.files and not self.unread,
+            "generations": self.generations,
+            "snapshots": self.snapshots,
+            "read": asdict(self.read),
+            "left": asdict(self.left),
+            "recent": asdict(self.recent),
+            "seconds": round(self.seconds, 3),
+            "findings": [asdict(finding) for finding in self.findings],
+            "unread": [error.to_json() for error in self.unread],
+        }
+
+
+class _Item(NamedTuple):
+    target: Target
+    file: File
+
+    def sort_key(self) -> tuple[float, bool, bool, str, str]:
+        """What was verified longest ago first; then what is current, generations, and by name."""
+        target = self.target
+        return (
+            self.file.last or 0.0,
+            not target.current,
+            target.kind != "generation",
+            str(target.path),
+            self.file.path,
+        )
+
+
+class _Read(NamedTuple):
+    """The result of one file: when its reading began, None where the time was up; what was wrong."""
+
+    item: _Item
+    began: float | None
+    wrong: Mismatch | None = None
+    error: QuantpipeError | None = None
+
+
+def scrub(
+    store: Store,
+    console: Console,
+    *,
+    recipes: Sequence[str] | None = None,
+    budget: Budget | None = None,
+    older_than: float = 0.0,
+    jobs: int = 1,
+) -> ScrubReport:
+    """Read what is due, keep when it was found right, mark what is damaged.
+
+    Args:
+        recipes: only their generations and snapshots; None for all of the store.
+        older_than: leave out what was verified in the last so many seconds.
+        jobs: files read at a time.
+
+    Raises:
+        QuantpipeError: the store cannot be read or written at all.
+    """
+    with storage_faults(store.root):
+        return _Scrub(store, console, budget or Budget()).run(recipes, older_than, jobs)
+
+
+class _Scrub:
+    def __init__(self, store: Store, console: Console, budget: Budget) -> None:
+        self._store, self._console, self._budget = store, console, budget
+        self._report = ScrubReport()
+        self._found: dict[int, list[Mismatch]] = {}
+        self._read: dict[int, list[str]] = {}
+        self._clock, self._monotonic = store.clock(), time.monotonic()
+        self._saved = self._monotonic
+
+    def run(self, recipes: Sequence[str] | None, older_than: float, jobs: int) -> ScrubReport:
+        every = list(targets(self._store, recipes))
+        for target in every:
+            self._begin(target)
+        due = self._due(every, older_than)
+        total = sum(item.file.size for item in due)
+        try:
+            with (
+                self._console.progress("scrub", total, unit="B") as bar,
+                contextlib.closing(each(self._one, due, jobs=jobs, on_bytes=bar.advance)) as results,
+            ):
+                for result in results:
+                    self._take(result)
+        finally:
+            self._save(every)
+        for target in every:
+            self._conclude(target)
+        self._report.seconds = time.monotonic() - self._monotonic
+        return self._report
+
+    def _begin(self, target: Target) -> None:
+        if target.kind == "generation":
+            self._report.generations += 1
+        else:
+            self._report.snapshots += 1
+        if found := target.glance():
+            self._damaged(target, found)
+
+    def _due(self, every: Sequence[Target], older_than: float) -> list[_Item]:
+        """What to read, in order, as far as the bytes of the budget suffice."""
+        items = [_Item(target, file) for target in every for file in target.files()]
+        due: list[_Item] = []
+        limit, size = self._budget.bytes, 0
+        for item in sorted(items, key=_Item.sort_key):
+            last = item.file.last
+            if older_than and last is not None and last > self._clock - older_than:
+                self._report.recent.add(item.file)
+                continue
+            size += item.file.size
+            if limit is not None and size > limit and due:
+                self._report.left.add(item.file)
+            else:
+                due.append(item)
+        return due
+
+    def _one(self, item: _Item, count: OnBytes) -> _Read:
+        """Read one file; called from a thread."""
+        spent = time.monotonic() - self._monotonic
+        if self._budget.seconds is not None and spent > self._budget.seconds:
+            return _Read(item, None)
+        began = self._clock + spent
+        try:
+            return _Read(item, began, item.target.check(item.file.path, count))
+        except RetryableError as error:
+            return _Read(item, began, error=error)
+        except OSError as error:
+            explained = storage_error(error, item.target.path / item.file.path)
+            if explained is None:
+                raise
+            return _Read(item, began, error=explained)
+
+    def _take(self, result: _Read) -> None:
+        target, file = result.item
+        if result.began is None:
+            self._report.left.add(file)
+        elif (result.wrong is not None or result.error is not None) and not target.same():
+            return  # removed or replaced while it was read
+        elif result.error is not None:
+            self._report.unread.append(result.error)
+            self._console.warning(f"cannot be read: {result.error}")
+        else:
+            self._report.read.add(file)
+            if result.wrong is not None:
+                self._damaged(target, [result.wrong])
+            else:
+                target.verified.set(file.path, result.began)
+                self._read.setdefault(id(target), []).append(file.path)
+        if time.monotonic() - self._saved >= SAVE_SECONDS:
+            self._save([target])
+
+    def _damaged(self, target: Target, found: Sequence[Mismatch]) -> None:
+        """Say it first, and then record it: should that fail, it has been said."""
+        if not target.same():
+            return
+        self._found.setdefault(id(target), []).extend(found)
+        for mismatch in found:
+            finding = self._finding(target, mismatch)
+            self._report.findings.append(finding)
+            self._console.event("finding", **asdict(finding))
+            self._console.line(f"damaged: {finding.line()}")
+        target.damaged(found)
+
+    def _finding(self, target: Target, mismatch: Mismatch) -> Finding:
+        directory = self._store.relative(target.path)
+        if is_mode(mismatch):
+            action = f"chmod {mismatch.problem.rpartition(' ')[2]} it; its content is not affected"
+        elif target.kind == "snapshot":
+            action = "the next run fetches it again"
+        elif target.current:
+            action = "marked: the next run makes the checkpoint again and replaces it"
+        else:
+            action = (
+                "marked: a rollback passes it over, the next publish or `quantpipe prune --yes` removes it"
+            )
+        return Finding(target.kind, target.recipe, directory, mismatch.path, mismatch.problem, action)
+
+    def _conclude(self, target: Target) -> None:
+        """An intact generation loses its mark; one that stays marked is a finding, though it was not read."""
+        if id(target) in self._found or not target.same():
+            return
+        target.intact(self._read.get(id(target), ()))
+        if target.kind == "generation" and (left := marked(target.path)):
+            self._report.findings += [self._finding(target, mismatch) for mismatch in left]
+
+    def _save(self, every: Sequence[Target]) -> None:
+        for target in every:
+            if target.same():
+                target.verified.save()
+        self._saved = time.monotonic()
