@@ -131,7 +131,7 @@ def test_verify_is_callable_whatever_was_imported_first(first: str, tmp_path: Pa
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
-    assert done.stdout.strip() == "there is no such directory"
+    assert done.stdout.strip() == "no such directory"
 
 
 def test_type_checkers_see_the_functions(tmp_path: Path) -> None:

@@ -52,6 +52,6 @@ def read_tensor(path: Path, tensor: Tensor) -> Array:
         while got < len(raw):
             count = file.readinto(view[got:])
             if not count:
-                raise OSError(None, f"{tensor.shard} became shorter while it was read")
+                raise OSError(None, f"{tensor.shard} shrank while being read")
             got += count
     return decode(bytes(raw), tensor.dtype).reshape(tensor.shape)

@@ -92,12 +92,14 @@ def read_dims(config: Mapping[str, Any], *, partial: bool = False) -> Dims:
         raise ValueError(f"model_type {str(model_type)[:60]!r} is not one of {', '.join(MODEL_TYPES)}")
     if model_type == "qwen3_moe" and "num_experts" not in config and "num_local_experts" in config:
         raise ValueError(
-            "num_experts is missing: num_local_experts is the form of transformers 5, which vLLM does "
+            "num_experts is missing: num_local_experts is transformers 5's name for it, which vLLM does "
             "not read"
         )
     dims = _Reader(config, partial=False).dims()
     if dims.layers * max(1, dims.experts) > MAX_EXPERTS_IN_ALL:
-        raise ValueError(f"num_hidden_layers {dims.layers} times num_experts {dims.experts} is no real model")
+        raise ValueError(
+            f"num_hidden_layers {dims.layers} times num_experts {dims.experts} is not a plausible model"
+        )
     return dims
 
 
@@ -149,7 +151,7 @@ class _Reader:
             return 0
         if value is None:
             raise ValueError(f"{key} is missing")
-        raise ValueError(f"{key} is {str(value)[:60]!r}, not a whole number from 1 to {most:,}")
+        raise ValueError(f"{key} is {str(value)[:60]!r}, not an integer from 1 to {most:,}")
 
     def _layer_list(self, key: str) -> frozenset[int]:
         value = self.config.get(key)
@@ -157,7 +159,7 @@ class _Reader:
             return frozenset(value)
         if value is None or self.partial:
             return frozenset()
-        raise ValueError(f"{key} is no list of layer numbers")
+        raise ValueError(f"{key} is not a list of layer numbers")
 
     def _dtype(self) -> str:
         """transformers 4.57 writes `dtype`, earlier ones `torch_dtype`."""

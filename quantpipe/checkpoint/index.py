@@ -90,9 +90,7 @@ def parse_index(file: str, value: dict[str, Any]) -> Index:
             strange.append(str(shard)[:200])
     problems: tuple[str, ...] = ()
     if strange:
-        problems = (
-            f"names {len(strange)} shards by something else than a file name, such as {strange[0]!r}",
-        )
+        problems = (f"has {len(strange)} shard names that are not file names, such as {strange[0]!r}",)
     return Index(file, weight_map, problems)
 
 

@@ -59,7 +59,7 @@ def indivisible(dims: Dims, layout: Layout) -> Iterator[Indivisible]:
     yield from _indivisible_heads(dims, layout.tp)
     if dims.sparse_layers < dims.layers and dims.intermediate % layout.tp:
         yield Indivisible(
-            "the width of the MLP cannot be divided",
+            "the MLP width is not divisible by the tensor parallel size",
             f"intermediate_size {dims.intermediate}, tp {layout.tp}",
         )
     if dims.experts:
@@ -69,15 +69,15 @@ def indivisible(dims: Dims, layout: Layout) -> Iterator[Indivisible]:
 def _indivisible_heads(dims: Dims, tp: int) -> Iterator[Indivisible]:
     if dims.heads % tp:
         yield Indivisible(
-            "attention heads cannot be divided by the tensor parallel size", f"{dims.heads} heads, tp {tp}"
+            "attention heads are not divisible by the tensor parallel size", f"{dims.heads} heads, tp {tp}"
         )
     if dims.kv_heads >= tp and dims.kv_heads % tp:
         yield Indivisible(
-            "KV heads cannot be divided by the tensor parallel size", f"{dims.kv_heads} KV heads, tp {tp}"
+            "KV heads are not divisible by the tensor parallel size", f"{dims.kv_heads} KV heads, tp {tp}"
         )
     if dims.kv_heads < tp and tp % dims.kv_heads:
         yield Indivisible(
-            "KV heads cannot be replicated evenly", f"tp {tp} is no multiple of {dims.kv_heads} KV heads"
+            "KV heads cannot be replicated evenly", f"tp {tp} is not a multiple of {dims.kv_heads} KV heads"
         )
 
 
@@ -85,12 +85,12 @@ def _indivisible_experts(dims: Dims, layout: Layout) -> Iterator[Indivisible]:
     devices = layout.devices
     if not layout.ep and dims.moe_intermediate % devices:
         yield Indivisible(
-            "the width of the experts cannot be divided without expert parallel",
+            "the expert width is not divisible by the number of devices, and expert parallel is off",
             f"moe_intermediate_size {dims.moe_intermediate}, {devices} devices",
         )
     if layout.redundant_experts and (dims.experts + layout.redundant_experts) % devices:
         yield Indivisible(
-            "experts and EPLB's redundant experts cannot be divided over the devices",
+            "experts plus EPLB's redundant experts are not divisible by the number of devices",
             f"{dims.experts} + {layout.redundant_experts}, {devices} devices",
         )
     if layout.ep and dims.experts < devices:

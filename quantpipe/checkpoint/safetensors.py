@@ -140,7 +140,7 @@ def load_header(path: Path, shard: str) -> Header:
             return Header(shard, size, problems=(problem,))
         raw = os.pread(file.fileno(), length, 8)
     if len(raw) != length:
-        return Header(shard, size, problems=("became shorter while it was read",))
+        return Header(shard, size, problems=("shrank while being read",))
     return parse_header(raw, shard, size)
 
 
@@ -151,11 +151,11 @@ def header_length(prefix: bytes) -> int:
 
 def _length_problem(length: int, prefix: int, size: int) -> str | None:
     if prefix < 8:
-        return f"is no safetensors file: it has {size} bytes"
+        return f"is not a safetensors file: it has {size} bytes"
     if length > size - 8:
-        return f"is truncated: its header claims {length:,} bytes, the file has {size:,}"
+        return f"is truncated: its header declares {length:,} bytes, the file has {size:,}"
     if length > MAX_JSON_BYTES:
-        return f"claims a header of {length:,} bytes, more than {MAX_JSON_BYTES:,}"
+        return f"declares a header of {length:,} bytes, more than {MAX_JSON_BYTES:,}"
     return None
 
 
@@ -193,16 +193,16 @@ def _tensor(name: str, entry: Any, shard: str, base: int) -> Tensor | str:
     """The tensor of one entry, or what is wrong with it."""
     label = f"tensor {name[:200]!r}"
     if not isinstance(entry, dict):
-        return f"{label}: its entry is no object"
+        return f"{label}: its entry is not an object"
     dtype: Any = entry.get("dtype")
     shape: Any = entry.get("shape")
     offsets: Any = entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         return f"{label}: unknown dtype {str(dtype)[:40]!r}"
     if not _counts(shape) or len(shape) > _MAX_RANK:
-        return f"{label}: its shape is no short list of sizes"
+        return f"{label}: its shape is not a list of at most {_MAX_RANK} sizes"
     if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        return f"{label}: its data_offsets are no range of bytes"
+        return f"{label}: its data_offsets are not a byte range"
     start, end = offsets
     needed = math.prod(shape) * DTYPE_BYTES[dtype]
     if needed != end - start:

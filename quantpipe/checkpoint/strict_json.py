@@ -37,7 +37,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_JSON_BYTES:
         raise ValueError(f"is longer than {MAX_JSON_BYTES:,} bytes")
     if (raw.count(b"{") + raw.count(b"[")) * _BYTES_PER_BRACKET > len(raw) + 4096:
-        raise ValueError("is made of brackets, not of data")
+        raise ValueError("consists of brackets, not of data")
     try:
         value = json.loads(
             raw.decode("utf-8"),

@@ -39,5 +39,5 @@ def version_of(target: str) -> tuple[int, int]:
         return (1 << 16, 0)
     found = re.match(r"(\d+)\.(\d+)", target)
     if not found:
-        raise ValueError(f"{target!r} is no version of vllm-ascend, such as 0.23.0")
+        raise ValueError(f"{target!r} is not a version of vllm-ascend, such as 0.23.0")
     return int(found.group(1)), int(found.group(2))

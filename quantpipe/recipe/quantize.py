@@ -27,7 +27,7 @@ class Calibration(Section):
 
     Attributes:
         dataset: JSON or JSONL of prompts (calib_data/README.md).
-        limit: only the first so many prompts; None takes all.
+        limit: only the first N prompts; None takes all.
     """
 
     dataset: Dataset
@@ -44,7 +44,7 @@ class Quantize(Section):
     Attributes:
         engine: `streaming` works layer by layer from disk and continues what was interrupted; `stock` is
             msmodelslim's own V1 service, which holds the whole model in memory.
-        exact: the bits of engine `stock`. False lets engine `streaming` take quicker arithmetic, for
+        exact: the bits of engine `stock`. False lets engine `streaming` use faster arithmetic, for
             hosts without an NPU (docs/streaming.md says how much may differ).
         scheme: `w8a8_dynamic`: attention W8A8 static, experts and MLP W8A8_DYNAMIC, the rest FLOAT.
         rotate: rotate the residual stream by a random Hadamard matrix first (QuaRot).

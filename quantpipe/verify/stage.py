@@ -103,7 +103,7 @@ class VerifyStage:
         if damage:
             context.console.warning(
                 f"generation {digest[:12]} was damaged after it was sealed: {damage[0].path} "
-                f"{damage[0].problem}. A new copy is in its place; `quantpipe prune` lists the damaged one"
+                f"{damage[0].problem}. A new copy replaced it; `quantpipe prune` lists the damaged one"
             )
         return sealed
 

@@ -92,7 +92,7 @@ def run_verify(path: Path, options: Options, console: Console) -> Report:
         VerificationError: it cannot be read. Findings do not raise: they are in the report.
     """
     if not path.is_dir():
-        raise UsageError("there is no such directory", where=str(path), hint="give a checkpoint directory")
+        raise UsageError("no such directory", where=str(path), hint="pass a checkpoint directory")
     known = _manifest(path)
     checked = known if options.hashes else None
     size = sum(file.stat().st_size for file in path.glob("*") if file.is_file())
@@ -124,7 +124,7 @@ def target_of(options: Options) -> str:
     found = _TARGET.fullmatch(options.target)
     if not found:
         raise UsageError(
-            f"{options.target!r} is no version of vllm-ascend",
+            f"{options.target!r} is not a version of vllm-ascend",
             where="--target",
             hint="such as --target vllm-ascend==0.23.0",
         )

@@ -152,7 +152,7 @@ class _Reader:
             while got < want:
                 count = file.readinto(view[got:want])
                 if not count:
-                    raise OSError(None, f"{self._path.name} became shorter while it was read")
+                    raise OSError(None, f"{self._path.name} shrank while being read")
                 got += count
             chunk = view[:got]
             if self._digest is not None:

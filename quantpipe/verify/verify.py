@@ -48,7 +48,7 @@ def verify_checkpoint(
         sealing: the directory will be sealed: its file modes do not count, that sets them.
 
     Raises:
-        VerificationError: there is no such directory, or a file became shorter while it was read.
+        VerificationError: no such directory, or a file shrank while being read.
         PreflightError: a file may not be read.
         RetryableError: the storage failed, or went away.
     """
@@ -72,11 +72,11 @@ def verify_checkpoint(
 
 @contextlib.contextmanager
 def _storage(path: Path) -> Iterator[None]:
-    """A file that cannot be read is no finding: of a denied or failing read nobody knows what it holds.
+    """A file that cannot be read is not a finding: after a failed read its content is unknown.
 
     Raises:
         PreflightError, RetryableError: a fault of the storage; see `store.faults`.
-        VerificationError: the path is no directory, or a file became shorter while it was read.
+        VerificationError: the path is not a directory, or a file shrank while being read.
     """
     try:
         yield
@@ -85,7 +85,7 @@ def _storage(path: Path) -> Iterator[None]:
         raise fault or VerificationError(
             f"the checkpoint cannot be read: {error.strerror}",
             where=str(error.filename or path),
-            hint="give a directory with *.safetensors and quant_model_description.json",
+            hint="pass a directory with *.safetensors and quant_model_description.json",
         ) from error
 
 

@@ -36,7 +36,7 @@ def register() -> None:
     """
     reason = _why_not()
     if reason:
-        _LOG.info("quantpipe: CPU rehearsal of --quantization %s stays off: %s", QUANTIZATION, reason)
+        _LOG.info("quantpipe: CPU rehearsal of --quantization %s is disabled: %s", QUANTIZATION, reason)
         return
     from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS, get_quantization_config
 
@@ -44,7 +44,7 @@ def register() -> None:
         owner = get_quantization_config(QUANTIZATION)
         if not owner.__module__.startswith(__name__ + "."):
             _LOG.warning(
-                "quantpipe: CPU rehearsal of --quantization %s stays off: it is registered by %s",
+                "quantpipe: CPU rehearsal of --quantization %s is disabled: it is registered by %s",
                 QUANTIZATION,
                 owner.__module__,
             )
@@ -72,7 +72,7 @@ def _register() -> None:
 
     if "RMSNorm" in op_registry_oot:
         _LOG.warning(
-            "quantpipe: CPU rehearsal of --quantization %s stays off: RMSNorm is replaced by %s",
+            "quantpipe: CPU rehearsal of --quantization %s is disabled: RMSNorm is replaced by %s",
             QUANTIZATION,
             op_registry_oot["RMSNorm"].__module__,
         )

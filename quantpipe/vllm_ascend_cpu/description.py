@@ -52,7 +52,7 @@ class Description:
             raise CheckpointLoadError(
                 "quantized attention and KV caches are not rehearsed",
                 where=f"{path}, key {', '.join(asked)}",
-                hint="if the value is null, delete the key: vllm-ascend takes its presence for a wish",
+                hint="if the value is null, delete the key: vllm-ascend treats its presence as enabled",
             )
 
     @classmethod
@@ -66,9 +66,9 @@ class Description:
         if not path.is_file():
             found = sorted(p.name for p in Path(model_dir).glob("*.json"))
             raise CheckpointLoadError(
-                f"--quantization ascend needs {DESCRIPTION}, and it is not there",
+                f"--quantization ascend needs {DESCRIPTION}, which is missing",
                 where=model_dir,
-                hint="give a local directory that msmodelslim wrote, or leave out --quantization for a "
+                hint="pass a local directory that msmodelslim wrote, or omit --quantization for a "
                 f"model that is not quantized; JSON files there: {', '.join(found) or 'none'}",
             )
         try:
@@ -115,7 +115,7 @@ class Description:
                 f"{prefix}: {len(missing)} of {len(types)} keys are missing",
                 where=str(self.path),
                 details=[f"{name}: no such key" for name in missing],
-                hint="the description was cut, or belongs to another model than config.json: quantize again",
+                hint="the description is incomplete or of another model than config.json: quantize again",
             )
         if len(set(types.values())) > 1:
             raise CheckpointLoadError(

@@ -67,7 +67,7 @@ class LoadLedger:
         self.check_files()
         self._arrived[name] += 1
         if self._arrived[name] > 1:
-            raise self._error([f"{name}: arrived twice"])
+            raise self._error([f"{name}: loaded twice"])
 
     def check_files(self) -> None:
         """Compare what is expected with what the files hold, once, when the model is built.
@@ -82,7 +82,7 @@ class LoadLedger:
         for name, want in self._expected.items():
             problems += _compare(name, want, stored.get(name, []))
         for name in sorted(stored.keys() - self._expected.keys()):
-            problems.append(f"{name}: in {stored[name][0].shard}, but nothing in the model takes it")
+            problems.append(f"{name}: in {stored[name][0].shard}, but the model has no parameter for it")
         if problems:
             raise self._error(problems)
         self._checked = True
@@ -104,7 +104,7 @@ class LoadLedger:
         self.check_files()
         lost = [n for n in names if self._expected[n].required and not self._arrived[n]]
         if lost:
-            raise self._error([f"{name}: never arrived" for name in lost])
+            raise self._error([f"{name}: not loaded" for name in lost])
 
     def fail(self, problems: list[str]) -> None:
         """Raise `problems` of loaded values, if there are any, as one error."""
@@ -117,7 +117,7 @@ class LoadLedger:
             where=self.model_dir,
             details=problems,
             hint="`quantpipe verify` on this directory lists all findings; delete files that do not belong "
-            "to the checkpoint, else quantize again",
+            "to the checkpoint, otherwise quantize again",
         )
 
 
@@ -134,6 +134,6 @@ def _compare(name: str, want: Expected, found: list[Tensor]) -> list[str]:
         )
     if tensor.shape != want.shape:
         problems.append(
-            f"{name}: shape {list(tensor.shape)} in {tensor.shard}, config.json calls for {list(want.shape)}"
+            f"{name}: shape {list(tensor.shape)} in {tensor.shard}, config.json requires {list(want.shape)}"
         )
     return problems

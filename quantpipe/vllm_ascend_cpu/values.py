@@ -22,7 +22,7 @@ def scale_problems(name: str, scale: torch.Tensor) -> list[str]:
     bad = scale <= 0
     if bad.any():
         least = scale.min().item()
-        return [f"{name}: {int(bad.sum())} of {scale.numel()} scales are not positive, least {least:.6g}"]
+        return [f"{name}: {int(bad.sum())} of {scale.numel()} scales are not positive, smallest {least:.6g}"]
     return []
 
 

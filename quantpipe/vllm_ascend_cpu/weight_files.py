@@ -29,7 +29,7 @@ def read_stored(model_dir: str) -> Mapping[str, list[Tensor]]:
         header = load_header(directory / shard, shard)
         if header.defect is not None:
             raise CheckpointLoadError(
-                f"not a whole safetensors file: it {header.defect}",
+                f"not an intact safetensors file: it {header.defect}",
                 where=str(directory / shard),
                 hint=_COPY_AGAIN,
                 details=header.problems[1:],
@@ -50,6 +50,6 @@ def _shards(directory: Path) -> list[str]:
         raise CheckpointLoadError(
             f"no {SHARD_GLOB} to load",
             where=str(directory),
-            hint=f"if {INDEX} names other files, the unquantized model left it: delete it",
+            hint=f"if {INDEX} names other files, it is left over from the unquantized model: delete it",
         )
     return shards

@@ -24,7 +24,7 @@ def test_dims() -> None:
         ({"hidden_size": True}, "hidden_size is 'True'"),
         ({"num_experts": -1}, "num_experts"),
         ({"num_hidden_layers": 10**12}, "num_hidden_layers"),
-        ({"num_hidden_layers": 4000, "num_experts": 16000}, "no real model"),
+        ({"num_hidden_layers": 4000, "num_experts": 16000}, "not a plausible model"),
         ({"mlp_only_layers": "none"}, "mlp_only_layers"),
         ({"torch_dtype": "float32"}, "dtype"),
     ],

@@ -20,11 +20,11 @@ def test_tp_that_divides_64_heads_and_4_kv_heads(tp: int) -> None:
     [
         (Layout(tp=3, ep=True), {}, "attention heads"),
         (Layout(tp=6, ep=True), {"num_attention_heads": 60}, "replicated evenly"),
-        (Layout(tp=4, ep=True), {"num_key_value_heads": 6}, "KV heads cannot be divided"),
-        (Layout(tp=64), {"moe_intermediate_size": 1504}, "without expert parallel"),
+        (Layout(tp=4, ep=True), {"num_key_value_heads": 6}, "KV heads are not divisible"),
+        (Layout(tp=64), {"moe_intermediate_size": 1504}, "expert parallel is off"),
         (Layout(tp=8, dp=4, ep=True, redundant_experts=8), {}, "EPLB"),
         (Layout(tp=64, dp=4, ep=True), {}, "fewer experts"),
-        (Layout(tp=8, ep=True), {"mlp_only_layers": [0], "intermediate_size": 12287}, "width of the MLP"),
+        (Layout(tp=8, ep=True), {"mlp_only_layers": [0], "intermediate_size": 12287}, "MLP width"),
     ],
 )
 def test_rules(layout: Layout, change: dict[str, Any], words: str) -> None:

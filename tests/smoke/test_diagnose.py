@@ -22,7 +22,7 @@ SAID = [
     ("drvErr=87, device is not there", "driver is missing", PreflightError),
     ("ValueError: ModelSlim Quantization Config Not Found", "description is missing", SmokeError),
     (
-        "CheckpointLoadError: --quantization ascend needs quant_model_description.json, and it is not there",
+        "CheckpointLoadError: --quantization ascend needs quant_model_description.json, which is missing",
         "description is missing",
         SmokeError,
     ),
@@ -210,9 +210,7 @@ def test_the_tensors_that_an_error_names_are_part_of_it(prefix: str) -> None:
 
 
 def test_a_traceback_s_own_line_is_no_cause(tmp_path: Path) -> None:
-    said = (
-        "CheckpointLoadError: --quantization ascend needs quant_model_description.json, and it is not there"
-    )
+    said = "CheckpointLoadError: --quantization ascend needs quant_model_description.json, which is missing"
     log = log_of(tmp_path, "Traceback (most recent call last):", "    raise CheckpointLoadError(", said)
     assert "the description is missing" in diagnose(log, 0, "it ended").what
 

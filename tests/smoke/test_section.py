@@ -82,7 +82,7 @@ def test_print_command_of_a_profile_that_breaks_a_rule(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     done = quantpipe("smoke", tmp_path, "--recipe", RECIPE, "--print-command", "--launcher", "native")
     assert done.status == 2
-    assert "attention heads cannot be divided by the tensor parallel size: 60 heads, tp 8" in done.stderr
+    assert "attention heads are not divisible by the tensor parallel size: 60 heads, tp 8" in done.stderr
 
 
 def test_a_run_s_plan_tells_of_a_rule_that_the_profile_breaks(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_run_s_plan_tells_of_a_rule_that_the_profile_breaks(tmp_path: Path) ->
     done = quantpipe("plan", recipe, "--store", tmp_path / "store")
     assert done.status == 2
     assert (
-        "attention heads cannot be divided by the tensor parallel size: 4 heads, tp 3"
+        "attention heads are not divisible by the tensor parallel size: 4 heads, tp 3"
         in done.stdout + done.stderr
     )
 

@@ -30,7 +30,7 @@ def test_it_stays_the_package(tmp_path: Path) -> None:
 def test_its_errors_are_those_of_the_function(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such directory"):
         quantpipe.verify(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="no version"):
+    with pytest.raises(UsageError, match="not a version"):
         quantpipe.verify(tmp_path, target="new")
 
 

@@ -30,7 +30,7 @@ def test_target(target: str) -> None:
 
 @pytest.mark.parametrize("target", ["", "latest", "vllm==0.23.0", "0.23"])
 def test_no_target(target: str) -> None:
-    with pytest.raises(UsageError, match="no version"):
+    with pytest.raises(UsageError, match="not a version"):
         target_of(Options(target=target))
 
 
@@ -108,4 +108,4 @@ def test_usage(tmp_path: Path) -> None:
     assert "no such directory" in done.stderr
     empty = quantpipe("verify", tmp_path)
     assert empty.status == 3
-    assert "no checkpoint" in empty.stdout
+    assert "not a checkpoint" in empty.stdout

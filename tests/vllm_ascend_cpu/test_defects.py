@@ -180,7 +180,7 @@ def test_unknown_tensors(tmp_path: Path) -> None:
         expect(
             tmp_path / str(number),
             put(name),
-            rf"{re.escape(name)}: in quant_model_\S+, but nothing in the model takes it",
+            rf"{re.escape(name)}: in quant_model_\S+, but the model has no parameter for it",
         )
 
 
@@ -190,7 +190,7 @@ def test_norm_bias_without_description_key(tmp_path: Path) -> None:
     def spoil(model: Checkpoint) -> None:
         del model.description[name]
 
-    expect(tmp_path, spoil, rf"{re.escape(name)}: in .*nothing in the model takes it", layout="V0")
+    expect(tmp_path, spoil, rf"{re.escape(name)}: in .*the model has no parameter for it", layout="V0")
 
 
 def test_norm_bias_missing(tmp_path: Path) -> None:
@@ -381,5 +381,5 @@ def test_tied_embeddings_with_lm_head(tmp_path: Path) -> None:
     def spoil(model: Checkpoint) -> None:
         model.config["tie_word_embeddings"] = True
 
-    expect(tmp_path / "moe", spoil, r"lm_head\.weight: in .*nothing in the model takes it")
-    expect(tmp_path / "dense", spoil, r"lm_head\.weight: in .*nothing in the model takes it", moe=False)
+    expect(tmp_path / "moe", spoil, r"lm_head\.weight: in .*the model has no parameter for it")
+    expect(tmp_path / "dense", spoil, r"lm_head\.weight: in .*the model has no parameter for it", moe=False)

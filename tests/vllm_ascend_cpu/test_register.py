@@ -73,7 +73,7 @@ def test_it_stands_aside_for_the_npu_packages(tmp_path: Path) -> None:
                 register()
                 assert not registered()
                 assert lines == [
-                    f"quantpipe: CPU rehearsal of --quantization ascend stays off: {package} is installed"
+                    f"quantpipe: CPU rehearsal of --quantization ascend is disabled: {package} is installed"
                 ]
         finally:
             sys.path.remove(str(tmp_path / package))

@@ -22,18 +22,18 @@ _QUANTIZE_AGAIN = "quantize again, and do not edit the description by hand"
     needs=DIRECTORY,
     effect="vllm-ascend stops with 'ModelSlim Quantization Config Not Found', or loads a model that is "
     "not quantized",
-    fix="give the directory that msmodelslim wrote, with quant_model_description.json in its root; "
+    fix="pass the directory that msmodelslim wrote, with quant_model_description.json in its root; "
     "BF16 weights have to be quantized first (quantpipe run RECIPE)",
 )
 def description_is_there(examination: Examination) -> Iterator[Defect]:
-    """The description is there, is JSON and quantizes something."""
+    """The description exists, is JSON and quantizes something."""
     checkpoint = examination.checkpoint
     description = checkpoint.description
     if description is None:
         if not checkpoint.headers:
-            yield Defect(str(checkpoint.path), "no checkpoint: no *.safetensors and no description here")
+            yield Defect(str(checkpoint.path), "not a checkpoint: no *.safetensors and no description")
         elif not any(tensor.dtype == "I8" for tensor in checkpoint.tensors.values()):
-            yield Defect(DESCRIPTION, "not quantized: no description and no int8 tensor here")
+            yield Defect(DESCRIPTION, "not quantized: no description and no int8 tensor")
         else:
             missing = DESCRIPTION not in checkpoint.names
             text = "the description is missing" if missing else "the description cannot be used"
@@ -41,9 +41,9 @@ def description_is_there(examination: Examination) -> Iterator[Defect]:
             yield Defect(DESCRIPTION, text, detail)
         return
     if not description.quantized:
-        yield Defect(DESCRIPTION, "not quantized: the description has no type but FLOAT")
+        yield Defect(DESCRIPTION, "not quantized: FLOAT is the only type in the description")
     for key in description.strange:
-        yield Defect(key, "the description gives a tensor something other than a type")
+        yield Defect(key, "the description maps a tensor to something other than a type")
 
 
 def _other_name(checkpoint: Checkpoint) -> str:
@@ -69,7 +69,7 @@ def no_quantization_config(examination: Examination) -> Iterator[Defect]:
     if layout is not None and layout.fused_mc2 and config.get("quantize") != "w8a8_dynamic":
         yield Defect(
             CONFIG,
-            "enable_fused_mc2 stays off: config.json does not say quantize: w8a8_dynamic",
+            "enable_fused_mc2 has no effect: config.json does not have quantize: w8a8_dynamic",
             severity=Severity.WARNING,
         )
 
@@ -128,7 +128,7 @@ def _layer_word(module: Module) -> str:
 @check(
     "B3",
     needs=MODEL,
-    effect="vllm-ascend looks at expert 0 only, loads without an error and answers garbage",
+    effect="vllm-ascend looks only at expert 0, loads without an error and produces garbage",
     fix="quantize all experts of a layer by one scheme",
 )
 def experts_alike(model: Model) -> Iterator[Defect]:
@@ -150,13 +150,13 @@ def experts_alike(model: Model) -> Iterator[Defect]:
 @check(
     "B10",
     needs=MODEL,
-    effect="vllm-ascend tests whether a key is there, not its value: fa_quant_type: null turns FA "
+    effect="vllm-ascend tests whether a key is present, not its value: fa_quant_type: null turns FA "
     "quantization on",
-    fix="drop the null keys from quant_model_description.json",
+    fix="remove the null keys from quant_model_description.json",
     severity=Severity.NOTE,
 )
 def null_keys(model: Model) -> Iterator[Defect]:
-    """The description has no null keys and no switches that nobody meant."""
+    """The description has no null keys and no unintended feature flags."""
     for key in model.description.nulls:
         yield Defect(key, "the description has a key whose value is null")
     for key in ("fa_quant_type", "kv_cache_type"):

@@ -25,11 +25,11 @@ _RANK_FOLDER = re.compile(r"^rank_\d+$")
     "A6",
     needs=FILES,
     effect="vLLM stops with 'Cannot find any model weights', or loads what a stale index names instead "
-    "of what is here",
-    fix=f"remove a stale {INDEX} (msmodelslim's own index has another name and is not read)",
+    "of the shards that exist",
+    fix=f"copy the missing shard; remove {INDEX} only if it is left over from another model",
 )
 def foreign_index(examination: Examination) -> Iterator[Defect]:
-    """The only index that vLLM reads, model.safetensors.index.json, names files that are here."""
+    """The only index that vLLM reads, model.safetensors.index.json, names files that exist."""
     checkpoint = examination.checkpoint
     present = {header.shard for header in checkpoint.headers}
     for index in checkpoint.indexes:
@@ -38,7 +38,7 @@ def foreign_index(examination: Examination) -> Iterator[Defect]:
             yield Defect(index.file, f"the index {problem}", severity=severity)
         missing = index.shards - present
         if index.file == INDEX and missing:
-            yield Defect(index.file, "the index names shards that are not here", min(missing))
+            yield Defect(index.file, "the index names missing shards", min(missing))
 
 
 @check(
@@ -48,7 +48,7 @@ def foreign_index(examination: Examination) -> Iterator[Defect]:
     fix="copy tokenizer and chat template from the source; chmod -R a+rX the directory",
 )
 def companions(examination: Examination) -> Iterator[Defect]:
-    """Tokenizer and chat template are there, and another user can read the files."""
+    """Tokenizer and chat template exist, and other users can read the files."""
     checkpoint = examination.checkpoint
     names = set(checkpoint.names)
     if not names & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
@@ -62,7 +62,7 @@ def companions(examination: Examination) -> Iterator[Defect]:
     for name in checkpoint.names:
         path = checkpoint.path / name
         if path.is_file() and not path.stat().st_mode & stat.S_IROTH:
-            text = "only its owner can read the file: a server under another user id cannot"
+            text = "only the owner can read the file: a server under another user id cannot"
             yield Defect(name, text, severity=Severity.NOTE)
 
 
@@ -70,7 +70,7 @@ def companions(examination: Examination) -> Iterator[Defect]:
     "A12",
     needs=FILES,
     effect="loading fails in the safetensors reader, or reads bytes that belong to another tensor",
-    fix="copy or quantize again; remove what an interrupted msmodelslim left",
+    fix="copy or quantize again; remove leftovers of an interrupted msmodelslim",
 )
 def sound_shards(examination: Examination) -> Iterator[Defect]:
     """Every shard is a whole, well-formed safetensors file, and no half-written file is left over."""
@@ -87,17 +87,24 @@ def sound_shards(examination: Examination) -> Iterator[Defect]:
 
 def _generic(problem: str) -> str:
     """The words of a header's problem that do not change from file to file."""
-    for word in ("truncated", "overlap", "belong to no tensor", "claims a header", "cannot be read", "needs"):
+    for word in (
+        "truncated",
+        "overlap",
+        "belong to no tensor",
+        "declares a header",
+        "cannot be read",
+        "needs",
+    ):
         if word in problem:
             return {
                 "truncated": "is truncated",
                 "overlap": "has tensors that overlap",
                 "belong to no tensor": "has bytes that belong to no tensor",
-                "claims a header": "claims a header of impossible size",
+                "declares a header": "has a header of impossible size",
                 "cannot be read": "cannot be read",
                 "needs": "has a tensor whose range does not fit its dtype and shape",
             }[word]
-    return "is no well-formed safetensors file"
+    return "is not a well-formed safetensors file"
 
 
 @check(
@@ -108,13 +115,15 @@ def _generic(problem: str) -> str:
     fix="remove the shards that do not belong to the quantized model, and their index",
 )
 def one_set_of_shards(examination: Examination) -> Iterator[Defect]:
-    """Each tensor lies in one shard, the indexes agree with the headers, and no BF16 shards are left."""
+    """Each tensor is in one shard, indexes match the headers, and no BF16 shards are left over."""
     checkpoint = examination.checkpoint
     for shards in sorted({tuple(shards) for shards in checkpoint.repeated.values()}):
         yield Defect(" and ".join(shards), "shards hold the same tensors", severity=Severity.ERROR)
     for header in checkpoint.headers:
         if header.trailing:
-            yield Defect(header.shard, "the file goes on after its last tensor", f"{header.trailing:,} bytes")
+            yield Defect(
+                header.shard, "the file has extra bytes after its last tensor", f"{header.trailing:,} bytes"
+            )
     if not checkpoint.repeated:
         for index in checkpoint.indexes:
             yield from _index_differences(checkpoint, index)
@@ -140,7 +149,7 @@ def _index_differences(checkpoint: Checkpoint, index: Index) -> Iterator[Defect]
     fix="restore the files, or quantize again; never edit a checkpoint in place",
 )
 def as_in_manifest(mismatches: tuple[Mismatch, ...]) -> Iterator[Defect]:
-    """Every file is what the manifest says."""
+    """Every file matches the manifest."""
     for mismatch in mismatches:
         yield Defect(mismatch.path, _manifest_text(mismatch.problem), mismatch.problem)
 

@@ -15,12 +15,12 @@ from quantpipe.verify.memory import Memory
 @check(
     "A10",
     needs=LAYOUT,
-    effect="the server stops at start-up: a size does not divide by the number of ranks",
-    fix="choose sizes that divide: tensor_parallel_size, data_parallel_size, enable_expert_parallel, "
+    effect="the server stops at start-up: a size is not divisible by the number of ranks",
+    fix="choose sizes that divide evenly: tensor_parallel_size, data_parallel_size, enable_expert_parallel, "
     "EPLB's redundancy",
 )
 def divisible(placed: Placed) -> Iterator[Defect]:
-    """Heads, widths and experts divide by the tensor, data and expert parallel sizes."""
+    """Heads, widths and experts are divisible by the tensor, data and expert parallel sizes."""
     model, layout = placed
     for text, numbers in indivisible(model.dims, layout):
         yield Defect("layout", text, numbers)
@@ -39,8 +39,8 @@ def fits(memory: Memory) -> Iterator[Defect]:
         yield Defect("layout", "the weights do not fit a device", detail)
     elif memory.verdict == "not":
         rest = f"{detail}, about {max(0, memory.kv_tokens):,} tokens of KV cache for {memory.max_model_len:,}"
-        text = "there seems to be no room for one sequence of max_model_len"
+        text = "too little memory for one sequence of max_model_len"
         yield Defect("layout", text, rest, Severity.WARNING)
     elif memory.verdict == "tight":
         rest = f"{detail}, about {memory.kv_tokens:,} tokens of KV cache"
-        yield Defect("layout", "there is room for hardly more than one full sequence", rest, Severity.WARNING)
+        yield Defect("layout", "memory for hardly more than one full sequence", rest, Severity.WARNING)

@@ -19,7 +19,7 @@ _WORST_BOUND = 0.6
 @check(
     "B13",
     needs=SOURCE,
-    effect="the server computes with other weights than the source's: "
+    effect="the server computes with weights that differ from the source: "
     "stale shards, swapped experts, wrong scales",
     fix="quantize again from this source; when only some shards are named, they belong to another run",
 )
@@ -27,7 +27,7 @@ def like_the_source(compared: Compared) -> Iterator[Defect]:
     """Every weight, with rotation, folding and smoothing undone, is that of the BF16 source."""
     model, fidelity = compared
     for name in fidelity.absent:
-        yield Defect(name, "the source has no such tensor of this shape")
+        yield Defect(name, "the source has no tensor of this name and shape")
     for item in fidelity.errors:
         if fidelity.rotation == "described" and item.module.kind in ENDS:
             continue  # B11's: they show whether the described rotation is the one that was applied
@@ -35,8 +35,6 @@ def like_the_source(compared: Compared) -> Iterator[Defect]:
         bound = FLOAT_BOUND if kind == FLOAT else _INT8_BOUND
         name = f"{item.module.name}.weight"
         if item.error > bound:
-            yield Defect(name, "a weight is not that of the source", f"off by {item.error:.1%}")
+            yield Defect(name, "a weight differs from the source", f"off by {item.error:.1%}")
         elif item.worst > _WORST_BOUND:
-            yield Defect(
-                name, "some rows of a weight are not those of the source", f"off by {item.worst:.1%}"
-            )
+            yield Defect(name, "some rows of a weight differ from the source", f"off by {item.worst:.1%}")

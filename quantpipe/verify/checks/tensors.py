@@ -39,7 +39,7 @@ _CONFIG_KEYS = {
     "A9",
     needs=FILES,
     effect="loading ends in a shape mismatch or a KeyError, or builds a model with random layers",
-    fix="copy config.json from the source that was quantized; it has to be one of qwen3_moe or qwen3",
+    fix="copy config.json from the source that was quantized; the model type must be qwen3_moe or qwen3",
 )
 def dimensions(examination: Examination) -> Iterator[Defect]:
     """Dimensions and the numbers of layers and experts are the same in config.json and in the tensors."""
@@ -49,8 +49,8 @@ def dimensions(examination: Examination) -> Iterator[Defect]:
         return
     for key, size in model.seen.items():
         said = getattr(model.config_dims, key)
-        text = f"config.json's {_CONFIG_KEYS[key]} is not what the tensors have"
-        yield Defect(CONFIG, text, f"{said:,} there, {size:,} in the tensors")
+        text = f"config.json's {_CONFIG_KEYS[key]} does not match the tensors"
+        yield Defect(CONFIG, text, f"{said:,} in config.json, {size:,} in the tensors")
 
 
 @check(
@@ -60,7 +60,7 @@ def dimensions(examination: Examination) -> Iterator[Defect]:
     fix="quantize again with the msmodelslim version that the recipe pins",
 )
 def shapes(model: Model) -> Iterator[Defect]:
-    """Every tensor has the rank and shape that its module asks for."""
+    """Every tensor has the rank and shape that its module requires."""
     for name, spec in model.expected.items():
         tensor = model.tensors.get(name)
         if tensor is None or spec.shape is None or tensor.shape == spec.shape:
@@ -78,7 +78,7 @@ def shapes(model: Model) -> Iterator[Defect]:
     "static scheme",
 )
 def unknown_tensors(model: Model) -> Iterator[Defect]:
-    """There is no tensor that no parameter takes."""
+    """There is no tensor without a parameter."""
     cached = model.description.settings.get("kv_cache_type") == "C8"
     for name in model.tensors:
         module, suffix = _split(name)
@@ -87,11 +87,11 @@ def unknown_tensors(model: Model) -> Iterator[Defect]:
         if module not in model.modules:
             tied_head = model.dims.tied and module == "lm_head"
             if not tied_head:
-                yield Defect(name, "no module of the model takes the tensor")
+                yield Defect(name, "no module of the model has a parameter for the tensor")
             continue
         specs = model.specs_of(module)
         if specs is not None and suffix not in specs and not _superfluous(model, module, suffix):
-            yield Defect(name, f"a module of type {model.types[module]} takes no {suffix[:60]}")
+            yield Defect(name, f"a module of type {model.types[module]} has no parameter {suffix[:60]}")
 
 
 def _superfluous(model: Model, module: str, suffix: str) -> bool:
@@ -102,12 +102,12 @@ def _superfluous(model: Model, module: str, suffix: str) -> bool:
 @check(
     "B1",
     needs=MODEL,
-    effect="vLLM does not check completeness: what is missing stays as it was allocated, and the answers "
-    "are garbage",
+    effect="vLLM does not check completeness: what is missing stays as it was allocated, and the output "
+    "is garbage",
     fix="quantize again; when a shard was lost while copying, copy it again",
 )
 def exact_set(model: Model) -> Iterator[Defect]:
-    """Exactly the tensors that the model needs are there, and each is described."""
+    """Exactly the tensors that the model needs exist, and each is described."""
     described = model.description.types
     for name in model.types:
         for suffix in OF_THE_WEIGHT:
@@ -131,7 +131,7 @@ def _described_only(model: Model, described: dict[str, str]) -> Iterator[Defect]
         module = _split(name)[0]
         whole = module in model.types and f"{module}.weight" in model.tensors
         if whole or module not in model.modules:
-            yield Defect(name, "the description names a tensor that is not there", severity=Severity.WARNING)
+            yield Defect(name, "the description names a missing tensor", severity=Severity.WARNING)
 
 
 def _missing(model: Model) -> Iterator[Defect]:
@@ -154,7 +154,7 @@ def _missing(model: Model) -> Iterator[Defect]:
     fix="quantize again from a source whose torch_dtype is that of config.json",
 )
 def dtypes(model: Model) -> Iterator[Defect]:
-    """Every tensor has the dtype that its type asks for."""
+    """Every tensor has the dtype that its type requires."""
     for name, spec in model.expected.items():
         tensor = model.tensors.get(name)
         if tensor is None or tensor.dtype in spec.dtypes:
@@ -171,13 +171,13 @@ def dtypes(model: Model) -> Iterator[Defect]:
 @check(
     "B8",
     needs=MODEL,
-    effect="a bias without a parameter is skipped silently; one parameter without its bias adds "
-    "what was in memory",
+    effect="a bias without a parameter is skipped silently; a parameter without its bias adds "
+    "uninitialized memory",
     fix="name every norm.bias in the description, on all norms or none; keep linears with a folded bias "
     "W8A8 static",
 )
 def biases(model: Model) -> Iterator[Defect]:
-    """Biases are where the server has a parameter for them."""
+    """Biases exist only where the server has a parameter for them."""
     biases = {name for name in model.tensors if name.endswith(".bias")}
     norms = [module.name for module in model.modules.values() if module.kind == "norm"]
     described = any("norm.bias" in key for key in model.description.types)
@@ -198,7 +198,7 @@ def _norm_biases(model: Model, norms: list[str], biases: set[str]) -> Iterator[D
     for name in absent:
         yield Defect(f"{name}.bias", "the bias of a norm is missing, though the description has norm.bias")
     if not absent:
-        text = "the norms have biases (m4 smoothing of V0): fine, as the description says so"
+        text = "the norms have biases (m4 smoothing of V0): correct, as the description lists them"
         yield Defect("norm.bias", text, f"{len(norms)} norms", severity=Severity.NOTE)
 
 
@@ -207,11 +207,11 @@ def _linear_biases(model: Model, biases: set[str]) -> Iterator[Defect]:
     for name in sorted(biases):
         module = model.modules.get(_split(name)[0])
         if module is None:
-            yield Defect(name, "a bias belongs to no module of the model")
+            yield Defect(name, "no module of the model has this bias")
         elif model.tensors[name].shape != (module.out,):
             shape = list(model.tensors[name].shape)
             yield Defect(name, "a bias has the wrong shape", f"{shape} instead of {[module.out]}")
         elif module.kind == "norm" or (module.kind == "attention" and model.dims.attention_bias):
             continue
         elif (kind := model.types.get(module.name)) not in (None, *STATIC_TYPES):
-            yield Defect(name, f"a linear of type {kind} has a bias that no parameter takes")
+            yield Defect(name, f"a linear of type {kind} has a bias without a parameter")

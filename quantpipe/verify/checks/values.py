@@ -35,7 +35,7 @@ _EXPERT_SPREAD = 16.0
 @check(
     "B4",
     needs=DEEP,
-    effect="the fused parameter holds one of each: the last one loaded wins, and the other parts read "
+    effect="the fused parameter holds one of each: the last one loaded wins, and the other parts get "
     "wrong inputs",
     fix="quantize again: q, k and v (gate and up) see the same input and need the same scale",
 )
@@ -63,12 +63,12 @@ _NONE = np.zeros(0, np.float32)
 @check(
     "B5",
     needs=DEEP,
-    effect="a NaN or an infinity spreads to every answer; an offset of 200 becomes -56; a scale of 0 "
+    effect="a NaN or an infinity spreads to all output; an offset of 200 becomes -56; a scale of 0 "
     "silences its channel",
-    fix="quantize again; look at the calibration data and at the layer that is named",
+    fix="quantize again; check the calibration data and the named layer",
 )
 def sane_numbers(measured: Measured) -> Iterator[Defect]:
-    """Every value is finite, scales are positive, offsets are whole numbers in -128..127."""
+    """Every value is finite, scales are positive, offsets are integers in -128..127."""
     model, values = measured
     for name, stats in values.stats.items():
         suffix = name.rpartition(".")[2]
@@ -76,7 +76,7 @@ def sane_numbers(measured: Measured) -> Iterator[Defect]:
             yield Defect(name, "a tensor has NaN or infinite values")
         elif suffix in SCALES and stats.elements and not stats.low > 0:
             if not np.isnan(stats.low):
-                yield Defect(name, f"a {suffix} is not positive", f"the least is {stats.low:.6g}")
+                yield Defect(name, f"a {suffix} is not positive", f"the smallest is {stats.low:.6g}")
         elif suffix == "weight_scale" and stats.high > _SCALE_SPREAD * stats.median:
             detail = f"the largest is {stats.high / stats.median:,.0f} times the median"
             yield Defect(name, "a weight_scale has an outlier", detail, Severity.WARNING)
@@ -86,7 +86,7 @@ def sane_numbers(measured: Measured) -> Iterator[Defect]:
         strange = (array != np.round(array)) | (array < INT8_RANGE[0]) | (array > INT8_RANGE[1])
         if strange.any():
             yield Defect(
-                name, "an input_offset is no whole number in -128..127", f"{float(array[strange][0]):g}"
+                name, "an input_offset is not an integer in -128..127", f"{float(array[strange][0]):g}"
             )
     yield from _unlike_experts(model, values)
 
@@ -109,8 +109,8 @@ def _unlike_experts(model: Model, values: Values) -> Iterator[Defect]:
 @check(
     "B6",
     needs=DEEP,
-    effect="static linears compute (q @ weight.T + quant_bias) * deq_scale: with a stale part every "
-    "answer is off",
+    effect="static linears compute (q @ weight.T + quant_bias) * deq_scale: with a stale part all "
+    "output is wrong",
     fix="quantize again: weight, scales and bias of a linear have to come from one run",
 )
 def identities(measured: Measured) -> Iterator[Defect]:
@@ -163,7 +163,7 @@ def _quant_bias(
     if (error > 1.0 + ROUNDED * np.abs(linear)).any():
         at = int(np.argmax(error))
         detail = f"output {at}: {bias[at]:.0f} instead of {expected[at]:.0f}"
-        yield Defect(f"{name}.quant_bias", "quant_bias is not what weight, scales and bias give", detail)
+        yield Defect(f"{name}.quant_bias", "quant_bias does not match weight, scales and bias", detail)
 
 
 def _smoothed_bias(model: Model, name: str) -> bool:
@@ -177,7 +177,7 @@ def _smoothed_bias(model: Model, name: str) -> bool:
 @check(
     "B7",
     needs=DEEP,
-    effect="vllm-ascend ignores weight_offset of symmetric types: weights made with one are read wrongly",
+    effect="vllm-ascend ignores weight_offset of symmetric types: weights made with one are misread",
     fix="quantize weights symmetrically (w_sym=True, symmetric: true)",
 )
 def symmetric(measured: Measured) -> Iterator[Defect]:
@@ -192,19 +192,19 @@ def symmetric(measured: Measured) -> Iterator[Defect]:
 @check(
     "B11",
     needs=NUMBERS,
-    effect="a residual stream that is rotated in one place and not in another carries noise to every answer",
+    effect="a residual stream that is rotated in one place and not in another adds noise to all output",
     fix="quantize again; untie the embeddings of a tied model before it is rotated",
 )
 def rotation(known: Known) -> Iterator[Defect]:
-    """The rotation was applied, once and everywhere, and its matrix is there and orthogonal."""
+    """The rotation was applied, once and everywhere, and its matrix exists and is orthogonal."""
     yield from rotation_defects(*known)
 
 
 @check(
     "B12",
     needs=DEEP,
-    effect="a weight that was never written, or clipped, takes its module out of the model",
-    fix="quantize again; look at the scales of the tensor that is named",
+    effect="a weight that was never written, or was clipped, disables its module",
+    fix="quantize again; check the scales of the named tensor",
 )
 def living_weights(measured: Measured) -> Iterator[Defect]:
     """No weight is all zero or mostly saturated."""
@@ -215,7 +215,7 @@ def living_weights(measured: Measured) -> Iterator[Defect]:
             yield Defect(name, "a weight is all zero")
         elif stats.saturated > _MOST_SATURATED * stats.elements:
             yield Defect(
-                name, "an int8 weight is saturated", f"{stats.saturated / stats.elements:.0%} at its end"
+                name, "an int8 weight is saturated", f"{stats.saturated / stats.elements:.0%} at the limit"
             )
         elif stats.zeros > _MOST_ZERO * stats.elements:
             detail = f"{stats.zeros / stats.elements:.0%} zeros"

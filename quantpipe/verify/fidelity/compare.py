@@ -47,9 +47,9 @@ def compare(model: Model, source: Path, *, jobs: int) -> Fidelity:
     original = open_checkpoint(source, jobs=jobs)
     if not original.tensors or original.quantized:
         raise VerificationError(
-            "the source to compare with is no BF16 model",
+            "the source to compare with is not a BF16 model",
             where=str(source),
-            hint="give --against the directory with the *.safetensors that were quantized",
+            hint="pass with --against the directory whose *.safetensors were quantized",
         )
     return _Comparison(model, original).run(jobs)
 

@@ -52,19 +52,19 @@ def load_rotation(model: Model) -> Array | str | None:
         or tensor.shape != (hidden, hidden)
         or tensor.dtype not in ("F32", "BF16", "F16", "F64")
     ):
-        return "the described rotation is no matrix of the model's hidden size"
+        return "the described rotation is not a matrix of the model's hidden size"
     return read_tensor(model.path, tensor)
 
 
 def _path_problem(root: Path, relative: str) -> str | None:
     pure = PurePosixPath(relative)
     if pure.is_absolute() or ".." in pure.parts or not relative.isprintable():
-        return "the described rotation lies outside the checkpoint"
+        return "the described rotation is outside the checkpoint"
     target = root / relative
     if not target.is_file():
         return "the described rotation is missing"
     if not target.resolve().is_relative_to(root.resolve()):
-        return "the described rotation lies outside the checkpoint"
+        return "the described rotation is outside the checkpoint"
     return None
 
 
@@ -78,12 +78,12 @@ def rotation_defects(model: Model, values: Values | None, fidelity: Fidelity | N
         elif matrix is not None and not orthogonal(matrix):
             yield Defect(described, "the described rotation is not orthogonal")
         if model.dims.tied:
-            text = "a rotated model says tie_word_embeddings: embedding and head cannot be one matrix"
+            text = "a rotated model has tie_word_embeddings: embedding and head cannot share one matrix"
             yield Defect(CONFIG, text)
     if values is not None:
         yield from _norm_defects(model, values, rotated=described is not None)
     if fidelity is not None and fidelity.rotation == "described":
-        text = "a weight is not the source's, rotated once by the described rotation"
+        text = "a weight is not the source's weight rotated once by the described rotation"
         for item in fidelity.errors:
             if item.module.kind in ENDS and not item.error <= FLOAT_BOUND:
                 yield Defect(f"{item.module.name}.weight", text, f"off by {item.error:.1%}")

@@ -50,7 +50,7 @@ class Weight:
                 number = min(step, count - first)
                 raw = file.read(number * size)
                 if len(raw) != number * size:
-                    raise OSError(None, f"{self.tensor.shard} became shorter while it was read")
+                    raise OSError(None, f"{self.tensor.shard} shrank while being read")
                 chunk = decode(raw, self.tensor.dtype).reshape(number, width).astype(np.float32)
                 if self.scale is not None:
                     chunk *= self.scale[first : first + number]
