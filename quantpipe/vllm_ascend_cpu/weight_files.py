@@ -29,7 +29,7 @@ def read_stored(model_dir: str) -> Mapping[str, list[Tensor]]:
         header = load_header(directory / shard, shard)
         if header.defect is not None:
             raise CheckpointLoadError(
-                f"not an intact safetensors file: it {header.defect}",
+                f"not a whole safetensors file: it {header.defect}",
                 where=str(directory / shard),
                 hint=_COPY_AGAIN,
                 details=header.problems[1:],
