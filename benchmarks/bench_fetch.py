@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/bench_fetch.py --files 16 --size-mb 128 --rounds 3
 
-Three ways to get the same bytes, in turns, each in a fresh process and into a fresh folder:
+Three ways to get the same bytes, alternating, each in a fresh process and into a fresh folder:
 
     quantpipe   the fetch stage: every byte hashed while it streams, flushed, with receipts
     client      huggingface_hub.snapshot_download into a folder: sizes only are checked
@@ -131,15 +131,15 @@ def make_files(root: Path, count: int, size: int) -> dict[str, Path]:
 def measure(
     server: HubServer, folder: Path, arguments: argparse.Namespace
 ) -> dict[str, list[tuple[float, float]]]:
-    """Wall and CPU seconds by side; the sides take turns, so that a busy machine is busy for all.
+    """Wall and CPU seconds by side; the sides alternate, so that load affects all of them.
 
-    The first turn warms the caches up and does not count.
+    The first round warms up the caches and does not count.
     """
     seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in _SIDES}
     environment = {**os.environ, **server.environment(), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     environment["HF_HOME"] = str(folder / "home")
-    for turn in range(arguments.rounds + 1):
-        order = list(_SIDES)[turn % len(_SIDES) :] + list(_SIDES)[: turn % len(_SIDES)]
+    for round_ in range(arguments.rounds + 1):
+        order = list(_SIDES)[round_ % len(_SIDES) :] + list(_SIDES)[: round_ % len(_SIDES)]
         for side in order:
             target = folder / side
             os.sync()
@@ -149,7 +149,7 @@ def measure(
                 env=environment,
                 check=True,
             )
-            if turn:
+            if round_:
                 seconds[side].append((time.monotonic() - started, cpu_of_children() - before))
             shutil.rmtree(target)
     return seconds

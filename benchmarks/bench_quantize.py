@@ -1,14 +1,14 @@
-"""How fast engine `streaming` is beside engine `stock`, and how much memory each takes.
+"""Speed of engine `streaming` compared with engine `stock`, and the memory of each.
 
     .venv/bin/python benchmarks/bench_quantize.py [--layers 4] [--pairs 3] [--threads 2] [--quick]
     .venv/bin/python benchmarks/bench_quantize.py --memory [--layers 24]
 
 Both engines work at the same synthetic Qwen3-MoE (seeded, made on the spot: hidden 1024, 64 experts of 512,
-rotation and flex smoothing, 8 prompts), one after the other, --pairs times. Told for each: wall and CPU
+rotation and flex smoothing, 8 prompts), one after the other, --pairs times. Reported for each: wall and CPU
 seconds without imports, peak RSS, how many tensors differ from stock's, how far the weights are from the BF16
 model's, and, from one run more of each with products counted, their floating point operations and the seconds
 inside and outside of them. Floors are those operations at the speed of a plain product on this machine, and
-the bytes read and written at that of a plain copy with SHA-256; told is each one's share of the seconds.
+the bytes read and written at that of a plain copy with SHA-256; each one's share of the seconds is reported.
 --quick adds `exact: false`; --uncounted leaves the runs with counted products out.
 
 --memory takes one prompt and no smoothing: peak RSS at 4 and at --layers layers, then the deeper model with
@@ -98,7 +98,7 @@ def count_products() -> dict[str, float]:
 
 
 def worker(job: Path, descriptor: int, products: bool) -> int:
-    """The quantize worker, with products counted where asked."""
+    """The quantize worker, with products counted on request."""
     path = ROOT / "quantpipe" / "quantize" / "worker" / "__main__.py"
     spec = importlib.util.spec_from_file_location("worker_entry", path)
     assert spec is not None
@@ -211,7 +211,7 @@ def write_job(out: Path, snapshot: Path, engine: str, options: argparse.Namespac
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Exactly so many threads, and no question to a hub."""
+    """A fixed number of threads, and no requests to a hub."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     fixed = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     fixed |= {"OMP_DYNAMIC": "FALSE", "MKL_DYNAMIC": "FALSE", "HF_HUB_OFFLINE": "1"}

@@ -1,10 +1,10 @@
-"""How fast the checks are, each measured beside its floor in one run.
+"""How fast the checks are, each measured with its lower bound in one run.
 
     .venv/bin/python benchmarks/bench_verify.py [--size GB] [--threads N] [--rounds N] [--folder DIR]
 
 1. A deep look (every value measured, every file hashed) at a synthetic W8A8 checkpoint of --size GB, with the
    widths of Qwen3-30B-A3B, against plain hashlib over the same files with as many threads, alternating, page
-   cache warm. Target: 1.5 x. The ratio of CPU times is told too: it holds on a busy machine as well.
+   cache warm. Target: 1.5 x. The ratio of CPU times is reported too: it is valid on a busy machine as well.
 2. The checks that need headers only, on a checkpoint with the names and shapes of Qwen3-235B-A22B (110,641
    tensors in 56 sparse shards), in a process of its own. Target: 8 s, 500 MB.
 

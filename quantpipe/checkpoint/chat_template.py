@@ -1,4 +1,4 @@
-"""Whether a model directory has a chat template: what vLLM needs to answer a chat.
+"""Whether a model directory has a chat template: what vLLM needs to answer a chat request.
 
 As transformers loads a tokenizer (seen with 4.57.6 and 5.23.0): `chat_template.jinja`, or the key
 `chat_template` of tokenizer_config.json. `chat_template.json` is read for processors of images and sound
@@ -14,7 +14,7 @@ from quantpipe.checkpoint.strict_json import read_object
 
 
 def has_chat_template(directory: Path) -> bool:
-    """Whether the tokenizer can lay out a chat: without a template vLLM refuses one (HTTP 400).
+    """Whether the tokenizer can format a chat: without a template vLLM rejects one (HTTP 400).
 
     Raises:
         OSError: the file cannot be read now.

@@ -1,4 +1,4 @@
-"""A checkpoint directory as it lies on disk: headers, indexes, description and config, read once."""
+"""A checkpoint directory as it is on disk: headers, indexes, description and config, read once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from quantpipe.checkpoint.strict_json import read_object
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What lies in a checkpoint directory.
+    """The content of a checkpoint directory.
 
     Attributes:
         names: everything in the directory itself, not in its folders.
@@ -40,12 +40,12 @@ class Checkpoint:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by name; of one that lies in several shards the last, which vLLM would keep."""
+        """Every tensor by name; of one that is in several shards the last, which vLLM would keep."""
         return {tensor.name: tensor for header in self.headers for tensor in header.tensors}
 
     @cached_property
     def repeated(self) -> dict[str, list[str]]:
-        """Tensors that lie in several shards, with the shards."""
+        """Tensors that are in several shards, with the shards."""
         count = Counter(tensor.name for header in self.headers for tensor in header.tensors)
         names = {name for name, number in count.items() if number > 1}
         found: dict[str, list[str]] = {}

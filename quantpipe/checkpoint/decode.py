@@ -28,7 +28,7 @@ def decode(raw: bytes | memoryview, dtype: str) -> Array:
     """The elements of a tensor: integers as they are, floats as float32.
 
     Raises:
-        ValueError: there is no such dtype here.
+        ValueError: the dtype is not supported.
     """
     if dtype == "BF16":
         return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)

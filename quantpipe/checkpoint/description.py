@@ -26,7 +26,7 @@ class Description:
         types: tensor name to type.
         settings: everything else, as it is.
         nulls: keys whose value is null.
-        strange: tensor names whose value is no text.
+        strange: tensor names whose value is not a string.
     """
 
     types: dict[str, str] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Description:
 
     @property
     def rotation_path(self) -> str | None:
-        """Where global_rotation lies, relative to the checkpoint; None where no rotation is described."""
+        """The path of global_rotation, relative to the checkpoint; None where no rotation is described."""
         value: Any = self.settings.get("optional")
         for key in ("quarot", "rotation_map", "global_rotation"):
             value = value.get(key) if isinstance(value, dict) else None
@@ -56,7 +56,7 @@ def read_description(path: Path) -> Description:
     """The description in a file.
 
     Raises:
-        ValueError: there is no such file, or it is no JSON object.
+        ValueError: no such file, or it is not a JSON object.
         OSError: the file cannot be read now.
     """
     return parse_description(read_object(path))

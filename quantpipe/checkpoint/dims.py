@@ -1,7 +1,7 @@
 """The model's dimensions, from config.json as transformers and vLLM read it. Standard library only.
 
-This is the only reader of sizes in a config.json: verify and the exact checks want all of them, estimates,
-the rules of a serve profile and the vLLM plugin take what is there (`partial`).
+This is the only reader of sizes in a config.json: verify and the exact checks need all of them; estimates,
+the rules of a serve profile and the vLLM plugin use what exists (`partial`).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def read_dims(config: Mapping[str, Any], *, partial: bool = False) -> Dims:
 
     Args:
         partial: take any model type, and 0 for a size that is missing or makes no sense (False, nothing
-            and "" for what is no size): for figures that are better than none.
+            and "" for keys that are not sizes): for estimates.
 
     Raises:
         ValueError: a key is missing or makes no sense; the text names it. Never with `partial`.

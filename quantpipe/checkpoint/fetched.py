@@ -2,7 +2,7 @@
 
     <snapshot>/.quantpipe/hashes/<path>.json     {"sha256": ..., "tensors": {name: sha256, ...} or null}
 
-fetch takes them while the bytes stream by. Hours or days later the quantize worker compares every tensor
+fetch computes them while the bytes stream in. Hours or days later the quantize worker compares every tensor
 that it reads, so that a bit that flipped on the storage meanwhile is not quantized. The name "" stands for
 the header of a safetensors file, its first 8 bytes included: a flipped bit there makes another dtype.
 
@@ -40,7 +40,7 @@ class FileHashes:
 
     Attributes:
         sha256: of the whole file.
-        tensors: by name, and of the header under `HEADER`; None for what is no sound safetensors file.
+        tensors: by name, and of the header under `HEADER`; None for anything but an intact safetensors file.
     """
 
     sha256: str
@@ -77,7 +77,7 @@ class ChangedError(RuntimeError):
 
 
 def require_same(snapshot: Path, paths: Iterable[str]) -> None:
-    """Read files and compare them with their hashes; those whose hashes are not known are passed over.
+    """Read files and compare them with their hashes; files without known hashes are skipped.
 
     Raises:
         ChangedError: one differs, or is gone.
@@ -114,7 +114,7 @@ def _place(snapshot: Path, path: str) -> Path:
 
 
 class TensorHasher:
-    """Hashes the tensors of a safetensors file that passes by, in order and in chunks of any size.
+    """Hashes the tensors of a safetensors file from a stream, in order and in chunks of any size.
 
     Args:
         path: the file, for its suffix: of other files there is nothing to hash.
@@ -132,7 +132,7 @@ class TensorHasher:
         self._found: dict[str, str] | None = None
 
     def update(self, chunk: Chunk) -> None:
-        """Go on with these bytes."""
+        """Continue with these bytes."""
         view = memoryview(chunk)
         if self._head is not None:
             taken = min(len(view), self._wanted - len(self._head))
@@ -152,7 +152,7 @@ class TensorHasher:
             self._close_finished()
 
     def result(self) -> dict[str, str] | None:
-        """The hashes by name; None where it is no sound safetensors file, or has not passed by whole."""
+        """The hashes by name; None if it is not an intact safetensors file, or is not complete yet."""
         return self._found if self._tensor is None else None
 
     def _read_head(self) -> None:

@@ -1,4 +1,4 @@
-"""Index files: `*.safetensors.index.json`, which say in which shard a tensor lies.
+"""Index files: `*.safetensors.index.json`, which map tensors to shards.
 
 vLLM reads only the one named `model.safetensors.index.json`; msmodelslim writes others, which vLLM ignores.
 """

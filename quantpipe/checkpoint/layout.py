@@ -3,7 +3,7 @@
 The rules are vLLM's (0.23): q heads are divided by tp; KV heads are divided, or replicated where there are
 fewer of them than ranks; with expert parallel each of the dp * tp devices holds whole experts, without it
 every expert's width is divided over all of them (`FusedMoEParallelConfig.make`, which flattens tp across dp),
-while all else is held once in each dp rank. What verify checks and what the smoke rules refuse is asked here.
+while all else is held once in each dp rank. Used by verify's checks and by the smoke rules.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Layout:
 
     @property
     def devices(self) -> int:
-        """Devices in all: the ranks among which experts are divided."""
+        """Number of devices: the ranks that share the experts."""
         return self.tp * self.dp
 
 
@@ -55,7 +55,7 @@ class Indivisible(NamedTuple):
 
 
 def indivisible(dims: Dims, layout: Layout) -> Iterator[Indivisible]:
-    """All that the layout cannot divide: a server with it stops at start-up."""
+    """Everything that the layout cannot divide: a server with this layout stops at start-up."""
     yield from _indivisible_heads(dims, layout.tp)
     if dims.sparse_layers < dims.layers and dims.intermediate % layout.tp:
         yield Indivisible(
@@ -102,7 +102,7 @@ def _indivisible_experts(dims: Dims, layout: Layout) -> Iterator[Indivisible]:
 def device_bytes(dims: Dims | None, layout: Layout, weight_bytes: int) -> float:
     """Bytes of weights on one device, to a few percent: all devices share the experts, tp all else.
 
-    Of a checkpoint that is there, `quantpipe.verify.memory` computes it from the tensors, with replicas.
+    For an existing checkpoint, `quantpipe.verify.memory` computes it from the tensors, with replicas.
 
     Args:
         dims: None where they are not known; then nothing counts as an expert.

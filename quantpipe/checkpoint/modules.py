@@ -13,7 +13,7 @@ KINDS = ("embed", "head", "router", "norm", "attention", "mlp", "expert")
 """What a module may be."""
 
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-"""The linears that vLLM makes one of, by the name of that one."""
+"""The linears that vLLM fuses, by the name of the fused one."""
 
 EXPERT_PARTS = (*FUSED["gate_up_proj"], "down_proj")
 """The linears of an expert."""

@@ -26,7 +26,7 @@ INDEX = f"model{INDEX_SUFFIX}"
 """The only index that vLLM reads. msmodelslim writes others, which vLLM ignores."""
 
 ROTATION = "optional/quarot.safetensors"
-"""Where the global rotation lies, relative to the checkpoint: not a shard."""
+"""The path of the global rotation, relative to the checkpoint; it is not a shard."""
 
 
 def shard_name(number: int, count: int) -> str:

@@ -1,4 +1,4 @@
-"""Safetensors headers, parsed by ourselves: 8 bytes of little-endian length, JSON, then the tensors' bytes.
+"""Safetensors headers, parsed here: 8 bytes of little-endian length, JSON, then the tensors' bytes.
 
 The format is https://github.com/huggingface/safetensors#format. Whatever a file holds, parsing ends in a
 `Header` with its problems listed: no crash, no hang, no allocation beyond the header's own, bounded, size.
@@ -40,7 +40,7 @@ DTYPE_BYTES = {
 """Bytes of one element, by the name that headers use."""
 
 PREFIX_BYTES = 8
-"""The length of the JSON stands before it."""
+"""The length of the JSON precedes it."""
 
 _MAX_RANK = 8
 _MAX_PROBLEMS = 20
@@ -48,7 +48,7 @@ _MAX_PROBLEMS = 20
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where a tensor lies.
+    """The location of a tensor.
 
     Attributes:
         shard: the file, relative to the checkpoint.
@@ -71,7 +71,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What a shard says that it holds.
+    """The content of a shard according to its header.
 
     Attributes:
         shard: the file, relative to the checkpoint.

@@ -1,4 +1,4 @@
-"""Read JSON from files that nobody vouches for: no duplicate keys, no deep nesting, no huge numbers or trees.
+"""Read JSON from untrusted files: no duplicate keys, no deep nesting, no huge numbers or trees.
 
 A parser error, whatever it is, becomes a ValueError with one line of text.
 """
@@ -72,10 +72,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def load_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, for whoever treats a file that cannot be read unlike one that is wrong.
+    """The JSON object in a file, for callers that distinguish an unreadable file from a wrong one.
 
     Raises:
-        ValueError: as `parse_object`, or it is no plain file, or too long.
+        ValueError: as `parse_object`, or it is not a plain file, or too long.
         OSError: the file cannot be read.
     """
     found = path.stat()

@@ -33,7 +33,7 @@ def version_of(target: str) -> tuple[int, int]:
     """Major and minor version; `main` is newer than all.
 
     Raises:
-        ValueError: it is no version.
+        ValueError: it is not a version.
     """
     if target == "main":
         return (1 << 16, 0)

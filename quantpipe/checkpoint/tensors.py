@@ -11,8 +11,8 @@ as msmodelslim derives them from each other (o outputs, i inputs):
     SCALES          are finite and positive
     OF_THE_INPUT    are equal in the parts of a fused linear: they see one input, and the server keeps one
 
-Verify computes this with numpy on files, the vLLM plugin with torch on what was loaded: apart on purpose,
-so that a mistake in the one shows in the other. Standard library only.
+Verify computes this with numpy on files, the vLLM plugin with torch on what was loaded: separate on purpose,
+so that a mistake in one shows in the other. Standard library only.
 """
 
 from __future__ import annotations

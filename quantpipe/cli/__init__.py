@@ -72,7 +72,7 @@ def _call(console: Console) -> NoReturn:
 
 
 def _usage(error: click.ClickException) -> UsageError:
-    """What click says of a command line, as an error of ours."""
+    """A click error about the command line, as a UsageError."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     command = context.command_path if context else "quantpipe"
     what = error.format_message().rstrip(".").replace(". (", " (")
@@ -80,14 +80,14 @@ def _usage(error: click.ClickException) -> UsageError:
 
 
 def _fault_of_storage(error: Exception) -> QuantpipeError | None:
-    """A full disk or a lost mount is no bug, wherever it was met; None where it is something else."""
+    """The error of a full disk or a lost mount, which is not a bug; None for any other error."""
     from quantpipe.store.faults import storage_error
 
     return storage_error(error, where="") if isinstance(error, OSError) else None
 
 
 def _unexpected(error: Exception) -> QuantpipeError:
-    """A fault that nobody foresaw, of quantpipe's or of the machine's; finished work is kept all the same."""
+    """An unexpected fault, of quantpipe or of the machine; finished work is kept."""
     import traceback
 
     return QuantpipeError(

@@ -1,4 +1,4 @@
-"""The kinds of commands: the group, which knows how to report, and commands that take the settings."""
+"""The command classes: the group, which configures reporting, and commands that accept the settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Root(click.Group):
     """The group of all commands; its object is the console."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Until a command has parsed its own options, errors are reported as these arguments ask for."""
+        """Until a command has parsed its own options, errors are reported as these arguments request."""
         if "--json" in args:
             ctx.ensure_object(Console).mode = "json"
         return super().parse_args(ctx, args)
@@ -25,7 +25,7 @@ class Root(click.Group):
 
         Raises:
             RetryableError: a pipe or connection of the command's work broke. click takes that for a reader of
-                stdout that has gone, and would exit with 1 without a word; `emit` deals with those.
+                stdout that has gone, and would silently exit with 1; `emit` deals with those.
         """
         try:
             return super().invoke(ctx)
@@ -38,8 +38,8 @@ class Root(click.Group):
 class SettingsCommand(click.Command):
     """A command whose function gets `settings`; their options are made from the fields of `Settings`.
 
-    They are made when somebody asks for this command's options: `quantpipe --help` does not, and imports
-    no pydantic for them.
+    They are made only when this command's options are needed: `quantpipe --help` does not, and imports no
+    pydantic.
     """
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -60,7 +60,7 @@ class SettingsCommand(click.Command):
                 formatter.write_dl([record for is_one, record in records if record and is_one is wanted])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Call the function with what the flags, the environment and the defaults say.
+        """Call the function with the values of flags, environment and defaults.
 
         Raises:
             UsageError: one of them is wrong.
@@ -74,7 +74,7 @@ class SettingsCommand(click.Command):
 
 
 def _settings_options() -> list[click.Option]:
-    """An option per setting. Its text goes to `Settings` as it is: that parses variables, too."""
+    """An option per setting. Its text is passed to `Settings` unchanged, which parses variables, too."""
     from quantpipe import settings
 
     options = []

@@ -23,7 +23,7 @@ def emit(console: Console, value: Any, lines: list[str], *, done: bool = False) 
             cannot be written is a warning.
 
     Raises:
-        OSError: it cannot be written. That a reader has gone (`| head`) is no error.
+        OSError: it cannot be written. A reader that has gone (`| head`) is not an error.
     """
     try:
         if console.mode == "json":

@@ -1,4 +1,4 @@
-"""From results to what a command prints: a JSON value and lines for people. Nothing here decides anything."""
+"""From results to what a command prints: a JSON value and lines for people. No logic here."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def error(failure: QuantpipeError) -> list[str]:
 
 
 def _fitting(text: str, longest: int = _LONGEST_LINE) -> str:
-    """One line, cut where it is too long: msmodelslim and vLLM put whole configurations into a message."""
+    """One line, cut where it is too long: msmodelslim and vLLM put whole configurations into messages."""
     line = " ".join(text.split()) if "\n" in text else text
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
@@ -129,7 +129,7 @@ def plans(stages: Sequence[StagePlan], obstacles: Sequence[QuantpipeError]) -> R
 
 
 def statuses(recipes: Sequence[RecipeStatus]) -> Rendered:
-    """Per recipe: what is current, what else is there, and how the last run went."""
+    """Per recipe: the current generation, the others, and how the last run went."""
     lines: list[str] = []
     for recipe in recipes:
         lines.append(
@@ -174,7 +174,7 @@ def smoke(figures: SmokeFigures) -> Rendered:
 
 
 def _speed(bench: dict[str, Any]) -> str:
-    """Output tokens per second, and of the rest what vLLM's benchmark said."""
+    """Output tokens per second, and other figures of vLLM's benchmark."""
     text = f"speed        {bench['output_throughput']:.1f} output tokens per second"
     if "baseline" in bench:
         text += f", {bench['factor'] * bench['baseline']:.1f} required"
@@ -184,7 +184,7 @@ def _speed(bench: dict[str, Any]) -> str:
 
 
 def rolled_back(name: str, done: Rollback) -> Rendered:
-    """From which generation to which, and which ones were passed over."""
+    """From which generation to which, and which ones were skipped."""
     value = {
         "recipe": name,
         "from": done.left,
@@ -206,7 +206,7 @@ def rolled_back(name: str, done: Rollback) -> Rendered:
 
 
 def pruned(candidates: Sequence[Candidate], *, removed: bool) -> Rendered:
-    """What went, or would go."""
+    """What was removed, or would be."""
     total = sum(candidate.bytes for candidate in candidates)
     lines = [f"{human_bytes(c.bytes):>10}  {c.kind:<10} {c.path}" for c in candidates]
     verb = "removed" if removed else "would be removed; add --yes to remove"
@@ -239,7 +239,7 @@ def _amount(amount: Amount) -> str:
 
 
 def doctor(observations: Sequence[Observation]) -> Rendered:
-    """A line per observation, with what to do where something is wrong."""
+    """A line per observation, with what to do if something is wrong."""
     lines = []
     for observation in observations:
         lines.append(f"{'ok  ' if observation.ok else 'FAIL'} {observation.subject:<22} {observation.text}")

@@ -1,6 +1,6 @@
-"""From the bytes of a dataset file to JSON values, each with the line where it stands.
+"""From the bytes of a dataset file to JSON values, each with its line.
 
-json.loads() drops the lines and stops at the first problem; here every line that can be told is told. What
+json.loads() drops the lines and stops at the first problem; here each problem is reported with its line. What
 the values have to be is not decided here but in quantpipe.recipe.datasets.
 """
 
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
 
 def decode(raw: bytes) -> tuple[str | None, list[Problem]]:
-    """The text, and what is wrong with its encoding; None for UTF-16, where no line can be told."""
+    """The text, and what is wrong with its encoding; None for UTF-16, where lines are unknown."""
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return None, [Problem(1, "not UTF-8 at byte 0: the byte order mark of UTF-16; save it as UTF-8")]
     problems = []
@@ -85,7 +85,7 @@ def scan_lines(text: str) -> Iterator[Entry | Problem]:
 
 
 def scan_list(text: str) -> Iterator[Entry | Problem]:
-    """The items of a .json list; the first syntax error ends the scan, for nothing after it can be told."""
+    """The items of a .json list; the first syntax error ends the scan: what follows cannot be parsed."""
     start = _skip_space(text, 0)
     if start == len(text):
         return
@@ -126,7 +126,7 @@ def _list_items(text: str, bracket: int) -> Iterator[Entry]:
 
 
 def _value_at(text: str, start: int) -> tuple[object, int]:
-    """The JSON value at an offset, and the offset behind it.
+    """The JSON value at an offset, and the offset after it.
 
     Raises:
         json.JSONDecodeError: no value there, or one nested too deeply to read.

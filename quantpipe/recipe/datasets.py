@@ -4,11 +4,11 @@ Two forms are read:
 
 - ``.json``: a list of strings (the form of calib_data/ and of msmodelslim's own ``*.json`` sets).
 - ``.jsonl``: one JSON value a line, a string or an object that has exactly one of `PROMPT_KEYS`. Other keys
-  beside it are ignored: msmodelslim's sets carry ``id``, ``label`` and the like. Blank lines are skipped.
+  next to it are ignored: msmodelslim's sets have ``id``, ``label`` and the like. Blank lines are skipped.
 
 The checks are stricter than msmodelslim's on purpose. Its loader (26.1.0, FileDatasetLoader and
 SafeGenerator.load_jsonl) knows only ``inputs_pretokenized``: for any other object the raw JSON line,
-braces and all, becomes the calibration text without a word, and items of a list are not looked at.
+braces and all, silently becomes the calibration text, and items of a list are not checked.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def write_msmodelslim_dataset(prompts: Sequence[str], path: Path) -> Path:
         The absolute path, for ``spec.dataset`` (msmodelslim looks a bare name up in its own lab_calib).
 
     Raises:
-        UsageError: msmodelslim would refuse the path. It takes ASCII letters, digits, ``_ . - /`` only, also
-            behind symbolic links, and tells the form by the ending (its utils/security/path.py).
+        UsageError: msmodelslim would reject the path. It accepts ASCII letters, digits, ``_ . - /`` only,
+            also after resolving symbolic links, and goes by the extension (its utils/security/path.py).
         ValueError: there are no prompts.
     """
     if not prompts:

@@ -29,10 +29,10 @@ WRONG_FILE = "wrong_file"
 
 @dataclass(frozen=True)
 class Loading:
-    """What a recipe's file does not say: pydantic's validation context while it is loaded.
+    """Pydantic's validation context while a recipe is loaded: what its file does not contain.
 
     Attributes:
-        folder: where relative paths begin: the recipe's.
+        folder: base of relative paths: the recipe's folder.
         hub: the hub of a source that names none.
     """
 

@@ -22,8 +22,8 @@ class Verify(Section):
     """The static checks.
 
     Attributes:
-        target: the vllm-ascend version that has to load the checkpoint.
-        deep: also look at the values of the tensors, not only at names, types and shapes.
+        target: the vllm-ascend version that will serve the checkpoint.
+        deep: also check the values of the tensors, not only names, types and shapes.
     """
 
     target: str = Field(default="0.23.0", pattern=r"^\d+\.\d+\.\d+\w*$")
@@ -60,11 +60,11 @@ class Recipe(Section):
     publish: Publish = Publish()
 
     def stage_inputs(self) -> dict[str, Any]:
-        """What of the recipe decides each stage's result, as JSON values, by stage. Touches no disk.
+        """What determines each stage's result, as JSON values by stage. Reads no files.
 
-        Datasets and probe files count with their content and not with their paths; so does a local
-        source, whose content enters through its manifest. Time limits and the number of generations
-        decide nothing.
+        Datasets and probe files count by content and not by path; so does a local
+        source, whose content is in its manifest. Time limits and the number of generations
+        have no influence.
         """
         return {
             "fetch": self._source_input(),
@@ -75,10 +75,10 @@ class Recipe(Section):
         }
 
     def digest(self) -> str:
-        """SHA-256, in hex, over what decides the output. Touches no disk, and is the same on every host.
+        """SHA-256, in hex, over what determines the output. Reads no files, and is the same on every host.
 
-        Where the recipe leaves the hub to the host, the digest says just that; the key of the fetch stage
-        says which hub it was.
+        If the recipe leaves the hub to the host, the digest contains just that; the key of the fetch stage
+        contains the hub.
         """
         source = {**self._source_input(), "hub": self.source.named_hub}
         return digest_of({"fetch": source, "quantize": self._quantize_input()})

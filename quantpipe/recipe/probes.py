@@ -1,4 +1,4 @@
-"""Probes: questions to the loaded model, in the recipe or in a file of their own."""
+"""Probes: prompts for the loaded model, in the recipe or in a separate file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from quantpipe.recipe.section import Section
 
 
 class Probe(Section):
-    """A question to the loaded model.
+    """A prompt for the loaded model.
 
     Attributes:
         prompt: the text; for `chat` the user's message.
-        continuation: what a greedy answer has to begin with; None where only an answer is wanted.
-        max_tokens: how many tokens to ask for.
-        chat: ask /v1/chat/completions instead of /v1/completions.
-        must_stop: the answer has to end by itself, before `max_tokens`.
+        continuation: required beginning of the greedy answer; None accepts any answer.
+        max_tokens: maximum number of tokens to generate.
+        chat: use /v1/chat/completions instead of /v1/completions.
+        must_stop: the answer has to stop on its own, before `max_tokens`.
         any_script: the answer may be in a script that the prompt does not use (a translation).
     """
 

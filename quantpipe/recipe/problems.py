@@ -21,7 +21,7 @@ Lines = Mapping[Location, int]
 def refusal(path: Path, errors: Sequence[ErrorDetails], lines: Lines, model: type[BaseModel]) -> RecipeError:
     """The one error for all that validation found.
 
-    Where nothing is wrong but one file that the recipe names, its own error is the answer.
+    If the only problem is one file that the recipe names, the error is that file's own.
 
     Args:
         path: the file that was validated.

@@ -42,17 +42,17 @@ class Quantize(Section):
     """What msmodelslim does to the weights.
 
     Attributes:
-        engine: `streaming` works layer by layer from disk and continues what was interrupted; `stock` is
+        engine: `streaming` works layer by layer from disk and resumes after an interruption; `stock` is
             msmodelslim's own V1 service, which holds the whole model in memory.
         exact: the bits of engine `stock`. False lets engine `streaming` use faster arithmetic, for
             hosts without an NPU (docs/streaming.md says how much may differ).
         scheme: `w8a8_dynamic`: attention W8A8 static, experts and MLP W8A8_DYNAMIC, the rest FLOAT.
-        rotate: rotate the residual stream by a random Hadamard matrix first (QuaRot).
+        rotate: first rotate the residual stream with a random Hadamard matrix (QuaRot).
         anti_outlier: the smoothing; none without the section.
         calibration: the prompts for the static activation scales.
         device: `cpu`, `npu`, or a list of devices such as `npu:0,1`.
         threads: CPU threads; a fixed number makes the result independent of the host's number of cores,
-            since sums are split by it. None takes all cores.
+            since it determines how sums are split. None uses all cores.
         part_size: largest size of one shard, GiB.
         trust_remote_code: whether the model's own Python code may run.
     """

@@ -1,6 +1,6 @@
 """The JSON schema of a recipe file, for editors: keys, types, defaults, and what each key means.
 
-The meanings are the docstrings of the sections: they have no second home.
+The meanings are the sections' docstrings, their only source.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every section of a recipe is."""
+"""The base class of a recipe's sections."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A part of a recipe: frozen, and closed to keys that it does not know."""
+    """A part of a recipe: frozen, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)

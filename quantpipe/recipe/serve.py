@@ -17,23 +17,23 @@ class Serve(Section):
     """The serve profile: how vLLM is started, in vLLM's own terms (its `serve` options).
 
     Attributes:
-        served_model_name: the name under which clients ask for the model.
+        served_model_name: the model name that clients use.
         tensor_parallel_size: devices that share the weights of each layer.
-        data_parallel_size: copies of the attention layers, each with requests of its own.
+        data_parallel_size: replicas of the attention layers, each with its own requests.
         enable_expert_parallel: place whole experts on the devices instead of a slice of each.
-        max_model_len: tokens of prompt and answer together.
-        max_num_seqs: requests of one step.
-        max_num_batched_tokens: tokens of one step.
-        gpu_memory_utilization: share of a device's memory that vLLM may take.
+        max_model_len: maximum number of tokens, prompt and answer together.
+        max_num_seqs: maximum number of requests per step.
+        max_num_batched_tokens: maximum number of tokens per step.
+        gpu_memory_utilization: share of a device's memory that vLLM may use.
         dtype: of the weights and activations that are not quantized.
-        seed: of the sampling.
-        enforce_eager: compile nothing and capture no graphs.
-        async_scheduling: prepare the next step while one is computed.
+        seed: sampling seed.
+        enforce_eager: disable compilation and graph capture.
+        async_scheduling: prepare the next step during the current one.
         trust_remote_code: whether the model's own Python code may run in the server.
         hf_overrides: passed as JSON; YaRN goes here as `rope_parameters`.
         compilation_config: passed as JSON.
         additional_config: passed as JSON; vllm-ascend's own switches.
-        extra_args: further options, as they are.
+        extra_args: further options, passed unchanged.
         environment: environment variables of the server.
     """
 
@@ -59,7 +59,7 @@ class Serve(Section):
     @field_validator("environment", mode="before")
     @classmethod
     def _environment_is_text(cls, value: Any) -> Any:
-        """YAML reads `OMP_PROC_BIND: false` as a boolean; the environment wants its text."""
+        """YAML reads `OMP_PROC_BIND: false` as a boolean; the environment needs text."""
         if not isinstance(value, dict):
             return value
         return {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}

@@ -1,6 +1,6 @@
 """What ships with quantpipe: recipes, calibration datasets, the tiny model and its probes.
 
-They lie in the package's assets: in a wheel as files, in a checkout as links to the folders `recipes` and
+They are in the package's assets: in a wheel as files, in a checkout as links to the folders `recipes` and
 `calib_data`.
 """
 
@@ -14,7 +14,7 @@ from typing import Literal
 from quantpipe.errors import RecipeError
 
 Role = Literal["source", "dataset", "probes"]
-"""As what a recipe names a file or folder."""
+"""What a recipe uses a file or folder as."""
 
 _PREFIX = "builtin:"
 
@@ -61,7 +61,7 @@ def find_recipe(recipe: str | Path) -> Path:
 
 
 def builtin(text: str, role: Role) -> Path | None:
-    """The path that a `builtin:` name stands for; None for any other text.
+    """The path that a `builtin:` name refers to; None for any other text.
 
     Raises:
         RecipeError: nothing of this name and role ships with quantpipe.

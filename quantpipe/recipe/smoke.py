@@ -1,4 +1,4 @@
-"""The smoke section of a recipe: the server to start, what to ask it, how long to wait."""
+"""The smoke section of a recipe: the server to start, the prompts to send, the timeouts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Timeouts(Section):
     """Seconds that the smoke stage waits.
 
     Attributes:
-        stall: without any sign of life (log, CPU, disk) before the server counts as hung.
-        ready: alive, but no further on its way to /health: no new line, no new shard, nothing read.
-            Time in which it does come further does not count, however long a cold load takes.
+        stall: without any activity (log, CPU, disk) before the server counts as hung.
+        ready: alive, but without progress towards /health: no new log line, no new shard, nothing read.
+            Time with progress does not count, however long a cold load takes.
         probe: for one answer.
     """
 
@@ -34,9 +34,9 @@ class Container(Section):
 
     Attributes:
         image: None takes the tutorial's image for the hardware.
-        devices: numbers of the devices to map; empty maps all that the hardware has.
-        shm_size: of /dev/shm, as the container engine writes sizes.
-        mounts: further `source:target[:options]`, as the container engine takes them.
+        devices: numbers of the devices to map; empty maps all devices of the hardware.
+        shm_size: size of /dev/shm, in the container engine's notation.
+        mounts: further `source:target[:options]`, in the container engine's notation.
     """
 
     image: str | None = Field(default=None, min_length=1)
@@ -49,12 +49,12 @@ class Bench(Section):
     """A speed figure from `vllm bench serve` on random prompts, and the gate on it.
 
     Attributes:
-        num_prompts: requests in all.
+        num_prompts: number of requests.
         input_len: tokens of each prompt.
         output_len: tokens of each answer.
-        concurrency: requests at a time; None sends all at once.
-        baseline: output tokens per second that this profile is known for; None gates nothing.
-        factor: share of the baseline that has to be reached.
+        concurrency: requests in flight; None sends all at once.
+        baseline: expected output tokens per second of this profile; None disables the gate.
+        factor: required share of the baseline.
         timeout: seconds for the whole measurement.
     """
 
@@ -72,26 +72,26 @@ def _or_a_switch(schema: dict[str, Any]) -> None:
 
 
 class Smoke(Section):
-    """The smoke load: a real server on the real checkpoint, asked real questions.
+    """The smoke load: a real server on the real checkpoint, with probes.
 
     Attributes:
         launcher: `native` is vllm-ascend on NPUs, `docker` and `podman` are the same in its image, `cpu`
-            is the rehearsal with quantpipe's vLLM plugin, `attach` asks a server that runs already.
+            is the rehearsal with quantpipe's vLLM plugin, `attach` uses a running server.
         hardware: the kind of NPU server: `a2` is Atlas 800I A2, `a3` Atlas 800I A3; None where it does
             not matter.
-        device_memory: of one device, GiB.
+        device_memory: memory of one device, in GiB.
         container: for `docker` and `podman`.
         url: for `attach`, the server's address.
-        serve: how vLLM is started.
-        probes: questions to the model; those of `probes_file` are read at load and come after these.
-        probes_file: further questions: a file with a JSON list of the same objects, or `builtin:` and the
+        serve: the options of the vLLM server.
+        probes: prompts for the model; those of `probes_file` are read at load and appended.
+        probes_file: further probes: a file with a JSON list of the same objects, or `builtin:` and the
             name of a shipped model. None in a loaded recipe.
-        min_matches: share of the probes with a known continuation that has to match.
-        concurrency: requests of the batch that has to be answered at the same time.
+        min_matches: required share of matches among the probes with a known continuation.
+        concurrency: number of requests in the concurrent batch.
         max_logprob_drift: largest mean difference to the reference answers' log-probabilities, where the
             run has reference answers.
-        timeouts: seconds to wait, each for its own reason.
-        bench: `true`, or its section, measures the throughput.
+        timeouts: in seconds.
+        bench: `true` or a section measures the throughput.
     """
 
     launcher: Literal["native", "docker", "podman", "cpu", "attach"] = "native"

@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 
 def default_hub(environment: Mapping[str, str]) -> HubName:
-    """The hub of recipes that name none: as vLLM's own users choose it, by VLLM_USE_MODELSCOPE."""
-    wish = environment.get("VLLM_USE_MODELSCOPE", "").strip().lower()
-    return "modelscope" if wish in ("1", "true", "yes", "on") else "huggingface"
+    """The hub of recipes that name none: chosen by VLLM_USE_MODELSCOPE, as in vLLM."""
+    choice = environment.get("VLLM_USE_MODELSCOPE", "").strip().lower()
+    return "modelscope" if choice in ("1", "true", "yes", "on") else "huggingface"
 
 
 class Source(Section):
     """Where the BF16 weights come from.
 
     Attributes:
-        hub: which client fetches them; without the key VLLM_USE_MODELSCOPE decides, once, at load.
+        hub: where to fetch from; without the key VLLM_USE_MODELSCOPE decides, once, at load.
         repo: `owner/name` on a hub; for `local` a directory, or `builtin:` and the name of a shipped model.
-        revision: branch, tag or commit; None is the hub's default. Resolved to a commit first of all.
-        include: shell patterns of the files wanted; empty means all that serving and quantizing need.
-        exclude: shell patterns of files never wanted.
+        revision: branch, tag or commit; None is the hub's default. Resolved to a commit before anything else.
+        include: shell patterns of files to fetch; empty means all that serving and quantizing need.
+        exclude: shell patterns of files never to fetch.
     """
 
     hub: HubName = "huggingface"
@@ -48,7 +48,7 @@ class Source(Section):
 
     @property
     def named_hub(self) -> HubName | None:
-        """The hub that the recipe asks for; None where it leaves that to the host."""
+        """The hub that the recipe names; None if the host decides."""
         return self.hub if self._hub_is_named else None
 
     @field_validator("repo")

@@ -68,7 +68,7 @@ def examine(
 
     Raises:
         OSError: a directory or a file cannot be read to its end.
-        VerificationError: the source is no BF16 model.
+        VerificationError: the source is not a BF16 model.
     """
     checkpoint = open_checkpoint(path, jobs=jobs)
     model = described_model(checkpoint, target)

@@ -89,7 +89,7 @@ class Model:
 
     @cached_property
     def expected(self) -> dict[str, Spec]:
-        """Every tensor that has to be there or may be, with what it has to be."""
+        """Every required and optional tensor, with its specification."""
         return {
             f"{name}.{suffix}": spec
             for name in self.types

@@ -56,7 +56,7 @@ class VerifyStage:
     def run(self, context: Context) -> StageResult[VerifyOutput, VerifyFigures]:
         """Check and seal.
 
-        A generation of this digest that is there and intact is what would be sealed: it is checked instead.
+        If an intact generation of this digest exists, it is what would be sealed: it is checked instead.
         One that was damaged after it was sealed is replaced.
 
         Raises:
@@ -150,7 +150,7 @@ def _failure(report: Report) -> VerificationError:
 
 
 def _damage(context: Context, sealed: Path, manifest: Manifest) -> list[Mismatch]:
-    """How a generation of this name that is there already differs from what its name says."""
+    """How an existing generation of this name differs from its manifest."""
     with context.console.progress("compare", manifest.total_bytes, unit="B") as progress:
         return check(
             sealed,

@@ -76,7 +76,7 @@ def verify(
         console: where progress goes; nowhere without one.
 
     Raises:
-        UsageError: an argument makes no sense, or the path is no directory.
+        UsageError: an argument makes no sense, or the path is not a directory.
         VerificationError: it cannot be read. Findings do not raise: see `Report.ok`.
     """
     source = None if against is None else Path(against)
@@ -88,7 +88,7 @@ def run_verify(path: Path, options: Options, console: Console) -> Report:
     """Verify any checkpoint directory, whoever made it.
 
     Raises:
-        UsageError: an option makes no sense, or the path is no directory.
+        UsageError: an option makes no sense, or the path is not a directory.
         VerificationError: it cannot be read. Findings do not raise: they are in the report.
     """
     if not path.is_dir():
@@ -117,7 +117,7 @@ def target_of(options: Options) -> str:
     """The vllm-ascend version: of the flag, of the recipe, or the default.
 
     Raises:
-        UsageError: it is no version.
+        UsageError: it is not a version.
     """
     if options.target is None:
         return options.recipe.verify.target if options.recipe else "0.23.0"

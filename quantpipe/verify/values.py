@@ -44,7 +44,7 @@ class Stats:
         zeros: of an int8 weight, how many are 0.
         saturated: of an int8 weight, how many are 127, -127 or -128.
         nonfinite: whether there is a NaN or an infinity.
-        blank: whether all bits are zero, a sign apart.
+        blank: whether all bits are zero, ignoring the sign.
         low, high, median: of a scale; NaN for others.
     """
 

@@ -7,14 +7,14 @@ NPU's integer arithmetic, exactly and slowly. Run with `--enforce-eager`: it doe
 
     description.py    quant_model_description.json: the type of each layer
     weight_files.py   which tensors vLLM will read
-    ledger.py         what has to arrive, what did, and the errors between the two
+    ledger.py         the expected tensors, the loaded ones, and the differences
     values.py         what the loaded numbers have to satisfy
     arithmetic.py     int8 products and the two activation quantizations
     linear.py moe.py norm.py    the layers
-    config.py         what vLLM asks: which layer gets which method
+    config.py         vLLM's interface: which layer gets which method
 
 This package lives in the serving environment: it imports vllm, torch and the standard library, and
-of quantpipe only what does the same, `quantpipe.errors` and the format in `quantpipe.checkpoint`.
+of quantpipe only modules with the same restriction: `quantpipe.errors` and `quantpipe.checkpoint`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _LOG = logging.getLogger("vllm.quantpipe")
 
 
 def register() -> None:
-    """Register the quantization "ascend", unless somebody with a better claim is there.
+    """Register the quantization "ascend", unless another provider takes precedence.
 
-    Stands aside, with a log line that says why, when vllm_ascend or torch_npu is installed (there
+    Does nothing but log the reason when vllm_ascend or torch_npu is installed (there
     NPUPlatform registers "ascend"; a second registration would silently replace it), when the
-    platform is not CPU, or when "ascend" or an RMSNorm replacement is registered already. Cheap,
-    and harmless to call again.
+    platform is not CPU, or when "ascend" or an RMSNorm replacement is already registered. Cheap,
+    and safe to call again.
     """
     reason = _why_not()
     if reason:

@@ -1,4 +1,4 @@
-"""What vLLM asks of a quantization: which layer is computed how."""
+"""The interface that vLLM expects of a quantization: which layer is computed by which method."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ class AscendCpuConfig(QuantizationConfig):  # type: ignore[misc]
     def get_cache_scale_mapper(self) -> Any:
         """The names of KV cache scales: none is changed.
 
-        What matters is the moment: vLLM asks for it when the model is built and before it loads the
-        first tensor. A version that does not ask is no harm: the ledger then checks a little later.
+        What matters is the time of the call: vLLM makes it when the model is built and before it loads the
+        first tensor. A version without this call does no harm: the ledger then checks a little later.
 
         Raises:
             CheckpointLoadError: the files do not hold what the model needs.
@@ -176,7 +176,7 @@ class AscendCpuConfig(QuantizationConfig):  # type: ignore[misc]
 
 
 def _out_features(layer: Any) -> list[int]:
-    """The output sizes of the whole layer's parts, before tensor parallelism cuts or replicates them."""
+    """The output sizes of the whole layer's parts, before tensor parallelism splits or replicates them."""
     if isinstance(layer, QKVParallelLinear):
         heads = (layer.total_num_heads, layer.total_num_kv_heads, layer.total_num_kv_heads)
         return [count * layer.head_size for count in heads]

@@ -19,7 +19,7 @@ from .errors import CheckpointLoadError
 
 
 def part_names(prefix: str) -> tuple[str, ...]:
-    """The checkpoint's layers behind vLLM's layer `prefix`: itself, or the parts it fuses."""
+    """The checkpoint's layers that make up vLLM's layer `prefix`: itself, or the parts that it fuses."""
     parent, _, leaf = prefix.rpartition(".")
     if leaf in FUSED:
         return tuple(f"{parent}.{part}" for part in FUSED[leaf])
@@ -27,7 +27,7 @@ def part_names(prefix: str) -> tuple[str, ...]:
 
 
 def expert_names(prefix: str, num_experts: int) -> tuple[str, ...]:
-    """The checkpoint's layers behind the fused experts `prefix` (`model.layers.0.mlp.experts`)."""
+    """The checkpoint's layers that make up the fused experts `prefix` (`model.layers.0.mlp.experts`)."""
     return tuple(f"{prefix}.{expert}.{part}" for expert in range(num_experts) for part in EXPERT_PARTS)
 
 
@@ -39,7 +39,7 @@ class Description:
         entries: its contents.
 
     Raises:
-        CheckpointLoadError: it asks for a quantized attention or KV cache, which is not rehearsed.
+        CheckpointLoadError: it requires a quantized attention or KV cache, which is not rehearsed.
     """
 
     def __init__(self, path: Path, entries: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""The one error of a strict load."""
+"""The error of a strict load."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _SHOWN = 12
 
 
 class CheckpointLoadError(VerificationError):
-    """The checkpoint is not what `--quantization ascend` has to be given.
+    """The checkpoint is not valid for `--quantization ascend`.
 
     vLLM shows nothing of an exception but its text, and that only in the log of the process where
-    it was raised: so, unlike its parents, this error carries everything in its text.
+    it was raised: so, unlike its base classes, this error has everything in its text.
     """
 
     def __str__(self) -> str:

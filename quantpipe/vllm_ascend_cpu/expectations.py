@@ -2,7 +2,7 @@
 
 V0 writes weight_scale and weight_offset of static layers too, and q/k/v `.bias` with anti-outlier
 m4; nothing uses them (quant_bias contains the bias). Shapes are those of the whole layer, before
-tensor or expert parallelism cuts it.
+tensor or expert parallelism splits it.
 """
 
 from __future__ import annotations

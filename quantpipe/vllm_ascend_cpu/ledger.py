@@ -1,11 +1,11 @@
-"""The ledger of a load: what has to arrive, and what did.
+"""The ledger of a load: which tensors have to be loaded, and which were.
 
 vLLM does not check that a quantized model is complete: a missing scale stays at whatever memory
-held, and what it has no place for is dropped. So each layer, when it is built, enters here what
+held, and a tensor without a parameter is dropped. So each layer, when it is built, enters here what
 it needs, by the checkpoint's tensor names. When the model is built the list is complete,
 and is compared with the headers of all files: every missing, duplicate, misshapen, mistyped and
 unknown tensor is reported at once, before the hours that reading a large checkpoint takes. After
-loading each layer asks for what it was really given.
+loading, each layer checks what it was actually given.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Expected:
 
 
 class LoadLedger:
-    """The expected and the arrived tensors of one model in one process.
+    """The expected and the loaded tensors of one model in one process.
 
     Args:
         model_dir: the checkpoint directory.
@@ -62,7 +62,7 @@ class LoadLedger:
         """Note that vLLM delivered a tensor.
 
         Raises:
-            CheckpointLoadError: the headers do not fit, or the tensor came before.
+            CheckpointLoadError: the headers do not fit, or the tensor was loaded before.
         """
         self.check_files()
         self._arrived[name] += 1
@@ -96,10 +96,10 @@ class LoadLedger:
         )
 
     def check_arrived(self, names: Iterable[str]) -> None:
-        """Ask, after loading, for tensors that a layer needs.
+        """Check, after loading, that a layer got the tensors that it needs.
 
         Raises:
-            CheckpointLoadError: some required ones never came, although the files may hold them.
+            CheckpointLoadError: some required ones were not loaded, although the files may hold them.
         """
         self.check_files()
         lost = [n for n in names if self._expected[n].required and not self._arrived[n]]

@@ -27,7 +27,7 @@ _OUT_DIM = {"output_dim": 0}
 class _Int8LinearMethod(LinearMethodBase):  # type: ignore[misc]
     """What both types share: parameters whose loading goes through the ledger.
 
-    vLLM picks the loader by the class name of the method; ours is unknown to it and gets the
+    vLLM selects the loader by the class name of the method; ours is unknown to it and gets the
     original `weight_loader`, as vllm-ascend's does. One instance serves one layer.
 
     Args:
@@ -67,7 +67,7 @@ class _Int8LinearMethod(LinearMethodBase):  # type: ignore[misc]
         out = sum(output_partition_sizes)
         for field, data in self.parameters(out, input_size_per_partition, params_dtype).items():
             param = torch.nn.Parameter(data, requires_grad=False)
-            # One value for the whole fused layer, never cut by tensor parallelism.
+            # One value for the whole fused layer, never split by tensor parallelism.
             cut = {} if field in OF_THE_INPUT else _OUT_DIM
             if field == "weight":
                 cut = {**cut, "input_dim": 1}
@@ -77,7 +77,7 @@ class _Int8LinearMethod(LinearMethodBase):  # type: ignore[misc]
             layer.register_parameter(field, param)
 
     def _recording(self, field: str, loader: Callable[..., None]) -> Callable[..., None]:
-        """A weight loader that tells the ledger, and keeps the small tensors for the checks."""
+        """A weight loader that records to the ledger, and keeps the small tensors for the checks."""
 
         def load(param: torch.nn.Parameter, loaded: torch.Tensor, *shard: str | int) -> None:
             name = f"{self._part(*shard)}.{field}"
@@ -97,7 +97,7 @@ class _Int8LinearMethod(LinearMethodBase):  # type: ignore[misc]
         return self.parts["qkv".index(shard) if isinstance(shard, str) else shard]
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        """Check what arrived, then prepare for `apply`.
+        """Check what was loaded, then prepare for `apply`.
 
         Raises:
             CheckpointLoadError: a tensor is missing or its values are wrong.
@@ -202,7 +202,7 @@ class StaticLinearMethod(_Int8LinearMethod):
         layer.input_offset_float = layer.input_offset.data.to(layer.input_scale.dtype)
 
     def multiply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """`(q @ weight.T + quant_bias) * deq_scale`, quant_bias on the first rank of a cut sum only.
+        """`(q @ weight.T + quant_bias) * deq_scale`, quant_bias only on the first rank of a split sum.
 
         quant_bias contains the float bias, so `bias` is left out, as vllm-ascend does.
         """

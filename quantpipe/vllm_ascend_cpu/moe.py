@@ -76,7 +76,7 @@ class DynamicMoEMethod(FusedMoEMethodBase):  # type: ignore[misc]
                 layer.register_parameter(f"{stem}_{field}", param)
 
     def _recording(self, field: str, loader: Callable[..., Any]) -> Callable[..., Any]:
-        """A weight loader that checks values and tells the ledger, unless another rank has the expert."""
+        """A weight loader that checks and records tensors, unless another rank has the expert."""
 
         def load(
             param: torch.nn.Parameter,
@@ -103,7 +103,7 @@ class DynamicMoEMethod(FusedMoEMethodBase):  # type: ignore[misc]
         return load
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        """Check what arrived, then prepare for `apply`.
+        """Check what was loaded, then prepare for `apply`.
 
         Raises:
             CheckpointLoadError: a tensor of an expert of this rank is missing or its values are wrong.

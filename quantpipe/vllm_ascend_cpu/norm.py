@@ -1,4 +1,4 @@
-"""RMSNorm with the bias that anti-outlier m4 leaves behind."""
+"""RMSNorm with the bias that anti-outlier m4 adds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .config import AscendCpuConfig
 
 
 class BiasedRMSNorm(RMSNorm):  # type: ignore[misc]
-    """vLLM's RMSNorm; with our quantization and biases in the description, y = RMSNorm(x) + bias.
+    """vLLM's RMSNorm; with this quantization and biases in the description, y = RMSNorm(x) + bias.
 
     As in vllm-ascend (`ops/layernorm.py`), either all norms of a model have a bias parameter or
     none; a norm without a tensor for it keeps zeros. Other models are not affected.

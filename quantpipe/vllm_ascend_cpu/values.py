@@ -1,6 +1,6 @@
-"""What the numbers of a checkpoint have to satisfy, whatever the layer.
+"""The conditions on the numbers of a checkpoint, for any layer.
 
-Each function returns sentences about the tensor `name` that are wrong with it; none is good.
+Each function returns one sentence per problem of the tensor `name`; an empty list if it is correct.
 The identities and their bounds are in quantpipe/checkpoint/tensors.py.
 """
 

@@ -1,4 +1,4 @@
-"""Which tensors vLLM will read from a checkpoint, by the headers of its shards."""
+"""The tensors that vLLM will read from a checkpoint, from the headers of its shards."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def read_stored(model_dir: str) -> Mapping[str, list[Tensor]]:
     """All tensors that vLLM will read, by name; more than one entry is a duplicate.
 
     vLLM reads every shard of the directory itself, or, if there is an index of the name that Hugging Face
-    uses, the files that the index names and that are there (vLLM: filter_duplicate_safetensors_files).
+    uses, the existing files that the index names (vLLM: filter_duplicate_safetensors_files).
 
     Raises:
-        CheckpointLoadError: no file, or one that is truncated or no safetensors file.
+        CheckpointLoadError: no file, or one that is truncated or not a safetensors file.
     """
     directory = Path(model_dir)
     stored: dict[str, list[Tensor]] = {}

@@ -13,7 +13,7 @@ _INTRODUCTION = """\
 Made from the registry in `quantpipe/verify/checks`; do not edit it here.
 
 A checks find what makes vLLM-Ascend stop while loading. B checks find what it loads silently and
-then computes wrongly: vLLM does no completeness check on quantized models. C checks look at the whole.
+then computes wrongly: vLLM does no completeness check on quantized models. C checks cover the whole.
 
 An error ends `quantpipe verify` with exit code 3 and is never published. A warning may be wrong, a note is
 worth knowing. The severity below is that of the check; single findings of it may be milder.

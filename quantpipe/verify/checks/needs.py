@@ -19,7 +19,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True)
 class Need(Generic[T_co]):
-    """Something that has to be there before a check can run.
+    """Something that a check needs in order to run.
 
     Attributes:
         name: as docs/checks.md has it.

@@ -1,4 +1,4 @@
-"""Checks against the BF16 source: B13. The bounds are this module's, with their reasons beside them."""
+"""Checks against the BF16 source: B13. The bounds are defined here, with their reasons."""
 
 from __future__ import annotations
 

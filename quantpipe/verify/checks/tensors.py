@@ -124,7 +124,7 @@ def exact_set(model: Model) -> Iterator[Defect]:
 
 
 def _described_only(model: Model, described: dict[str, str]) -> Iterator[Defect]:
-    """Keys without a tensor, apart from those of modules that another check complains about."""
+    """Keys without a tensor, except for those of modules that another check reports."""
     for name in described:
         if name in model.tensors or name in model.expected or name.endswith("norm.bias"):
             continue

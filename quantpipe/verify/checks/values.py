@@ -1,4 +1,4 @@
-"""Checks of the numbers: B4 to B7, B11, B12. The bounds are this module's, with their reasons beside them."""
+"""Checks of the numbers: B4 to B7, B11, B12. The bounds are defined here, with their reasons."""
 
 from __future__ import annotations
 

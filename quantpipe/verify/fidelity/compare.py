@@ -1,4 +1,4 @@
-"""Reconstruction against the BF16 source: what each quantized weight stands for, with all rewriting undone.
+"""Reconstruction against the BF16 source: what each quantized weight represents, with all rewriting undone.
 
 Quantizing W8A8-rot rewrites the model without changing what it computes (msmodelslim's quarot,
 flex_smooth_quant and m4):
@@ -41,7 +41,7 @@ def compare(model: Model, source: Path, *, jobs: int) -> Fidelity:
     """Compare every weight of a checkpoint with those of the BF16 model that it was made from.
 
     Raises:
-        VerificationError: the source is no directory of safetensors.
+        VerificationError: the source is not a directory of safetensors.
         OSError: a shard cannot be read.
     """
     original = open_checkpoint(source, jobs=jobs)

@@ -25,7 +25,7 @@ _ORTHOGONAL = 1e-3
 _MAX_HIDDEN = 1 << 15
 
 ENDS = ("embed", "head")
-"""Kinds of modules that the rotation changes and nothing else rewrites, the last norm apart."""
+"""Kinds of modules that only the rotation rewrites, except for the last norm."""
 
 FLOAT_BOUND = 0.02
 """Largest relative error of a FLOAT weight: BF16 rounds a rotated one by 0.2 %."""

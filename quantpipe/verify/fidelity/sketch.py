@@ -23,7 +23,7 @@ _FAR = 1e6
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight on disk, as the numbers that it stands for.
+    """A weight on disk, as the numbers that it represents.
 
     Attributes:
         scale: float32 [o, 1] where it is quantized.
