@@ -2,7 +2,7 @@
 #
 #   make quantize RECIPE=recipes/x.yaml STORE=/mnt/weights     the build-job form
 #   make setup TORCH_INDEX=URL                                 torch from another package index
-#   make quantize QUANTIZE_PYTHON=... SERVE_PYTHON=...         environments that exist already (NPU hosts)
+#   make quantize QUANTIZE_PYTHON=... SERVE_PYTHON=...         existing environments (NPU hosts)
 
 PYTHON ?= python3
 RECIPE ?= recipes/tiny-qwen3-moe-w8a8-rot.yaml
@@ -17,7 +17,7 @@ ENVIRONMENTS := quantpipe/environments
 PIP = -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 BIN := .venv/bin
 
-# An environment that exists already is used as it is: only the missing ones are made.
+# An existing environment is used as it is: only the missing ones are created.
 CORE := .venv/.stamp
 QUANTIZE := $(if $(QUANTIZE_PYTHON),,.venv-quantize/.stamp)
 SERVE := $(if $(SERVE_PYTHON),,.venv-serve/.stamp)
@@ -54,11 +54,11 @@ format: $(CORE)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Every text that a user may read, for review as wording.
+# All user-visible messages, for review of their wording.
 messages: $(CORE)
 	$(BIN)/python tests/helpers/messages.py > tests/messages.txt
 
-# Fragments of docs/changes into CHANGELOG.md: `make changelog VERSION=0.2.0`.
+# Move the fragments of docs/changes into CHANGELOG.md: `make changelog VERSION=0.2.0`.
 changelog: $(CORE)
 	.venv/bin/python $(PIP) "towncrier>=24.8"
 	$(BIN)/towncrier build --yes --version $(VERSION)
@@ -66,7 +66,7 @@ changelog: $(CORE)
 clean:
 	rm -rf .venv .venv-quantize .venv-serve build *.egg-info
 
-# A stamp is written last: an environment whose making was interrupted is made again.
+# A stamp is written last: an environment whose set-up was interrupted is created again.
 .venv/.stamp: pyproject.toml $(ENVIRONMENTS)/core.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP) -c $(ENVIRONMENTS)/core.txt -e .[test,lint]
@@ -77,7 +77,7 @@ clean:
 	.venv-quantize/bin/python $(PIP) -r $(ENVIRONMENTS)/quantize.txt
 	@touch $@
 
-# Complete, so without dependencies: serve.txt says why.
+# The list is complete, so no dependencies are resolved: serve.txt says why.
 .venv-serve/.stamp: pyproject.toml $(ENVIRONMENTS)/serve.txt $(ENVIRONMENTS)/vllm-name/pyproject.toml
 	$(PYTHON) -m venv .venv-serve
 	.venv-serve/bin/python $(PIP) --no-deps -r $(ENVIRONMENTS)/serve.txt

@@ -1,4 +1,4 @@
-"""What a run says: lines and bars for people, JSON lines for programs, and events.jsonl on disk for both.
+"""Output of a run: lines and bars for people, JSON lines for programs, and events.jsonl on disk for both.
 
 Progress and logs go to stderr, data to stdout (the command prints that itself). Bars appear on a
 terminal only. Everything that passes here is redacted first: no token, no signed URL; and no control
@@ -27,14 +27,14 @@ Mode = Literal["human", "json", "quiet"]
 
 
 class Progress(Protocol):
-    """A bar, or nothing where there is no terminal."""
+    """A progress bar, or nothing where there is no terminal."""
 
     def advance(self, amount: int = 1) -> None:
-        """So much more is done; may be called from any thread."""
+        """Report `amount` more units as done; may be called from any thread."""
         ...
 
     def describe(self, text: str) -> None:
-        """What is being worked on now."""
+        """Show what is in progress now."""
         ...
 
 
@@ -150,7 +150,7 @@ class Console:
             self._print(text)
 
     def warning(self, text: str, **fields: Any) -> None:
-        """Something that the user has to know, though the run goes on."""
+        """Something that the user should know, though the run continues."""
         self.event("warning", text=text, **fields)
         self._print(text, before=f"{self.styled('warning:', '33')} ")
 
@@ -162,7 +162,7 @@ class Console:
             total: in units; None where it is not known.
             unit: "B" scales by 1024 and shows bytes; anything else counts.
 
-        Without a total there is nothing to count towards: what is being done, and for how long, is shown.
+        Without a total, the description and the elapsed time are shown.
         """
         if not self.interactive:
             yield _Silent()
@@ -184,7 +184,7 @@ class Console:
             yield _Bar(bar)
 
     def styled(self, text: str, code: str) -> str:
-        """`text` in an ANSI style, where the terminal takes it and NO_COLOR is unset."""
+        """`text` in an ANSI style, where the terminal supports it and NO_COLOR is unset."""
         if not self.interactive or os.environ.get("NO_COLOR"):
             return text
         return f"\x1b[{code}m{text}\x1b[0m"

@@ -1,4 +1,4 @@
-"""One way to turn a JSON value into bytes, and so into a digest."""
+"""The one way from a JSON value to bytes, and so to a digest."""
 
 from __future__ import annotations
 

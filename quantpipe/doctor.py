@@ -1,4 +1,4 @@
-"""Look at this machine before it is needed: interpreters, devices, memory, disk, the store's semantics."""
+"""Check this host before a run needs it: interpreters, devices, memory, disk, the store's semantics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quantpipe.text import human_bytes
 
 @dataclass(frozen=True)
 class Observation:
-    """One look: what at, whether it is as it has to be, what was seen, what to do."""
+    """One observation: its subject, whether it is as required, what was found, what to do."""
 
     subject: str
     ok: bool
@@ -30,7 +30,7 @@ class Observation:
 
 
 def observe(settings: Settings) -> list[Observation]:
-    """Everything that a run needs of this machine."""
+    """Check everything that a run needs from this host."""
     quantize = ("torch", "transformers", "msmodelslim")
     return [
         _attempt(

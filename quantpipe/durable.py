@@ -41,7 +41,7 @@ def fsync_file(path: Path) -> None:
 def drop_cache(descriptor: int) -> None:
     """Let the next reads of a file come from the device, as far as its content has been flushed.
 
-    What the page cache holds may be right while the device is not; who verifies has to see the latter.
+    The page cache may be right while the device is not; a verification has to read the device.
     """
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -49,7 +49,7 @@ def drop_cache(descriptor: int) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success it becomes `path`, durably.
+    """Give a temporary path next to `path`; on success it becomes `path`, durably.
 
     On an error the temporary file is removed and `path` is as it was.
     """

@@ -1,15 +1,15 @@
 """Every error that quantpipe raises on purpose, and the exit code that each one becomes.
 
-    QuantpipeError                    1    a stage failed and a retry alone will not mend it
+    QuantpipeError                    1    a stage failed and a retry alone will not help
     |-- UsageError                    2    the command line or the environment variables are wrong
     |-- RecipeError                   2    the recipe or one of its datasets is wrong
-    |-- VerificationError             3    bytes or tensors are not what they have to be
-    |-- SmokeError                    4    the server loaded wrongly, answered wrongly or not at all
-    |-- PreflightError                5    this machine cannot do it: disk, memory, device, version
+    |-- VerificationError             3    bytes or tensors are not what they should be
+    |-- SmokeError                    4    the server failed to load, answered wrongly or not at all
+    |-- PreflightError                5    this host lacks something: disk, memory, device, version
     |   `-- StorageFullError          5    the disk or the quota ran out
     |-- QuantizeError                 1    msmodelslim failed: its log is kept
     |-- LeaseHeldError               11    another run works on the same recipe
-    |-- RetryableError               75    stopped safely, or a passing fault: run again
+    |-- RetryableError               75    stopped cleanly, or a transient error: run again
     `-- InterruptedRunError         130    Ctrl-C
 
 Only 11 and 75 are worth an automatic retry. Errors are raised where the cause is known and
@@ -75,19 +75,19 @@ class RecipeError(QuantpipeError):
 
 
 class VerificationError(QuantpipeError):
-    """A file, a hash or a tensor is not what it has to be."""
+    """A file, a hash or a tensor is not what it should be."""
 
     exit_code = 3
 
 
 class SmokeError(QuantpipeError):
-    """The checkpoint did not load, or did not answer as it has to."""
+    """The checkpoint did not load, or did not answer as expected."""
 
     exit_code = 4
 
 
 class PreflightError(QuantpipeError):
-    """This machine lacks what the run needs: disk, memory, device, version."""
+    """This host lacks something that the run needs: disk, memory, device, version."""
 
     exit_code = 5
 
@@ -97,7 +97,7 @@ class StorageFullError(PreflightError):
 
 
 class QuantizeError(QuantpipeError):
-    """msmodelslim failed for a reason that running again will not mend."""
+    """msmodelslim failed, and running it again will not help."""
 
 
 class LeaseHeldError(QuantpipeError):
@@ -107,7 +107,7 @@ class LeaseHeldError(QuantpipeError):
 
 
 class RetryableError(QuantpipeError):
-    """Stopped safely, or a passing fault: the same command continues."""
+    """Stopped cleanly, or a transient error: rerun the same command to resume."""
 
     exit_code = 75
 

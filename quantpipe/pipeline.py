@@ -1,8 +1,8 @@
 """The stages and their order: what is up to date, what has to run, how a run continues.
 
-One rule decides everything: a receipt whose key is the stage's present key, and whose outputs are
-still there, stands for the work. Receipts come from the run itself, from an earlier run that did not
-get to its end, and from the run that published the current generation.
+One rule decides everything: a receipt whose key is the stage's current key, and whose outputs still
+exist, marks the stage as up to date. Receipts come from the run itself, from an earlier run that was not
+completed, and from the run that published the current generation.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Selection:
     """Which stages a run goes through.
 
     Attributes:
-        first: begin here; what is before has to be up to date.
+        first: start here; all earlier stages have to be up to date.
         last: end here.
-        force: run this stage, and all behind it, even where receipts stand for them.
+        force: run this stage and all later ones, even where receipts mark them as up to date.
         deep: hash the snapshot again instead of trusting the size, mtime and inode of its files.
     """
 
@@ -73,10 +73,10 @@ RunStatus = Literal["published", "up to date", "stopped", "held"]
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended well.
+    """The result of a successful run.
 
     Attributes:
-        status: "published", "up to date", "stopped" after an `--until` stage, or "held": the result is there,
+        status: "published", "up to date", "stopped" after an `--until` stage, or "held": the result exists,
             but somebody has rolled back from it.
         receipts: by stage.
         run: the run's directory; None where nothing had to run.
@@ -88,11 +88,11 @@ class RunResult:
 
 
 class Plan(NamedTuple):
-    """What a run would do, and what stands in its way.
+    """What a run would do, and the preflight checks that fail.
 
     Attributes:
         stages: a plan per stage, with bytes of disk and memory.
-        obstacles: the errors that a run would end with on this host; none, if it can begin.
+        obstacles: the errors that a run would fail with on this host; empty if it can start.
     """
 
     stages: list[StagePlan]
@@ -100,7 +100,7 @@ class Plan(NamedTuple):
 
 
 def plan(recipe: Recipe, settings: Settings | None = None, console: Console | None = None) -> Plan:
-    """What a run would do and cost, and all that stands in its way; writes nothing.
+    """What a run would do and cost, and all preflight checks that fail; writes nothing.
 
     Args:
         settings: how to run; None takes the environment and the defaults.
@@ -126,7 +126,7 @@ def run(
     console: Console | None = None,
     selection: Selection = _ALL,
 ) -> RunResult:
-    """Take a recipe to a published checkpoint, from wherever earlier runs got to.
+    """Run the pipeline for a recipe up to a published checkpoint; resumes where earlier runs stopped.
 
     Args:
         settings: how to run; None takes the environment and the defaults.
@@ -134,7 +134,7 @@ def run(
         selection: which stages.
 
     Raises:
-        QuantpipeError: a stage failed; what was finished stays and is used by the next run.
+        QuantpipeError: a stage failed; finished work is kept and used by the next run.
     """
     settings, console = settings or Settings(), console or Console("quiet")
     store = Store(settings.store)
@@ -160,14 +160,14 @@ def run(
 
 
 def _ended(context: Context) -> RunStatus:
-    """What to call a run that went through its stages."""
+    """The status of a run whose stages all succeeded."""
     if "publish" not in context.receipts:
         return "stopped"
     return "published" if _settled(context) == "up to date" else "held"
 
 
 def _settled(context: Context) -> Literal["up to date", "held"]:
-    """What to call it when receipts stand for all stages."""
+    """The status when all stages are up to date."""
     if "publish" not in context.receipts:
         return "up to date"
     current = context.store.current(context.recipe.name)
@@ -175,18 +175,18 @@ def _settled(context: Context) -> Literal["up to date", "held"]:
 
 
 def _context(recipe: Recipe, settings: Settings, store: Store, console: Console) -> Context:
-    """A context for looking only: its run directory does not exist."""
+    """A read-only context: its run directory does not exist."""
     nowhere = RunDirectory(store.root / "runs" / recipe.name / "none")
     return Context(recipe=recipe, settings=settings, store=store, console=console, run=nowhere)
 
 
-# -- which receipts stand -------------------------------------------------------------------------
+# -- which receipts are valid ---------------------------------------------------------------------
 
 
 def _reuse(
     context: Context, selection: Selection, stages: Sequence[AnyStage], sources: Sequence[Receipts]
 ) -> None:
-    """Fill `context.receipts` from the first stage on, as far as receipts stand for the work."""
+    """Fill `context.receipts` from the first stage on, as long as stages are up to date."""
     context.receipts.clear()
     for stage in stages:
         receipt = None if selection.forced(stage) else _standing(stage, context, sources)
@@ -222,7 +222,7 @@ def _plans(context: Context, stages: Sequence[AnyStage]) -> list[StagePlan]:
 def _obstacles(
     context: Context, stages: Sequence[AnyStage], plans: Sequence[StagePlan]
 ) -> list[QuantpipeError]:
-    """Every reason for which the stages that have to run could not."""
+    """All failed preflight checks of the stages that have to run."""
     pending = [stage for stage, planned in zip(stages, plans, strict=True) if planned.action == "run"]
     found: list[QuantpipeError] = []
     for stage in pending:
@@ -278,7 +278,7 @@ def _require_begun(selection: Selection, context: Context) -> None:
 
 
 def _combined(obstacles: Sequence[QuantpipeError]) -> QuantpipeError:
-    """One error for all obstacles: who has to mend three things wants to hear of three."""
+    """One error for all obstacles: a user who has to fix three things should see all three."""
     if len(obstacles) == 1:
         return obstacles[0]
     lines = [f"{error} -> {error.hint}" if error.hint else str(error) for error in obstacles]

@@ -1,7 +1,7 @@
 """Keep secrets out of everything that is printed or stored.
 
 Known secrets (the environment's tokens, and those that a client read from its own files) are masked
-wherever they stand; shapes that only secrets have (bearer headers, URL credentials, signatures) as well.
+wherever they occur; shapes that only secrets have (bearer headers, URL credentials, signatures) as well.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ _FILTER = _Filter()
 
 
 def guard_logger(name: str) -> None:
-    """Redact what a client library logs, and keep it to errors: retries are told by quantpipe itself.
+    """Redact what a client library logs, and keep it to errors: quantpipe reports retries itself.
 
     Filters of a logger do not see what its children log, so that they go to the handlers as well.
     """
     logger = logging.getLogger(name)
-    if logger.getEffectiveLevel() > logging.DEBUG:  # a user who debugs wants to see more
+    if logger.getEffectiveLevel() > logging.DEBUG:  # a user who is debugging wants more
         logger.setLevel(max(logger.level, logging.ERROR))
     for part in (logger, *logger.handlers):
         if _FILTER not in part.filters:

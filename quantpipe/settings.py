@@ -1,4 +1,4 @@
-"""Settings: how to run. Flags win over environment variables, those over defaults; none is digested.
+"""Settings: how to run. Flags override environment variables, which override defaults; none is digested.
 
 A field of `Settings` is the one home of its setting: its environment variable, its option on the command
 line, their help and docs/settings.md are derived from it. Import this module where a command needs it, not
@@ -26,7 +26,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from quantpipe.errors import UsageError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-"""The checkout, when quantpipe runs from one; its environments lie here."""
+"""The checkout, when quantpipe runs from one; its environments are here."""
 
 
 def _absolute(path: Path) -> Path:
@@ -45,7 +45,7 @@ def _serve_python() -> Path | None:
 
 
 def _of_checkout(environment: str) -> Path | None:
-    """The interpreter that `make setup` makes; None where quantpipe is installed as a package."""
+    """The interpreter that `make setup` creates; None where quantpipe is installed as a package."""
     if not (PROJECT_ROOT / "pyproject.toml").is_file():
         return None
     return PROJECT_ROOT / environment / "bin" / "python"
@@ -60,7 +60,7 @@ _Place = Annotated[Path, AfterValidator(_absolute)]
 
 
 class Settings(BaseSettings):
-    """How to run. What the caller does not give comes from QUANTPIPE_*, then from defaults.
+    """How to run. Values that the caller does not give come from QUANTPIPE_*, then from defaults.
 
     Raises:
         UsageError: a value is not of its type; the message names the flag and the variable.
@@ -107,7 +107,9 @@ class Settings(BaseSettings):
     def _in_our_words(
         cls, values: Any, handler: ModelWrapValidatorHandler[Settings], info: ValidationInfo
     ) -> Settings:
-        del info  # in the signature because mypy cannot tell pydantic's protocol without it from this one
+        del (
+            info
+        )  # in the signature because mypy cannot distinguish pydantic's protocol without it from this one
         try:
             return handler(values)
         except ValidationError as error:
@@ -133,7 +135,7 @@ def default_text(name: str) -> str:
 
 
 def kind(name: str) -> str:
-    """What a setting has to be, with its limits: `a whole number from 1 to 1024`."""
+    """The type of a setting, with its limits: `a whole number from 1 to 1024`."""
     schema = Settings.model_json_schema()["properties"][name]
     schema = {**schema.get("anyOf", [{}])[0], **schema}
     text = {"integer": "a whole number", "number": "a number"}.get(schema["type"], "a path")
@@ -150,7 +152,7 @@ def _usage_error(problems: Sequence[ErrorDetails]) -> UsageError:
     """All problems as one error.
 
     Raises:
-        TypeError: a keyword is no setting: a mistake in the calling program.
+        TypeError: a keyword is not a setting: a mistake in the calling program.
     """
     names = [str(problem["loc"][0]) for problem in problems]
     if unknown := [name for name in names if name not in Settings.model_fields]:

@@ -1,10 +1,10 @@
-"""What every stage is: a key, a plan, a run that leaves a receipt.
+"""The interface of a stage: a key, a plan, a run that leaves a receipt.
 
-A stage's key is a digest of all that decides its result: its section of the recipe and the outputs of
-the stages before it. A receipt with the same key, whose outputs are still there, stands for the work:
-that one rule gives resume, no-op refreshes and partial re-runs.
+A stage's key is a digest of everything that determines its result: its section of the recipe and the outputs
+of the earlier stages. A receipt with the same key, whose outputs still exist, marks the stage as up to date:
+this one rule gives resume, no-op refreshes and partial re-runs.
 
-What stages hand on to one another is typed: outputs and figures in `store/outputs.py`, plans here.
+What stages pass to one another is typed: outputs and figures in `store/outputs.py`, plans here.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class StagePlan:
 
     Attributes:
         stage: the stage's name.
-        action: "run", or "reuse" when a receipt stands for it.
+        action: "run", or "reuse" when a receipt marks it as up to date.
         summary: one line for people.
         disk_bytes: bytes that the stage would add to the store.
-        memory_bytes: host memory that it needs at its peak.
-        notes: things that the user has to know beforehand.
+        memory_bytes: peak host memory that it needs.
+        notes: things that the user should know beforehand.
     """
 
     stage: StageName
@@ -56,7 +56,7 @@ class FetchPlan(StagePlan):
     """The plan of stage fetch.
 
     Attributes:
-        source_bytes: of the snapshot, whether there already or not.
+        source_bytes: of the snapshot, including what is already there.
         missing_files: how many have to be fetched.
         config: the model's parsed config.json; None where it is not available.
     """
@@ -71,8 +71,8 @@ class QuantizePlan(StagePlan):
     """The plan of stage quantize.
 
     Attributes:
-        checkpoint_bytes: of the checkpoint, whether there already or not.
-        seconds: a rough guess at the time; None where config.json is not available.
+        checkpoint_bytes: of the checkpoint, including what is already there.
+        seconds: a rough estimate of the time; None where config.json is not available.
     """
 
     checkpoint_bytes: int = 0
@@ -102,15 +102,15 @@ class Plans(dict[StageName, StagePlan]):
 
 @dataclass
 class Context:
-    """What a stage may see: the recipe, how to run it, and what was done before.
+    """What a stage may see: the recipe, how to run it, and what is already done.
 
     `fetch`, `quantize`, `verify` and `publish` are the outputs of those stages; a KeyError says that the
     stage has not finished.
 
     Attributes:
-        lease: on the recipe; None while only looking.
-        pointed: what the pointer named when the run began.
-        executed: the stages that this run went through itself, so far; receipts stand for the others.
+        lease: on the recipe; None where nothing is written.
+        pointed: what the pointer named when the run started.
+        executed: the stages that this run has executed itself, so far; the others were up to date.
     """
 
     recipe: Recipe
@@ -125,7 +125,7 @@ class Context:
     executed: set[StageName] = field(default_factory=set)
 
     def require_lease(self) -> None:
-        """Make sure that no other run has taken this one's lease, before something is done that shows.
+        """Make sure that no other run has taken this one's lease, before a change becomes visible.
 
         Raises:
             RetryableError: another run has.
@@ -156,7 +156,7 @@ class Context:
 
 @dataclass(frozen=True)
 class StageResult(Generic[OutputT, FiguresT]):
-    """What a stage's run gives back; the pipeline makes the receipt of it."""
+    """The result of a stage's run; the pipeline turns it into a receipt."""
 
     outputs: OutputT
     figures: FiguresT
@@ -172,27 +172,27 @@ class Stage(Protocol[OutputT, FiguresT]):
         ...
 
     def key(self, context: Context) -> str:
-        """Digest of all that decides the result; needs the receipts of the stages before it."""
+        """Digest of everything that determines the result; needs the receipts of the earlier stages."""
         ...
 
     def plan(self, context: Context) -> StagePlan:
-        """What a run would do and cost, from the plans before it; writes nothing."""
+        """What a run would do and cost, given the earlier stages' plans; writes nothing."""
         ...
 
     def preflight(self, context: Context) -> None:
-        """Look, before any stage runs, whether this host has what the stage needs.
+        """Check, before any stage runs, whether this host has what the stage needs.
 
         Raises:
-            PreflightError: it has not.
+            PreflightError: it does not.
         """
         ...
 
     def run(self, context: Context) -> StageResult[OutputT, FiguresT]:
-        """Do it. Killed at any instant, it may be run again."""
+        """Do the work. Killed at any instant, it can be run again."""
         ...
 
     def still_there(self, context: Context, receipt: Receipt[OutputT, FiguresT]) -> bool:
-        """Whether the receipt's outputs exist; a cheap look that reads no file's content."""
+        """Whether the receipt's outputs exist; a cheap check that reads no file's content."""
         ...
 
 

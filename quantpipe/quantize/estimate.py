@@ -1,8 +1,8 @@
-"""What quantizing a model takes, from its config.json: memory, products, bytes, and a guess at the time.
+"""The cost of quantizing a model, from its config.json: memory, products, bytes, and an estimate of the time.
 
 The counts follow from the shapes. The rates are assumptions, named here and in docs/performance.md; on a CPU
 they were measured with benchmarks/bench_quantize.py, on an NPU they are conservative guesses, since none was
-at hand.
+available.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 from quantpipe.checkpoint.dims import read_dims
 
 CPU_OPERATIONS = 150e9
-"""A second, one core-pair's mixture of float32 and bf16 products. Hosts with many cores are quicker."""
+"""A second, one core-pair's mixture of float32 and bf16 products. Hosts with many cores are faster."""
 
 NPU_OPERATIONS = 30e12
 """A second: a tenth of an Atlas A2's bf16 peak, since the rotation is in float32."""
 
 READ, WRITE, HASH = 2e9, 1e9, 1.5e9
-"""Bytes a second: shared storage, and SHA-256 on one core. Reading goes on in the background."""
+"""Bytes a second: shared storage, and SHA-256 on one core. Reading runs in the background."""
 
 SECONDS_PER_LINEAR = 0.003
-"""The host's own work at one linear: small kernels' launches, Python, tensors to be written."""
+"""The host's own work per linear: launches of small kernels, Python, tensors to write."""
 
 SEARCH_PAIRS = 42
 TOKENS_PER_PROMPT = 250
@@ -32,7 +32,7 @@ TOKENS_PER_PROMPT = 250
 
 BASE_MEMORY = 1 << 30
 HELD_LAYERS = 4
-"""Layers' bytes at the peak: the one in work in two forms, the next one, and what is written."""
+"""Peak memory in layers: the layer in progress in two forms, the next one, and the one being written."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def estimate(
 
     Args:
         prompts: of the calibration set.
-        datasets: 2 where smoothing has a set of its own, which goes through the layers too; otherwise 1.
+        datasets: 2 where smoothing has its own set, which also runs through the layers; otherwise 1.
     """
     dims = read_dims(config, partial=True)
     sparse_layers = dims.sparse_layers

@@ -39,12 +39,12 @@ _LICENCE_FILES = ("LICENSE", "LICENSE.txt", "NOTICE")
 
 
 def finish(output: Path, snapshot: Path, *, scheme: str, trust_remote_code: bool) -> None:
-    """Make msmodelslim's output directory servable, in place. May be repeated.
+    """Make msmodelslim's output directory servable, in place. Can be repeated.
 
     Args:
         output: what msmodelslim wrote.
-        snapshot: the BF16 weights: tokenizer and licence come from there.
-        scheme: becomes `quantize` in config.json, which vllm-ascend's fused MC2 looks at.
+        snapshot: the BF16 model: source of the tokenizer and the licence.
+        scheme: becomes `quantize` in config.json, which vllm-ascend's fused MC2 reads.
         trust_remote_code: without it the model's Python files are left out.
 
     Raises:
@@ -94,7 +94,7 @@ def _shards_of(index: dict[str, Any], path: Path) -> list[str]:
 
 
 def _clean_description(path: Path) -> None:
-    """Drop keys whose value is null: vllm-ascend takes a null `fa_quant_type` as a request."""
+    """Drop keys whose value is null: vllm-ascend treats a null `fa_quant_type` as enabled."""
     description = _read_json(path)
     durable.write_json(path, {key: value for key, value in description.items() if value is not None})
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the worker's environment, where tests build specs, has no p
     from quantpipe.recipe.quantize import Quantize
 
 ADAPTERS = {"Qwen3MoeForCausalLM": "Qwen3-235B", "Qwen3ForCausalLM": "Qwen3-32B"}
-"""msmodelslim's adapter by the architecture in config.json. A name stands for its whole family: all
+"""msmodelslim's adapter by the architecture in config.json. A name covers its whole family: all
 sizes of Qwen3-MoE share one adapter class, and so do all sizes of dense Qwen3."""
 
 

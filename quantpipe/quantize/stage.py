@@ -29,21 +29,21 @@ from quantpipe.store.sealed import glance_at_sealed
 from quantpipe.text import human_bytes, human_seconds
 
 OUTPUT_FORMAT = 1
-"""Raised when the same msmodelslim output would be finished into other bytes: receipts then lapse."""
+"""Raised when the same msmodelslim output would be finished into other bytes: this invalidates receipts."""
 
 CHECKPOINT = "checkpoint"
 STATE = "state"
 SHARDS = "shards.json"
-"""In the staging directory: what is published, what a later run continues from, and a file of the latter."""
+"""In the staging directory: the checkpoint, the state that a later run resumes from, and a file of that."""
 
 _LAYER_SECONDS = 1800.0
-"""Patience after SIGTERM: engine `streaming` finishes the layer in work, then ends by itself."""
+"""Timeout after SIGTERM: engine `streaming` finishes the layer in progress, then ends by itself."""
 
 _OUTPUT_SHARE = 0.52
 """Bytes of the checkpoint per byte of BF16: 237 GB of 470 GB for Qwen3-235B; a little more when small."""
 
 _UNKNOWN_LAYERS_SHARE = HELD_LAYERS / 24
-"""Of the model's bytes, where config.json cannot be seen yet: fewer layers than 24 are rare."""
+"""Of the model's bytes, where config.json is not available yet: fewer layers than 24 are rare."""
 
 _STOCK_MEMORY_SHARE = 1.1
 _STOCK_MEMORY_BASE = 2 << 30
@@ -53,7 +53,7 @@ class QuantizeStage:
     """Runs msmodelslim in its own interpreter and makes its output servable.
 
     Args:
-        forced: somebody asked for it by name: another result than before is then a warning and no error.
+        forced: the user forced this stage: a different result than before is then a warning, not an error.
     """
 
     name: StageName = "quantize"
@@ -119,7 +119,7 @@ class QuantizeStage:
 
         Raises:
             QuantpipeError: of worker_process.run.
-            VerificationError: the snapshot is not what was fetched, or equal inputs gave another result.
+            VerificationError: the snapshot is not what was fetched, or equal inputs gave a different result.
         """
         snapshot = context.store.absolute(context.fetch.snapshot)
         streaming = context.recipe.quantize.engine == "streaming"
@@ -140,7 +140,7 @@ class QuantizeStage:
             grace=_LAYER_SECONDS if streaming else GRACE_SECONDS,
         )
         quantize = context.recipe.quantize
-        source.require_unchanged(snapshot)  # once more: what was copied meanwhile is right, too
+        source.require_unchanged(snapshot)  # again: the files copied meanwhile are checked too
         finish(staging, snapshot, scheme=quantize.scheme, trust_remote_code=quantize.trust_remote_code)
         durable.fsync_tree(staging)  # before the receipt says that it is there
         written = _hash(context, staging, _hashed(context) if streaming else {})
@@ -162,7 +162,7 @@ class QuantizeStage:
         )
 
     def still_there(self, context: Context, receipt: QuantizeReceipt) -> bool:
-        """Its files lie in staging, where verify judges their content, or are sealed with their sizes."""
+        """Its files are in staging, where verify checks their content, or are sealed with their sizes."""
         written = receipt.outputs.manifest
         staging = context.store.absolute(receipt.outputs.checkpoint)
         sealed = context.store.generation(context.recipe.name, written.digest())
@@ -210,7 +210,7 @@ def _require_plain_path(store: Path) -> None:
 
 
 def _estimate(context: Context) -> Estimate | None:
-    """From config.json, if the fetch plan could see it."""
+    """From config.json, if the fetch plan has it."""
     quantize, recipe = context.recipe.quantize, context.recipe
     config = context.plans.fetch.config
     if config is None:
@@ -228,21 +228,21 @@ def _estimate(context: Context) -> Estimate | None:
 
 
 def _prepare_staging(context: Context, *, keep: bool) -> None:
-    """An empty staging directory, or with `keep` the one of a run that did not get to its end.
+    """An empty staging directory, or with `keep` that of an incomplete run.
 
-    A receipt says that the work was finished once: that it is to be done all the same means from the start.
+    With a receipt the work was finished once: if it runs all the same, it starts from scratch.
     """
     staging = context.run.staging
     finished = context.run.load("quantize") is not None
     if not keep or finished or not (staging / STATE).is_dir():
         shutil.rmtree(staging, ignore_errors=True)
-    # In this order: killed in between, the receipt describes files that are gone, and so stands for nothing.
+    # In this order: killed in between, the receipt describes files that are gone, and is invalid.
     context.run.receipt_path("quantize").unlink(missing_ok=True)
     (staging / CHECKPOINT).mkdir(parents=True, exist_ok=True)
 
 
 def _identity(context: Context) -> dict[str, str]:
-    """What decides the output and the worker cannot see: by content, since paths change between runs."""
+    """What determines the output but the worker does not see: by content, since paths change between runs."""
     recipe = context.recipe
     return {
         "source": context.fetch.manifest,
@@ -252,7 +252,7 @@ def _identity(context: Context) -> dict[str, str]:
 
 
 def _smoothing_dataset(context: Context) -> str | None:
-    """The file of the prompts that decide the smoothing; None where the recipe does not smooth."""
+    """The file of the prompts that determine the smoothing; None where the recipe does not smooth."""
     section = context.recipe.quantize.anti_outlier
     if section is None or section.method == "none":
         return None
