@@ -1,4 +1,4 @@
-"""What fetching a file takes, counted while it happens."""
+"""The figures of fetching a file, counted while it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fill a snapshot: keep what is there, link what an earlier snapshot has, fetch the rest."""
+"""Fill a snapshot: keep existing files, link files that an earlier snapshot has, fetch the rest."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Source:
 def fill(
     context: Context, source: Source, files: tuple[RemoteFile, ...], *, policy: Policy, deep: bool
 ) -> list[FileFigures]:
-    """Let every file of a snapshot be there and right; what each one took.
+    """Make every file of a snapshot present and correct; returns the figures of each one.
 
     Args:
-        deep: hash what is there again instead of trusting receipts.
+        deep: hash existing files again instead of trusting receipts.
 
     Raises:
         VerificationError: the content is wrong; it names the file and what was found.
         PreflightError, StorageFullError: the store cannot hold it, or the hub refuses.
-        RetryableError: the hub or the network failed for longer than the policy bears.
+        RetryableError: the hub or the network failed for longer than the policy allows.
     """
     snapshot = source.snapshot
     total = sum(file.size for file in files) if deep else None
@@ -92,7 +92,7 @@ def _linked(context: Context, snapshot: Snapshot, missing: list[RemoteFile]) -> 
 
 @contextlib.contextmanager
 def held(context: Context, snapshot: Snapshot) -> Iterator[None]:
-    """Wait for another run that fetches the same snapshot: what it fetched is then there."""
+    """Hold the snapshot's lease; waits for another run that is fetching the same snapshot."""
     lease = Lease(
         snapshot.path / PRIVATE / "lease.json", run=context.run.id, what=f"snapshot {snapshot.path.name}"
     )
@@ -111,12 +111,12 @@ def held(context: Context, snapshot: Snapshot) -> Iterator[None]:
 def finished(snapshot: Snapshot, files: tuple[RemoteFile, ...]) -> list[FileReceipt]:
     """The receipts of all files, once the hashes of all tensors are known.
 
-    They are not where a file shares its blocks with the source, or was fetched by 0.1.0: it is read once.
-    Two processes that held no lease against each other may have placed the same file: then the receipt of
-    one stands beside the file of the other, and the file is hashed once more.
+    They are unknown if a file shares its blocks with the source, or was fetched by 0.1.0: it is read once.
+    Two processes that did not see each other's lease may have placed the same file: then the receipt of
+    one does not match the file of the other, and the file is hashed once more.
 
     Raises:
-        VerificationError: a file is missing or was touched.
+        VerificationError: a file is missing or was modified.
     """
     receipts = []
     for file in files:

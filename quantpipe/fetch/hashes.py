@@ -1,4 +1,4 @@
-"""The hashes that a hub promises, computed while the bytes pass by."""
+"""The hashes that a hub lists, computed while the bytes stream through."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Hashes:
         self.size = 0
 
     def update(self, chunk: bytes | bytearray | memoryview) -> None:
-        """Go on with these bytes; without the GIL for large chunks."""
+        """Add these bytes; without the GIL for large chunks."""
         self._sha256.update(chunk)
         self._tensors.update(chunk)
         if self._git is not None:
@@ -34,7 +34,7 @@ class Hashes:
         self.size += len(chunk)
 
     def read(self, path: Path, on_bytes: OnBytes | None = None) -> None:
-        """Go on with the whole content of a file."""
+        """Add the whole content of a file."""
         buffer = memoryview(bytearray(_CHUNK))
         with path.open("rb", buffering=0) as file:
             drop_cache(file.fileno())
@@ -53,7 +53,7 @@ class Hashes:
         return FileHashes(self.sha256, self._tensors.result())
 
     def mismatch(self) -> str | None:
-        """How the bytes differ from what the hub promised; None where they do not."""
+        """How the bytes differ from what the hub lists; None where they do not."""
         file = self._file
         if self.size != file.size:
             return f"{self.size:,} bytes instead of {file.size:,}"

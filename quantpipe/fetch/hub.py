@@ -1,7 +1,7 @@
-"""What a hub is: four questions about a repository, and one way to get a file's bytes.
+"""The interface of a hub: requests about a repository, and one way to get a file's bytes.
 
-Implementations lie in hubs/. A hub never decides what happens
-after a fault: it raises `PassingFault` for what may go away by itself and one of errors.py for what does not.
+Implementations are in hubs/. A hub never decides what happens after a fault: it raises `PassingFault` for a
+transient one and an error of errors.py for any other.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 
-class PassingFault(Exception):  # noqa: N818  (not an error yet: a retry may mend it)
-    """A transfer broke off in a way that a retry may mend.
+class PassingFault(Exception):  # noqa: N818  (not an error yet: a retry may help)
+    """A transient fault: a retry may succeed.
 
     Args:
         what: what happened, in one line.
@@ -26,7 +26,7 @@ class PassingFault(Exception):  # noqa: N818  (not an error yet: a retry may men
 
 
 class Stopped(Exception):  # noqa: N818  (asked for, not a fault)
-    """The transfer was told to stop: another file failed, or the user pressed Ctrl-C."""
+    """The transfer was stopped: another file failed, or the user pressed Ctrl-C."""
 
 
 @dataclass(frozen=True, order=True)
@@ -51,7 +51,7 @@ class Sink(Protocol):
 
     @property
     def offset(self) -> int:
-        """How many bytes are there already: the hub delivers what follows."""
+        """How many bytes have arrived already: the hub delivers the rest."""
         ...
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
@@ -59,14 +59,14 @@ class Sink(Protocol):
         ...
 
     def restart(self) -> None:
-        """Drop what is there: the hub can only deliver from the first byte."""
+        """Drop what has arrived: the hub can only deliver from the first byte."""
         ...
 
     def clone(self, source: Path, sha256: str) -> bool:
         """Take over a whole file by reflink; False where the filesystem cannot.
 
         Args:
-            sha256: what `source` is known to hold; it is not read again.
+            sha256: of the content of `source`, which is not read again.
         """
         ...
 
@@ -85,7 +85,7 @@ class Hub(Protocol):
 
     @property
     def parallel(self) -> int:
-        """How many files at a time the hub stands, unless the settings say otherwise."""
+        """How many files to fetch from the hub at a time, unless the settings say otherwise."""
         ...
 
     def describe(self, repo: str) -> str:
@@ -118,8 +118,8 @@ class Hub(Protocol):
         """Deliver the bytes of a file from `sink.offset` on.
 
         Raises:
-            PassingFault: it broke off; what was delivered stays.
-            PreflightError, RecipeError: it can never work like this.
+            PassingFault: the transfer broke off; delivered bytes are kept.
+            PreflightError, RecipeError: no retry will help.
         """
         ...
 

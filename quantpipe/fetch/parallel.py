@@ -20,9 +20,9 @@ def each(
     """The results of `work(item, count)` in the order of the items, `jobs` at a time.
 
     Args:
-        work: tells `count` of the bytes it reads, often: there it stops when the caller is interrupted,
-            so that nobody waits for the rest of a large shard after Ctrl-C.
-        on_bytes: told of the bytes that `count` was told of.
+        work: calls `count` often, with the number of bytes read: that call stops it when the caller is
+            interrupted, so that nobody waits for the rest of a large shard after Ctrl-C.
+        on_bytes: receives the same numbers as `count`.
     """
     stop = threading.Event()
 

@@ -1,7 +1,7 @@
-"""A file that grows: bytes are hashed as they land, and a run that was killed is continued.
+"""A partial file: bytes are hashed as they arrive, and the file of a killed run is resumed.
 
-Its name carries the file and the process that writes it, `<file id>.<owner>`, so that two processes
-never write to one name. Whoever continues the file of a dead process takes it over by rename.
+Its name contains the file and the process that writes it, `<file id>.<owner>`, so that two processes
+never write to the same name. To resume the file of a dead process, it is taken over by rename.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Partial:
     """The sink of one transfer; `quantpipe.fetch.hub.Sink`.
 
     Args:
-        folder: where partial files lie.
-        file: what is to be fetched.
+        folder: of partial files.
+        file: the file to fetch.
         stop: set from another thread to end the transfer at its next step.
-        on_landed: told of bytes that the hub delivered and that are on disk.
-        on_alive: told of bytes that are read back to be hashed.
+        on_landed: receives the number of bytes that the hub delivered and that are on disk.
+        on_alive: receives the number of bytes that are read back for hashing.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Partial:
 
     @property
     def offset(self) -> int:
-        """How many bytes are there."""
+        """How many bytes have arrived."""
         self._check()
         return self._hashes.size
 
@@ -71,7 +71,7 @@ class Partial:
         """Append and hash bytes.
 
         Raises:
-            Stopped: the transfer was told to stop.
+            Stopped: the transfer was stopped.
             OSError: the disk or the quota is full, say.
         """
         self._check()
@@ -104,14 +104,14 @@ class Partial:
         return True
 
     def on_abort(self, abort: Callable[[], object]) -> None:
-        """`abort` ends a blocked read; called at once where the transfer was told to stop already."""
+        """`abort` ends a blocked read; called at once if the transfer is already stopped."""
         self._abort = abort
         if self._stop.is_set():
             self.abort()
 
     @property
     def size(self) -> int:
-        """How many bytes of content are there and accounted for."""
+        """How many bytes of content have arrived and are hashed or cloned."""
         return self._hashes.size if self._known is None else self.path.stat().st_size
 
     # -- what the transfer uses -----------------------------------------------------------------
@@ -123,7 +123,7 @@ class Partial:
                 self._abort()
 
     def open(self) -> None:
-        """Continue what is there, of this process or of a dead one, or begin; harmless where it is open."""
+        """Resume a partial file of this process or of a dead one, or start one; harmless if it is open."""
         if self._descriptor >= 0:
             return
         self._hashes, self._known = Hashes(self.file), None
@@ -138,13 +138,13 @@ class Partial:
         self._open()
 
     def close(self) -> None:
-        """Close the file; what is there stays."""
+        """Close the file and keep it."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def mismatch(self) -> str | None:
-        """How the content differs from what the hub promised; None where it does not."""
+        """How the content differs from what the hub lists; None where it does not."""
         if self._known is None:
             return self._hashes.mismatch()
         if self.size != self.file.size:
@@ -159,7 +159,7 @@ class Partial:
         return self._known or self._hashes.sha256
 
     def content(self) -> FileHashes | None:
-        """The hashes of the content; None where its bytes did not pass by: the blocks of a clone."""
+        """The hashes of the content; None where its bytes were not read: the blocks of a clone."""
         return self._hashes.content() if self._known is None else None
 
     def flush(self) -> Stamp:
@@ -169,7 +169,7 @@ class Partial:
         return Stamp.of(self.path)
 
     def discard(self) -> None:
-        """Remove what is there: it is wrong."""
+        """Remove the file: its content is wrong."""
         self.close()
         self.path.unlink(missing_ok=True)
 
@@ -198,13 +198,13 @@ class Partial:
                     self.path.chmod(0o644)
                     return
             elif not owner.on_this_host():
-                # It may still write there: a copy cannot be changed behind the hash.
+                # It may still write there: a copy cannot change after it was hashed.
                 with contextlib.suppress(FileNotFoundError):
                     shutil.copyfile(path, self.path)
                     return
 
 
 def file_id(file: RemoteFile) -> str:
-    """A short name for a file and the content that the hub promised."""
+    """A short name for a file and the content that the hub lists."""
     what = f"{file.path}\0{file.size}\0{file.sha256}\0{file.git_sha1}"
     return hashlib.sha256(what.encode()).hexdigest()[:24]

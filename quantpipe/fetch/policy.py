@@ -1,4 +1,4 @@
-"""How patient a fetch is: attempts, waits between them, and when a transfer counts as stalled."""
+"""The retry policy of a fetch: attempts, waits between them, and when a transfer counts as stalled."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ class Policy:
     """Limits of one fetch.
 
     Attributes:
-        attempts: tries in a row that bring fewer than `floor_bytes`, for each file, and that bring no
-            answer, for each question to the hub.
-        mismatches: how often a file may arrive with the wrong content before it counts as wrong at the hub.
-        stall_seconds: a transfer that lands fewer than `floor_bytes` in this time is cut off and tried
-            again.
+        attempts: consecutive attempts with fewer than `floor_bytes`, for each file, or without an answer,
+            for each request to the hub.
+        mismatches: how often a file may fail its checksum before it counts as wrong at the hub.
+        stall_seconds: a transfer that delivers fewer than `floor_bytes` in this time is aborted and retried.
         floor_bytes: see there.
-        overall_seconds: without any byte of any file for so long, the stage ends with exit code 75.
-        backoff_seconds: the first wait; every further one doubles.
+        overall_seconds: if no file receives a byte for this long, the stage ends with exit code 75.
+        backoff_seconds: the first wait; each further one is twice as long.
         longest_wait_seconds: no wait is longer, whatever the server asks for.
         jobs: files at a time; 0 leaves it to the hub and the settings.
     """
@@ -56,7 +55,7 @@ class Policy:
     def wait_seconds(self, attempt: int, retry_after: float | None = None) -> float:
         """How long to wait after the `attempt`-th failure (from 1): exponential, with jitter.
 
-        What the server asked for is the least; it gets jitter on top.
+        It is at least what the server asked for, with jitter on top.
         """
         backoff = min(self.backoff_seconds * 2.0 ** min(attempt - 1, 16), 60.0)
         jittered = backoff * random.uniform(0.5, 1.0)
@@ -65,12 +64,12 @@ class Policy:
         return min(jittered, self.longest_wait_seconds)
 
     def ask(self, question: Callable[[], T], what: str, on_retry: Callable[[str], object]) -> T:
-        """Put a question to a hub until it answers.
+        """Repeat a request to a hub until it answers.
 
         Args:
             question: may raise PassingFault.
-            what: what is asked, for messages.
-            on_retry: told why it is asked again.
+            what: the subject of the request, for messages.
+            on_retry: receives the reason of each retry.
 
         Raises:
             RetryableError: it did not answer in `attempts` attempts.

@@ -1,4 +1,4 @@
-"""Before the first byte: whether the store can hold what is missing of a snapshot."""
+"""Before the first byte: whether the store has room for the missing files of a snapshot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_space(path: Path, *, missing_bytes: int, missing_files: int) -> None:
 
     Args:
         path: where the snapshot is, or will be.
-        missing_bytes: what is not there yet.
+        missing_bytes: still to be fetched.
 
     Raises:
         PreflightError: too few bytes or inodes are free.

@@ -1,4 +1,4 @@
-"""What need not be fetched: files that are there, and files that another snapshot of the repository has."""
+"""Files that need not be fetched: existing ones, and those that another snapshot of the repository has."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def keep(
     jobs: int,
     on_bytes: OnBytes | None = None,
 ) -> set[str]:
-    """The paths of files that are there and right.
+    """The paths of files that exist and are correct.
 
-    A receipt that fits is believed. A file without one (its inode number may have changed with a mount) is
+    A matching receipt is trusted. A file without one (its inode number may have changed with a mount) is
     hashed; a file that proves wrong is removed.
 
     Args:
@@ -62,7 +62,7 @@ def keep(
 def link(
     snapshot: Snapshot, files: Iterable[RemoteFile], *, jobs: int, on_bytes: OnBytes | None = None
 ) -> set[str]:
-    """Hard-link files that another snapshot of the same repository holds; the paths of those it could.
+    """Hard-link files that another snapshot of the same repository holds; the paths of the linked ones.
 
     A snapshot's files never change, so that two snapshots may share them. Each is hashed first: its stamp
     would not show that it has rotted. One that has is not linked, and its own snapshot forgets its receipt.
@@ -100,7 +100,7 @@ def linkable(snapshot: Snapshot, files: Iterable[RemoteFile]) -> list[Linkable]:
 
 
 def sweep_partial(snapshot: Snapshot, missing: Iterable[RemoteFile]) -> None:
-    """Remove partial files of nothing that is missing. Only while holding the snapshot's lease."""
+    """Remove partial files that no missing file needs. Only while holding the snapshot's lease."""
     needed = {file_id(file) for file in missing}
     if snapshot.partial.is_dir():
         for path in snapshot.partial.iterdir():
@@ -109,21 +109,21 @@ def sweep_partial(snapshot: Snapshot, missing: Iterable[RemoteFile]) -> None:
 
 
 def _abandoned(partial: Path) -> bool:
-    """Whether nobody writes it. One of another host counts so: its lease lapsed, else we had none."""
+    """Whether nobody writes it. One of another host is abandoned: its lease expired, or we had none."""
     owner = Owner.from_token(partial.suffix[1:])
     living = owner is not None and owner.on_this_host() and owner.may_live()
     return not living or owner == Owner.from_token(Owner.me().token)
 
 
 def partial_bytes(snapshot: Snapshot) -> int:
-    """The bytes that partial files hold already."""
+    """The bytes that partial files contain already."""
     if not snapshot.partial.is_dir():
         return 0
     return sum(path.stat().st_size for path in snapshot.partial.iterdir())
 
 
 def sweep(snapshot: Snapshot, files: Iterable[RemoteFile]) -> None:
-    """Remove what a finished snapshot must not hold: partial files, temporary names, files of no manifest."""
+    """Remove what a finished snapshot must not contain: partial and temporary files, files of no manifest."""
     known = {file.path for file in files}
     sweep_partial(snapshot, ())
     for directory, folders, names in os.walk(snapshot.path, topdown=False):

@@ -1,4 +1,4 @@
-"""Cheap looks that find a wrong source before hours are spent on it: headers and index."""
+"""Cheap checks that find a wrong source before hours are spent on it: headers and index."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FETCH_AGAIN = "the source itself is damaged: fetch it from the hub again, or na
 
 
 def check_shard(path: Path, *, name: str | None = None) -> frozenset[str]:
-    """Check that a safetensors file is whole: its header makes sense and its tensors fill it.
+    """Check that a safetensors file is complete: its header is valid and its tensors fill it.
 
     Args:
         path: the file; only its header is read.
@@ -24,7 +24,7 @@ def check_shard(path: Path, *, name: str | None = None) -> frozenset[str]:
         The names of its tensors.
 
     Raises:
-        VerificationError: it is not; the text says in what way.
+        VerificationError: it is not; the message says how.
     """
     header = load_header(path, name or str(path))
     if header.defect is not None:

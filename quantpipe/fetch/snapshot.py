@@ -1,13 +1,13 @@
 """A snapshot on disk: the files at a commit, the source manifest and one receipt per finished file.
 
-    <snapshot>/<path>                              complete and right, or absent; read-only
+    <snapshot>/<path>                              complete and correct, or absent; read-only
     <snapshot>/.quantpipe/manifest.json            source manifest: stored before the first byte
     <snapshot>/.quantpipe/receipts/<path>.json     size, mtime, inode and hashes of a finished file
     <snapshot>/.quantpipe/hashes/<path>.json       hashes of its tensors: `quantpipe.checkpoint.fetched`
-    <snapshot>/.quantpipe/partial/                 files that are growing
+    <snapshot>/.quantpipe/partial/                 files in progress
 
 Order for each file: bytes -> fsync -> receipt -> rename -> fsync of the folder. The receipt comes
-first, since a rename keeps inode and mtime: a file that is there without a receipt was never checked.
+first, since a rename keeps inode and mtime: an existing file without a receipt was never checked.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from quantpipe.fetch.hub import RemoteFile
 from quantpipe.store.manifest import FileEntry, Manifest, OnBytes
 
 PRIVATE = ".quantpipe"
-"""The folder inside a snapshot that is no part of the source."""
+"""The folder inside a snapshot that is not part of the source."""
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What tells, without reading it, that a file is still the same one.
+    """What shows, without reading it, that a file is unchanged.
 
     Attributes:
         size: bytes.
@@ -56,8 +56,8 @@ class FileReceipt:
     """What is known about a finished file.
 
     Attributes:
-        file: what the hub said about it.
-        stamp: the file on disk, when its content was last known to be right.
+        file: its entry in the hub's list.
+        stamp: of the file on disk, when its content was last known to be correct.
         sha256: of its content, hex.
         origin: for a local source, the stamp of the file that it was copied from.
     """
@@ -84,14 +84,14 @@ class FileReceipt:
 
 
 class Snapshot:
-    """One snapshot; makes folders only when it writes."""
+    """One snapshot; creates folders only when it writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def partial(self) -> Path:
-        """Where files grow."""
+        """The folder of partial files."""
         return self.path / PRIVATE / "partial"
 
     # -- the source manifest --------------------------------------------------------------------
@@ -102,7 +102,7 @@ class Snapshot:
         return self.path / PRIVATE / "manifest.json"
 
     def begin(self, files: Iterable[RemoteFile], about: dict[str, Any]) -> None:
-        """Store the source manifest, unless an equal one is there.
+        """Store the source manifest, unless an equal one exists.
 
         Args:
             about: hub, repo, revision and commit, for people and for offline runs.
@@ -168,7 +168,7 @@ class Snapshot:
     # -- finished files -------------------------------------------------------------------------
 
     def receipt_path(self, path: str) -> Path:
-        """Where the receipt of a file lies."""
+        """The path of a file's receipt."""
         return self.path / PRIVATE / "receipts" / f"{path}.json"
 
     def receipt(self, path: str) -> FileReceipt | None:
@@ -185,7 +185,7 @@ class Snapshot:
                 yield receipt
 
     def finished(self, file: RemoteFile) -> FileReceipt | None:
-        """The receipt, where the file is there and untouched since; reads no content."""
+        """The receipt, if the file exists and is unchanged; reads no content."""
         receipt = self.receipt(file.path)
         if receipt is None or not same_content(receipt, file):
             return None
@@ -195,7 +195,7 @@ class Snapshot:
             return None
 
     def recheck(self, file: RemoteFile, on_bytes: OnBytes | None = None) -> FileReceipt | None:
-        """Hash a file that is there; a new receipt where it is right, None where it is not."""
+        """Hash an existing file; a new receipt if it is correct, None if it is not."""
         path = self.path / file.path
         try:
             hashes = Hashes(file)
@@ -213,14 +213,14 @@ class Snapshot:
         return receipt
 
     def forget(self, file: RemoteFile) -> None:
-        """Drop the receipt of a file that proved wrong: nobody may take it for right by its stamp."""
+        """Drop the receipt of a file that proved wrong, so that its stamp is not trusted."""
         self.receipt_path(file.path).unlink(missing_ok=True)
 
     def place(self, grown: Path, receipt: FileReceipt, hashes: FileHashes | None) -> None:
         """Give a complete, checked and flushed file its final name, durably.
 
         Args:
-            hashes: of its content, where its bytes have passed by.
+            hashes: of its content, if its bytes were read.
         """
         final = self.path / receipt.file.path
         self._save(receipt)
@@ -237,7 +237,7 @@ class Snapshot:
 
 
 def same_content(receipt: FileReceipt, file: RemoteFile) -> bool:
-    """Whether a receipt is about the very content that the hub lists for `file`."""
+    """Whether a receipt is about the content that the hub lists for `file`."""
     if receipt.stamp.size != file.size:
         return False
     if file.sha256 is not None:

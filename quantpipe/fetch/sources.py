@@ -40,7 +40,7 @@ def select(
     """The files that are needed, sorted by path.
 
     Weights in other formats than safetensors are never taken, nor hidden files; Python files only when
-    the recipe trusts them. `include` replaces the default patterns, `exclude` wins over it.
+    the recipe trusts them. `include` replaces the default patterns, `exclude` overrides both.
 
     Args:
         include: shell patterns, matched against the path and against the name.
@@ -91,7 +91,7 @@ def trusts_remote_code(recipe: Recipe) -> bool:
 
 
 def _inside(file: RemoteFile) -> RemoteFile:
-    """The file, unless its path is made to be written elsewhere: a list comes from outside."""
+    """The file, unless its path leads out of the snapshot: the list comes from outside."""
     pure = PurePosixPath(file.path)
     if pure.is_absolute() or ".." in pure.parts or str(pure) != file.path or "\0" in file.path:
         raise VerificationError(
@@ -134,9 +134,9 @@ def _hint(files: list[RemoteFile], patterned: tuple[str, ...]) -> str:
 
 
 def variant(recipe: Recipe) -> str:
-    """What a snapshot's name gets beside the commit: nothing, or a mark of the recipe's own selection.
+    """The suffix of a snapshot's name after the commit: empty, or a mark of the recipe's own selection.
 
-    Recipes that take other files of one commit get snapshots of their own, which share equal files.
+    Recipes that select other files of the same commit get snapshots of their own, which share equal files.
     """
     chosen = [sorted(recipe.source.include), sorted(recipe.source.exclude), trusts_remote_code(recipe)]
     return "" if chosen == [[], [], False] else "-" + digest_of(chosen)[:8]

@@ -33,12 +33,12 @@ _WORTH_A_LINE_BYTES = 1 << 30
 class FetchStage:
     """Stage 1; `quantpipe.stage.Stage`.
 
-    One instance belongs to one run: it asks the hub once what the revision is, so that key and
-    snapshot agree even when the branch moves meanwhile.
+    One instance belongs to one run: it resolves the revision once, so that key and
+    snapshot agree even if the branch moves in the meantime.
 
     Args:
-        policy: patience; None takes it from the settings.
-        deep: hash what is there again instead of trusting receipts.
+        policy: retries and timeouts; None takes them from the settings.
+        deep: hash existing files again instead of trusting receipts.
     """
 
     name: StageName = "fetch"
@@ -49,7 +49,7 @@ class FetchStage:
         self._source: Source | None = None
 
     def key(self, context: Context) -> str:
-        """Digest of the source, its commit and the trust in its code.
+        """Digest of the source, its commit and whether its code is trusted.
 
         Raises:
             RecipeError, PreflightError, RetryableError: the hub lacks it, refuses, or does not answer.
@@ -58,7 +58,7 @@ class FetchStage:
         return self._key(context, source.commit)
 
     def plan(self, context: Context) -> FetchPlan:
-        """What is to be fetched, in bytes; asks the hub, writes nothing, hashes nothing."""
+        """What would be fetched, in bytes; queries the hub, writes nothing, hashes nothing."""
         recipe = context.recipe
         hub = self._hub(context)
         if isinstance(hub, LocalHub):
@@ -89,25 +89,25 @@ class FetchStage:
         )
 
     def preflight(self, context: Context) -> None:
-        """Whether the store can be written and has inodes left.
+        """Whether the store is writable and has inodes left.
 
-        Bytes are looked at for all stages together; what the store's renames do, before the first byte:
-        that has to write.
+        Free bytes are checked for all stages together; the semantics of renames, right before the first byte:
+        that check has to write.
 
         Raises:
-            PreflightError: it cannot, or it has not.
+            PreflightError: it is not, or has none.
         """
         check_writable(context.store.root)
         missing = context.plans.fetch.missing_files if self.name in context.plans else 0
         preflight.check_space(context.store.root, missing_bytes=0, missing_files=missing)
 
     def run(self, context: Context) -> StageResult[FetchOutput, FetchFigures]:
-        """Fetch, and leave a snapshot in which every file is complete and right.
+        """Fetch, and leave a snapshot in which every file is complete and correct.
 
         Raises:
             VerificationError: the content is wrong; it names the file and what was found.
             PreflightError, StorageFullError: the store cannot hold it, or the hub refuses.
-            RetryableError: the hub or the network failed for longer than the policy bears.
+            RetryableError: the hub or the network failed for longer than the policy allows.
         """
         started = time.monotonic()
         source = self._resolved(context)
@@ -118,7 +118,7 @@ class FetchStage:
             snapshot.begin(files, self._about(context, source))
             if not isinstance(source.hub, LocalHub):
                 offline.remember(snapshot.path.parent, context.recipe.source.revision, source.commit)
-            fetched = fill(context, source, files, policy=self._patience(context), deep=self._deep)
+            fetched = fill(context, source, files, policy=self._retry_policy(context), deep=self._deep)
             sanity.check_weights(snapshot.path, [file.path for file in files])
             manifest = snapshot.finish(finished(snapshot, files))
             reuse.sweep(snapshot, files)
@@ -136,7 +136,7 @@ class FetchStage:
         )
 
     def still_there(self, context: Context, receipt: FetchReceipt) -> bool:
-        """Whether every file of the snapshot is untouched, by size, mtime and inode; reads receipts only."""
+        """Whether every file of the snapshot is unchanged, by size, mtime and inode; reads receipts only."""
         snapshot = Snapshot(context.store.absolute(receipt.outputs.snapshot))
         try:
             files = snapshot.files()
@@ -167,7 +167,7 @@ class FetchStage:
         return self._source.hub if self._source else make_hub(context, selector(context.recipe))
 
     def _files(self, context: Context, source: Source) -> tuple[RemoteFile, ...]:
-        """The needed files; from the stored source manifest where there is one: a commit never changes."""
+        """The needed files; from the stored source manifest if there is one: a commit never changes."""
         stored = source.snapshot.files()
         if stored:
             return stored
@@ -184,12 +184,12 @@ class FetchStage:
         return digest_of([inputs, commit, trusts_remote_code(context.recipe)])
 
     def _ask(self, context: Context, hub: Hub, question: Callable[[], T]) -> T:
-        """Put a question to the hub, patiently, and leave no connection behind."""
+        """Send a request to the hub, with retries, and leave no connection open."""
         where = hub.describe(context.recipe.source.repo)
         with contextlib.closing(hub):
-            return self._patience(context).ask(question, where, context.console.warning)
+            return self._retry_policy(context).ask(question, where, context.console.warning)
 
-    def _patience(self, context: Context) -> Policy:
+    def _retry_policy(self, context: Context) -> Policy:
         if self._policy is None:
             self._policy = Policy.of(context.settings)
         return self._policy
@@ -210,7 +210,7 @@ class FetchStage:
         snapshot: Snapshot,
         files: tuple[RemoteFile, ...],
     ) -> dict[str, Any] | None:
-        """The parsed config.json, from the snapshot or from the hub; None where it cannot be had."""
+        """The parsed config.json, from the snapshot or from the hub; None where it is not available."""
         file = next((f for f in files if f.path == CONFIG), None)
         if file is None:
             return None

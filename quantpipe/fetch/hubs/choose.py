@@ -13,7 +13,7 @@ from quantpipe.stage import Context
 
 
 def make_hub(context: Context, select: Select) -> Hub:
-    """The hub of the recipe's source; one that answers from the store where the user wants no network.
+    """The hub of the recipe's source; one that answers from the store if the user wants no network.
 
     Raises:
         PreflightError: the hub's client is not installed.

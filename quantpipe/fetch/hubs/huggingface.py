@@ -1,7 +1,7 @@
-"""The Hugging Face Hub and its mirrors, through huggingface_hub.
+"""The Hugging Face Hub and its mirrors, via huggingface_hub.
 
 HF_ENDPOINT, HF_TOKEN (or the token that `hf auth login` stored) and HF_HUB_OFFLINE are read by the client
-when it is imported; proxies as everywhere. Git blob ids stand in for SHA-256 where a file is no LFS file.
+when it is imported; proxies as everywhere. Files outside of LFS have a git blob id instead of a SHA-256.
 """
 
 from __future__ import annotations

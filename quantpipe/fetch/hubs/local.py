@@ -1,7 +1,7 @@
 """Local directories as a hub. The commit of a directory is the digest of its manifest.
 
-Hashing 470 GB takes minutes, and a refresh has to end within a second: what is known about a file
-(hash for size, mtime and inode) is kept, in the receipts of snapshots and in a small table beside them.
+Hashing 470 GB takes minutes, and a refresh has to end within a second: known hashes (by size,
+mtime and inode) are kept, in the receipts of snapshots and in a small table next to them.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class LocalHub:
     """A directory of this machine, or of a mount.
 
     Args:
-        store: root of the store, for what is known about files.
+        store: root of the store, for known hashes.
         select: which files are needed: only these are hashed.
         jobs: files hashed at a time.
-        save_every: bytes hashed after which the table is written, so that a killed run does not begin again.
+        save_every: bytes hashed after which the table is written, so that a killed run does not start over.
     """
 
     name = "local"
@@ -66,7 +66,7 @@ class LocalHub:
         return "/".join(re.sub(r"[^\w.-]", "-", part).lstrip(".") or "root" for part in parts)
 
     def glance(self, repo: str) -> tuple[tuple[RemoteFile, ...], int]:
-        """The needed files with the hashes that are known, and the bytes whose hash is not; reads no content.
+        """The needed files with known hashes, and the number of bytes without one; reads no content.
 
         Raises:
             RecipeError: the directory is missing, or holds no safetensors.
@@ -85,7 +85,7 @@ class LocalHub:
         """The digest of the manifest of the needed files; hashes only what is not known yet.
 
         Args:
-            on_bytes: told of bytes that are hashed.
+            on_bytes: receives the number of bytes hashed.
 
         Raises:
             RecipeError: the directory is missing, or holds no safetensors.
@@ -144,7 +144,7 @@ class LocalHub:
                 hint="wait until the directory is complete, then run again",
             )
 
-    # -- what is known --------------------------------------------------------------------------
+    # -- known hashes ---------------------------------------------------------------------------
 
     def _table(self, repo: str) -> Path:
         return self._store / "sources" / "local" / self.folder(repo).replace("/", "--") / "hashes.json"
@@ -215,7 +215,7 @@ def _walk(root: Path) -> Iterator[str]:
             path = Path(directory, name)
             if name.startswith("."):
                 continue
-            if not path.is_file():  # a dangling link, as in a hub client's cache that was pruned
+            if not path.is_file():  # a dangling link, as in a pruned cache of a hub client
                 raise RecipeError(
                     "not a regular file, or a dangling link",
                     where=str(path),

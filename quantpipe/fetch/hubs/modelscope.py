@@ -1,8 +1,8 @@
 """ModelScope, through modelscope-hub.
 
-MODELSCOPE_ENDPOINT and MODELSCOPE_API_TOKEN (or the stored login) are read by the client. The client knows
-no commits; the hub's own list of commits (`/api/v1/models/<repo>/commits`) is asked for the newest one of a
-revision. Where a mirror lacks that list, the digest of the file list, hashes included, names the state.
+MODELSCOPE_ENDPOINT and MODELSCOPE_API_TOKEN (or the stored login) are read by the client. The client has
+no commits; the newest one of a revision comes from the hub's own list (`/api/v1/models/<repo>/commits`).
+Where a mirror lacks that list, the digest of the file list, hashes included, is used instead.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class ModelScopeHub:
         http.download(self._session, url, {}, file, sink, page=self.describe(repo))
 
     def close(self) -> None:
-        """Close this hub's connections and, as far as it lets us, the client's."""
+        """Close this hub's connections and, as far as possible, the client's."""
         self._session.close()
         for name in ("_session", "_read_session"):
             session = getattr(self._legacy, name, None)
@@ -88,7 +88,7 @@ class ModelScopeHub:
 
     @cached_property
     def _legacy(self) -> Any:
-        """The part of the client that speaks the interface which files are served by."""
+        """The part of the client for the interface that serves files."""
         return self._api.legacy
 
     @cached_property
@@ -116,7 +116,7 @@ class ModelScopeHub:
                 self._session, url, {}, what=f"{repo} at {revision}", page=self.describe(repo)
             )
             commit = json.loads(answer)["Data"]["Commit"][0]["Id"]
-        except RecipeError:  # no such list here, or no such repository: the file list will tell
+        except RecipeError:  # no such list here, or no such repository: the file list will show which
             return None
         except (ValueError, KeyError, TypeError, IndexError):
             return None

@@ -1,4 +1,4 @@
-"""Without a network: the store remembers what a revision was, and a complete snapshot is enough."""
+"""Without a network: the store records the commit of each revision, and a complete snapshot is enough."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class OfflineHub:
         self._folder = folder
 
     def describe(self, repo: str) -> str:
-        """The repository, and that it is not asked."""
+        """The repository, and that the hub is not contacted."""
         return f"{repo} on {self.name} (offline)"
 
     def folder(self, repo: str) -> str:
@@ -37,7 +37,7 @@ class OfflineHub:
         return repo
 
     def resolve(self, repo: str, revision: str | None) -> str:
-        """What the revision was when it was last fetched."""
+        """The commit of the revision when it was last fetched."""
         commit = read_refs(self._folder).get(revision or _DEFAULT)
         if commit is None and revision and self._snapshots(revision):
             commit = revision
@@ -80,7 +80,7 @@ class OfflineHub:
 
 
 def read_refs(folder: Path) -> dict[str, str]:
-    """Revision to commit, as last resolved; empty where nothing was."""
+    """Revision to commit, as last resolved; empty if there is none."""
     try:
         value = json.loads((folder / _REFS).read_text("utf-8"))
         return {str(revision): str(commit) for revision, commit in value.items()}
@@ -89,7 +89,7 @@ def read_refs(folder: Path) -> dict[str, str]:
 
 
 def remember(folder: Path, revision: str | None, commit: str) -> None:
-    """Keep what a revision was resolved to."""
+    """Record the commit that a revision was resolved to."""
     refs = read_refs(folder)
     if refs.get(revision or _DEFAULT) != commit:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Xet, the chunked storage behind Hugging Face: several connections inside one file, through hf_xet.
+"""Xet, the chunked storage of Hugging Face: several connections for one file, via hf_xet.
 
-Its streams begin anywhere and come in order, so that bytes are hashed and continued as those of plain HTTP
-are. It is known to hang (huggingface_hub#4223, xet-core#883): the first fault in a file ends Xet for that
-file, a few faults end it for the run, and plain HTTP goes on at the byte that was reached.
-HF_HUB_DISABLE_XET=1 keeps it off. In hf_xet 1.8 `cancel` of a stream that waits raises ("Already borrowed");
+Its streams start at any offset and arrive in order, so bytes are hashed and resumed as with plain HTTP.
+It is known to hang (huggingface_hub#4223, xet-core#883): the first fault in a file ends Xet for that
+file, a few faults end it for the run, and plain HTTP continues at the byte that was reached.
+HF_HUB_DISABLE_XET=1 disables it. In hf_xet 1.8 `cancel` of a stream that waits raises ("Already borrowed");
 `abort` of its group ends it.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import requests
 
 SMALLEST_BYTES = 32 << 20
-"""Below this, plain HTTP is done before Xet knows where the chunks are."""
+"""Below this, plain HTTP is done before Xet has located the chunks."""
 
 _FAULTS_OF_A_RUN = 3
 _TOKEN_MARGIN_SECONDS = 60.0
@@ -45,7 +45,7 @@ class Xet:
     """The transfers of one run by Xet.
 
     Args:
-        session: asks the hub where a file's chunks are; carries the user's token.
+        session: for the hub's requests about chunks; has the user's token.
         smallest: files below this size are left to plain HTTP, bytes.
     """
 
@@ -66,17 +66,17 @@ class Xet:
             url: the file's address at the hub.
 
         Raises:
-            PassingFault: it broke off; the next attempt goes by plain HTTP.
+            PassingFault: the transfer broke off; the next attempt uses plain HTTP.
         """
         if not self._on or file.path in self._avoided or file.size < self._smallest:
             return False
-        if file.path in self._delivered:  # and it was wrong: it would not be asked for again
+        if file.path in self._delivered:  # and it was wrong, else it would not be requested again
             self._avoid(file)
             return False
         start = sink.offset
         try:
             group, stream = self._open(url, file, start) or (None, None)
-        except Exception:  # whatever is wrong with Xet, plain HTTP tells it better
+        except Exception:  # whatever is wrong with Xet, plain HTTP gives the better error
             self._avoid(file)
             return False
         if group is None or stream is None:
@@ -101,10 +101,12 @@ class Xet:
     def _open(self, url: str, file: RemoteFile, start: int) -> tuple[Any, Any] | None:
         """The group and the stream of a file's rest; None where the file is not in Xet."""
         limits = (http.CONNECT_SECONDS, http.SILENCE_SECONDS)
-        told = self._session.head(url, allow_redirects=False, timeout=limits)
-        content = told.headers.get("X-Xet-Hash")
-        refresh = told.links.get("xet-auth", {}).get("url") or told.headers.get("X-Xet-Refresh-Route")
-        if told.status_code >= 400 or not content or not refresh:
+        described = self._session.head(url, allow_redirects=False, timeout=limits)
+        content = described.headers.get("X-Xet-Hash")
+        refresh = described.links.get("xet-auth", {}).get("url") or described.headers.get(
+            "X-Xet-Refresh-Route"
+        )
+        if described.status_code >= 400 or not content or not refresh:
             return None
         access = self._token(refresh)
         client = importlib.import_module("hf_xet")
@@ -116,7 +118,7 @@ class Xet:
             token=access.token,
             token_expiry_unix_secs=access.expires,
             token_refresh_url=refresh,
-            token_refresh_headers={**headers, **_authorization(told)},
+            token_refresh_headers={**headers, **_authorization(described)},
             custom_headers=headers,
         )
         return group, group.download_stream(client.XetFileInfo(content, file.size), start=start)
@@ -144,7 +146,7 @@ class Xet:
 
 
 def available() -> bool:
-    """Whether hf_xet is there and the user has not switched it off."""
+    """Whether hf_xet is installed and the user has not disabled it."""
     off = os.environ.get("HF_HUB_DISABLE_XET", "").upper() in {"1", "ON", "YES", "TRUE"}
     return not off and importlib.util.find_spec("hf_xet") is not None
 
