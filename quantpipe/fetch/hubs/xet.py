@@ -101,12 +101,10 @@ class Xet:
     def _open(self, url: str, file: RemoteFile, start: int) -> tuple[Any, Any] | None:
         """The group and the stream of a file's rest; None where the file is not in Xet."""
         limits = (http.CONNECT_SECONDS, http.SILENCE_SECONDS)
-        described = self._session.head(url, allow_redirects=False, timeout=limits)
-        content = described.headers.get("X-Xet-Hash")
-        refresh = described.links.get("xet-auth", {}).get("url") or described.headers.get(
-            "X-Xet-Refresh-Route"
-        )
-        if described.status_code >= 400 or not content or not refresh:
+        answer = self._session.head(url, allow_redirects=False, timeout=limits)
+        content = answer.headers.get("X-Xet-Hash")
+        refresh = answer.links.get("xet-auth", {}).get("url") or answer.headers.get("X-Xet-Refresh-Route")
+        if answer.status_code >= 400 or not content or not refresh:
             return None
         access = self._token(refresh)
         client = importlib.import_module("hf_xet")
@@ -118,7 +116,7 @@ class Xet:
             token=access.token,
             token_expiry_unix_secs=access.expires,
             token_refresh_url=refresh,
-            token_refresh_headers={**headers, **_authorization(described)},
+            token_refresh_headers={**headers, **_authorization(answer)},
             custom_headers=headers,
         )
         return group, group.download_stream(client.XetFileInfo(content, file.size), start=start)
