@@ -53,8 +53,8 @@ def test_programs_get_one_object_per_line() -> None:
 
 
 @pytest.mark.parametrize("mode", ["human", "json", "quiet"])
-def test_the_events_file_holds_everything_in_every_mode(mode: str, tmp_path: Path) -> None:
-    console = Console(mode, stream=io.StringIO())  # type: ignore[arg-type]
+def test_the_events_file_holds_everything_in_every_mode(mode: Mode, tmp_path: Path) -> None:
+    console = Console(mode, stream=io.StringIO())
     console.line("before: not recorded")
     console.record_to(tmp_path / "events.jsonl")
     all_kinds(console)
@@ -118,7 +118,7 @@ def test_no_secret_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("HF_TOKEN", "s3cret-token-value")
     for mode in ("human", "json"):
         stream = io.StringIO()
-        console = Console(mode, verbose=True, stream=stream)  # type: ignore[arg-type]
+        console = Console(mode, verbose=True, stream=stream)
         console.record_to(tmp_path / mode)
         console.line("with s3cret-token-value")
         console.warning("from https://user:pass@host/x?X-Amz-Signature=abcdef")

@@ -2,19 +2,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from quantpipe import doctor
+from quantpipe import doctor, durable
 from quantpipe.cli import render
 from quantpipe.doctor import Observation
 from quantpipe.host import machine
 from quantpipe.settings import Settings
-from quantpipe.store import space
 
 
 def observe(tmp_path: Path, **changes: object) -> dict[str, Observation]:
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "store": tmp_path / "deep" / "store",
         "quantize_python": Path(sys.executable),
         "serve_python": Path(sys.executable),
@@ -57,13 +57,13 @@ def test_what_a_run_put_into_the_store_meanwhile_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = tmp_path / "store"
-    write_bytes = space.durable.write_bytes
+    write_bytes = durable.write_bytes
 
     def beside_a_run(path: Path, data: bytes) -> None:
         (store / "sources").mkdir(exist_ok=True)
         write_bytes(path, data)
 
-    monkeypatch.setattr(space.durable, "write_bytes", beside_a_run)
+    monkeypatch.setattr(durable, "write_bytes", beside_a_run)
     assert observe(tmp_path, store=store)["store semantics"].ok
     assert [path.name for path in store.iterdir()] == ["sources"]
 

@@ -7,7 +7,8 @@ import pytest
 from quantpipe import errors
 from quantpipe.errors import QuantpipeError, RecipeError
 
-TREE = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+KINDS = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+TREE = [kind for kind in KINDS if issubclass(kind, QuantpipeError)]
 
 
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
@@ -15,6 +16,10 @@ def test_the_drawing_at_the_top_of_the_module_is_true(kind: type[QuantpipeError]
     drawn = re.search(rf"{kind.__name__}\s+(\d+)\s", errors.__doc__ or "")
     assert drawn is not None
     assert int(drawn[1]) == kind.exit_code
+
+
+def test_it_is_one_tree() -> None:
+    assert TREE == KINDS
 
 
 def test_the_codes_are_the_documented_ones() -> None:

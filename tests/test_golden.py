@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,8 @@ def test_a_source_manifest_that_was_edited_is_an_error_that_names_the_file(
 ) -> None:
     path = next(store.root.glob("sources/local/*/*/.quantpipe/manifest.json"))
     path.write_text(written({**json.loads(path.read_text()), "files": files, "listed": files}))
-    for do in (pipeline.plan, lambda *with_: pipeline.run(*with_, pipeline.Selection(last="fetch"))):
+    fetched = pipeline.Selection(last="fetch")
+    for do in (pipeline.plan, partial(pipeline.run, selection=fetched)):
         with pytest.raises(VerificationError, match="not a source manifest") as caught:
             do(recipe, settings(store), console())
         assert caught.value.where == str(path)

@@ -113,12 +113,12 @@ def test_all_wrong_settings_at_once() -> None:
 
 def test_an_unknown_flag_is_a_mistake_in_the_program() -> None:
     with pytest.raises(TypeError, match="speed"):
-        Settings(speed=3)
+        Settings(speed=3)  # type: ignore[call-arg]
 
 
 def test_a_value_never_changes() -> None:
     with pytest.raises(ValidationError):
-        Settings().jobs = 3  # type: ignore[misc]
+        Settings().jobs = 3
 
 
 def test_every_setting_says_what_it_is_and_what_it_defaults_to() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.receipts import fetch_receipt, publish_receipt, quantize_receipt, verify_receipt
@@ -12,7 +13,7 @@ from quantpipe.pipeline import Selection
 from quantpipe.recipe.files import Prompts
 from quantpipe.recipe.model import Recipe
 from quantpipe.settings import Settings
-from quantpipe.stage import STAGE_NAMES, Context, FetchPlan, Receipts
+from quantpipe.stage import STAGE_NAMES, Context, FetchPlan, Receipt, Receipts
 from quantpipe.store.outputs import CONTENTS
 from quantpipe.store.store import Store
 
@@ -42,9 +43,15 @@ def test_the_names_of_the_stages_have_one_home() -> None:
 
 
 def test_a_stage_sees_what_the_stages_before_it_handed_on(context: Context) -> None:
-    done = [fetch_receipt(), quantize_receipt(), verify_receipt("ab"), publish_receipt("ab")]
+    done: list[Receipt[Any, Any]] = [
+        fetch_receipt(),
+        quantize_receipt(),
+        verify_receipt("ab"),
+        publish_receipt("ab"),
+    ]
     context.receipts = Receipts.of(*done)
-    assert [context.fetch, context.quantize, context.verify, context.publish] == [r.outputs for r in done]
+    handed_on: list[object] = [context.fetch, context.quantize, context.verify, context.publish]
+    assert handed_on == [receipt.outputs for receipt in done]
     context.plans["fetch"] = FetchPlan("fetch", "run", "", source_bytes=7)
     assert context.plans.fetch.source_bytes == 7
 

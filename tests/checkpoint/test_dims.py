@@ -73,7 +73,8 @@ def test_partial_reads_the_experts_of_transformers_5() -> None:
 
 
 def test_partial_never_raises() -> None:
-    for value in (None, -1, 10**40, "x", [1, "x"], {}, 1.5, True):
+    values: tuple[object, ...] = (None, -1, 10**40, "x", [1, "x"], {}, 1.5, True)
+    for value in values:
         read_dims(dict.fromkeys([*QWEN3_235B, "dtype", "num_local_experts"], value), partial=True)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from quantpipe.checkpoint.safetensors import parse_header
 
 def shard() -> bytes:
     chance = np.random.default_rng(7)
-    tensors = {
+    tensors: dict[str, np.ndarray[Any, Any]] = {
         "model.layers.0.weight": chance.integers(0, 255, (7, 13), dtype=np.uint8),
         "model.layers.0.empty": np.zeros((0, 4), np.float32),
         "model.layers.1.weight": chance.standard_normal((3, 5)).astype(np.float32),

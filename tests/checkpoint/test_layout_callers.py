@@ -43,7 +43,7 @@ def by_vllm(config: dict[str, Any], tp: int, dp: int, ep: bool) -> bool:
         return False
     if not moe:
         return True
-    return config["num_experts"] >= tp * dp if ep else config["moe_intermediate_size"] % (tp * dp) == 0
+    return bool(config["num_experts"] >= tp * dp if ep else config["moe_intermediate_size"] % (tp * dp) == 0)
 
 
 @pytest.mark.parametrize("name", MODELS)

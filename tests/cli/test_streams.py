@@ -55,7 +55,7 @@ def test_a_run_outlives_its_reader(
 ) -> None:
     """As with `quantpipe run R 2>&1 | head -1`, a tee that died, an ssh connection that broke."""
     store = tmp_path / "store"
-    arguments = ("run", recipe, "--store", store, "--until", "fetch", *options)
+    arguments: tuple[str | Path, ...] = ("run", recipe, "--store", store, "--until", "fetch", *options)
     assert call(*arguments, stdout=nobody, stderr=nobody) == 0
     assert_fetched(store)
 
@@ -64,7 +64,7 @@ def test_a_run_outlives_its_reader(
 def test_a_run_outlives_the_disk_of_its_log(tmp_path: Path, recipe: Path, options: tuple[str, ...]) -> None:
     store = tmp_path / "store"
     with FULL.open("wb") as full:
-        arguments = ("run", recipe, "--store", store, "--until", "fetch", *options)
+        arguments: tuple[str | Path, ...] = ("run", recipe, "--store", store, "--until", "fetch", *options)
         assert call(*arguments, stdout=full.fileno(), stderr=full.fileno()) == 0
     assert_fetched(store)
 

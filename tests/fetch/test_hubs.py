@@ -21,7 +21,7 @@ from quantpipe.store.receipt import FetchReceipt
 from quantpipe.testing.faults import Fault, busy, gated
 from quantpipe.testing.hubs import HuggingFaceServer, ModelScopeServer
 from quantpipe.testing.origin import SIGNATURE
-from quantpipe.testing.repository import Repository
+from quantpipe.testing.repository import Content, Repository
 from quantpipe.testing.server import HubServer
 
 from .conftest import MakeContext, model_files, read_files
@@ -157,20 +157,21 @@ def test_unchanged_refresh_transfers_nothing(bench: Bench) -> None:
 
 def test_moved_branch_fetches_only_what_changed(bench: Bench) -> None:
     before, first = bench.fetch()
-    changed = {**FILES, "config.json": b'{"model_type": "qwen3_moe", "rope": 1}'}
+    config = b'{"model_type": "qwen3_moe", "rope": 1}'
+    changed: dict[str, Content] = {**FILES, "config.json": config}
     del changed["tokenizer.json"]
     bench.repository.commit(changed, branch=bench.branch)
     sent = bench.server.sent()
     plan = FetchStage(QUICK).plan(bench.context())
     assert plan.action == "run"
-    assert plan.disk_bytes == len(changed["config.json"]), "what can be linked needs no space"
+    assert plan.disk_bytes == len(config), "what can be linked needs no space"
     sent += bench.server.sent() - sent
     after, second = bench.fetch()
     assert after.key != before.key
     assert second.outputs.manifest != first.outputs.manifest
     assert bench.snapshot(second) == changed
     assert bench.snapshot(first) == FILES
-    assert bench.server.sent() - sent == len(changed["config.json"])
+    assert bench.server.sent() - sent == len(config)
 
 
 def test_branch_that_moves_between_calls(bench: Bench) -> None:
@@ -404,7 +405,7 @@ def test_plan_asks_but_writes_nothing(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_wrong_source_fails_before_the_rest_is_fetched(bench: Bench) -> None:
-    damaged = {**FILES, "model-00001-of-00003.safetensors": FILES[SHARD][:-9]}
+    damaged: dict[str, Content] = {**FILES, "model-00001-of-00003.safetensors": FILES[SHARD][:-9]}
     bench.repository.commit(damaged, branch=bench.branch)
     with pytest.raises(VerificationError, match="model-00001") as caught:
         bench.fetch()
@@ -412,7 +413,7 @@ def test_wrong_source_fails_before_the_rest_is_fetched(bench: Bench) -> None:
 
 
 def test_index_that_names_a_missing_shard(bench: Bench) -> None:
-    damaged = {path: data for path, data in FILES.items() if path != SHARD}
+    damaged: dict[str, Content] = {path: data for path, data in FILES.items() if path != SHARD}
     bench.repository.commit(damaged, branch=bench.branch)
     with pytest.raises(VerificationError, match=SHARD):
         bench.fetch()

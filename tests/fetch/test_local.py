@@ -13,6 +13,7 @@ from quantpipe.fetch.hub import RemoteFile
 from quantpipe.fetch.hubs import local
 from quantpipe.fetch.hubs.local import LocalHub
 from quantpipe.fetch.sources import select
+from quantpipe.store.manifest import hash_file
 
 from .conftest import MakeContext, model_files, write_files
 
@@ -42,11 +43,16 @@ def test_folder_names(tmp_path: Path) -> None:
 
 
 def test_hashes_survive_a_kill(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, hashed = local.hash_file, []
+    real = hash_file
+    hashed: list[str] = []
 
     def dying(path: Path, count: object = None) -> str:
         if len(hashed) == 4:
             raise KeyboardInterrupt
+        hashed.append(path.name)
+        return real(path)
+
+    def counting(path: Path, count: object = None) -> str:
         hashed.append(path.name)
         return real(path)
 
@@ -55,7 +61,7 @@ def test_hashes_survive_a_kill(source: Path, tmp_path: Path, monkeypatch: pytest
         LocalHub(tmp_path / "store", select, jobs=1, save_every=1).resolve(str(source))
     first = list(hashed)
     hashed.clear()
-    monkeypatch.setattr(local, "hash_file", lambda path, count=None: hashed.append(path.name) or real(path))
+    monkeypatch.setattr(local, "hash_file", counting)
     hub(tmp_path / "store").resolve(str(source))
     assert len(first) == 4
     assert not set(first) & set(hashed)

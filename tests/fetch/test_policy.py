@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,7 +26,7 @@ def test_the_server_is_waited_for_but_not_for_ever() -> None:
 
 
 def test_asks_until_it_is_answered() -> None:
-    answers = iter([PassingFault("busy"), PassingFault("busy"), "yes"])
+    answers: Iterator[PassingFault | str] = iter([PassingFault("busy"), PassingFault("busy"), "yes"])
     told: list[str] = []
 
     def question() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from quantpipe.errors import PreflightError, StorageFullError
-from quantpipe.fetch import partial, preflight
+from quantpipe.fetch import preflight
 from quantpipe.fetch.preflight import check_space
 from quantpipe.fetch.stage import FetchStage
 from quantpipe.store.space import Space
@@ -84,7 +84,7 @@ def test_disk_that_fills_up_keeps_what_was_fetched(
         return real(descriptor, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(partial.os, "write", write)
+        patch.setattr(os, "write", write)
         with pytest.raises(StorageFullError) as caught:
             FetchStage().run(context)
     assert caught.value.exit_code == 5

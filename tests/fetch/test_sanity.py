@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from .conftest import model_files, shard_bytes, write_files
 
 def test_what_safetensors_writes_is_right(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    tensors = {"a": np.ones((3, 5), np.float32), "b": np.zeros(0, np.int8)}
+    tensors: dict[str, np.ndarray[Any, Any]] = {"a": np.ones((3, 5), np.float32), "b": np.zeros(0, np.int8)}
     save_file(tensors, path, metadata={"format": "np"})
     assert check_shard(path) == frozenset(tensors)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quantpipe.errors import RecipeError, VerificationError
-from quantpipe.fetch import snapshot
+from quantpipe.fetch import hashes
 from quantpipe.fetch.hubs import local
 from quantpipe.fetch.stage import FetchStage
 from quantpipe.stage import Context, Receipt, StageResult
@@ -54,7 +54,7 @@ def test_refresh_reads_no_content(
         raise AssertionError("content was read")
 
     monkeypatch.setattr(local, "hash_file", forbidden)
-    monkeypatch.setattr(snapshot.Hashes, "read", forbidden)
+    monkeypatch.setattr(hashes.Hashes, "read", forbidden)
     started = time.monotonic()
     stage = FetchStage()
     assert stage.key(context) == receipt.key

@@ -139,7 +139,7 @@ def test_merge_keys_work(folder: Path) -> None:
 def test_a_recipe_is_frozen(folder: Path) -> None:
     recipe = load_recipe(write(folder, GOOD))
     with pytest.raises(ValueError, match="frozen"):
-        recipe.name = "other"  # type: ignore[misc]
+        recipe.name = "other"
 
 
 # -- what does not ------------------------------------------------------------------------------------

@@ -33,7 +33,8 @@ def value_of(option: str) -> str:
 def run() -> int:
     port = value_of("--port")
     variables = [ARGUMENTS[i + 1] for i, argument in enumerate(ARGUMENTS) if argument == "-e"]
-    inside = dict(v.split("=", 1) if "=" in v else (v, os.environ[v]) for v in variables)
+    pairs = [v.partition("=") for v in variables]
+    inside = {name: value if equals else os.environ[name] for name, equals, value in pairs}
     server = [port if part == "PORT" else part for part in json.loads(os.environ["FAKE_DOCKER_SERVER"])]
     process = subprocess.Popen(
         server, env={"PATH": os.environ["PATH"], **inside}, start_new_session=True, cwd=FOLDER

@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(0.3)
             if body.get("stream"):
                 return self.stream(text or "", "messages" in body)
-            choice = {"message": {"content": text}} if "messages" in body else {"text": text}
+            choice: dict[str, Any] = {"message": {"content": text}} if "messages" in body else {"text": text}
             choice["finish_reason"] = "length" if MODE == "long" else "stop"
             if "logprobs" in body:
                 value = {"nan": None, "floor": -9999.0, "positive": 0.5}.get(MODE, -0.25)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Callable
 
@@ -61,7 +62,7 @@ def test_ctrl_c_during_a_batch_does_not_wait_for_its_answers(
             raise KeyboardInterrupt
 
     session = server("slow")
-    monkeypatch.setattr(conformance.queue, "SimpleQueue", Interrupted)
+    monkeypatch.setattr(queue, "SimpleQueue", Interrupted)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         conformance.batch(session, (ONE,), 2)

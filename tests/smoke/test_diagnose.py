@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from quantpipe.errors import PreflightError, QuantpipeError, SmokeError
-from quantpipe.smoke.diagnose import CAUSES, diagnose, first_error
+from quantpipe.smoke.causes import CAUSES
+from quantpipe.smoke.diagnose import diagnose, first_error
 
 # For each cause what real logs say, and whether the fault is the host's.
 SAID = [

@@ -64,8 +64,16 @@ def test_the_documentation_names_every_cause_and_every_rule() -> None:
 
 
 def test_print_command_for_people_and_for_scripts(tmp_path: Path) -> None:
-    options = ("--recipe", RECIPE, "--port", "8123", "--print-command", "--launcher", "docker")
-    options = (*options, "--hardware", "a3")
+    options: list[str | Path] = [
+        "--recipe",
+        RECIPE,
+        "--port",
+        "8123",
+        "--print-command",
+        "--launcher",
+        "docker",
+    ]
+    options += ["--hardware", "a3"]
     script = quantpipe("smoke", tmp_path, *options, "--json")
     assert script.status == 0, script.stderr
     arguments = script.json()["arguments"]

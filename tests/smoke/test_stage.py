@@ -228,7 +228,8 @@ def test_a_server_that_runs_already_is_asked_and_left_alone(
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text("{}")
-    command = launchers.smoke_command("cpu", Path(sys.executable), checkpoint, Serve(), 0)
+    # the fake that the fixture `modes` has put there
+    command = launchers.smoke_command("cpu", Path(sys.executable), checkpoint, Serve(), 0)  # type: ignore[attr-defined]
     with running(
         command=replace_port(command, port := choose_port(0)),
         port=port,

@@ -46,7 +46,7 @@ def defect(
     """Register a planting function; `values` says that only a deep look can find it."""
 
     def register(plant: Plant) -> Plant:
-        DEFECTS.append(Defect(plant.__name__, check, level, kinds, plant, values))  # type: ignore[attr-defined]
+        DEFECTS.append(Defect(plant.__name__, check, level, kinds, plant, values))
         return plant
 
     return register
@@ -523,8 +523,8 @@ def expert_of_another_scale(path: Path) -> None:
     change(path, f"{EXPERTS}.0.down_proj.weight_scale", lambda a: a * 100)
 
 
-def _with(position: int, value: float) -> Callable[[np.ndarray], np.ndarray]:  # type: ignore[type-arg]
-    def put(array: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _with(position: int, value: float) -> Callable[[np.ndarray], np.ndarray]:
+    def put(array: np.ndarray) -> np.ndarray:
         array.reshape(-1)[position] = value
         return array
 

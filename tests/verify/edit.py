@@ -27,8 +27,11 @@ class Stored:
         """Its values; BF16 as float32."""
         if self.dtype == "BF16":
             wide = np.frombuffer(self.raw, "<u2").astype(np.uint32) << 16
-            return wide.view(np.float32).reshape(self.shape).copy()
-        return np.frombuffer(self.raw, DTYPES[self.dtype]).reshape(self.shape).copy()
+            values: np.ndarray[Any, Any] = wide.view(np.float32)
+        else:
+            values = np.frombuffer(self.raw, DTYPES[self.dtype])
+        copy: np.ndarray[Any, Any] = values.reshape(self.shape).copy()
+        return copy
 
 
 def stored(array: Any, dtype: str) -> Stored:

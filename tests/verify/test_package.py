@@ -23,7 +23,7 @@ def test_the_package_can_be_called(tmp_path: Path) -> None:
 
 
 def test_it_stays_the_package(tmp_path: Path) -> None:
-    assert quantpipe.verify.standalone is standalone
+    assert quantpipe.verify.standalone is standalone  # type: ignore[attr-defined]
     assert inspect.ismodule(quantpipe.verify)
 
 

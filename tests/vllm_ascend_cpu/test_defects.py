@@ -46,7 +46,11 @@ def load(directory: Path) -> torch.nn.Module:
 
 
 def expect(
-    tmp_path: Path, spoil: Callable[[Checkpoint], None], *patterns: str, layout: str = "V1", moe: bool = True
+    tmp_path: Path,
+    spoil: Callable[[Checkpoint], object],
+    *patterns: str,
+    layout: str = "V1",
+    moe: bool = True,
 ) -> None:
     """Build, spoil, write and load: the error must match every pattern."""
     model = build(moe=moe, layout=layout)
@@ -309,10 +313,10 @@ def test_quant_bias_identity(tmp_path: Path) -> None:
 
 
 def test_description_defects(tmp_path: Path) -> None:
-    def drop(name: str) -> Callable[[Checkpoint], None]:
+    def drop(name: str) -> Callable[[Checkpoint], object]:
         return lambda model: model.description.pop(name)
 
-    def put(name: str, value: object) -> Callable[[Checkpoint], None]:
+    def put(name: str, value: object) -> Callable[[Checkpoint], object]:
         return lambda model: model.description.update({name: value})
 
     cases: dict[str, tuple[Callable[[Checkpoint], object], str]] = {

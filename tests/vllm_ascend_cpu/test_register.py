@@ -22,7 +22,7 @@ def nothing_registered() -> Iterator[list[str]]:
     """Undo the registration and collect the plugin's log lines; afterwards, undo what was registered."""
     lines: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("vllm.quantpipe")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)  # vLLM 0.32 configures its own loggers later than it loads plugins
@@ -97,7 +97,7 @@ def test_it_stands_aside_for_another_ascend(tmp_path: Path) -> None:
     with nothing_registered() as lines:
 
         @quantization.register_quantization_config("ascend")
-        class Other(QuantizationConfig):
+        class Other(QuantizationConfig):  # type: ignore[misc]
             pass
 
         register()

@@ -73,7 +73,7 @@ def test_two_datasets_and_a_resumed_run(quantizer: Quantizer, tmp_path: Path) ->
     snapshot = quantizer.make(tmp_path / "model", **MOE)
     options: dict[str, Any] = {"exact": False, "smoothing": OTHER}
     assert quantizer.run(snapshot, tmp_path / "whole", **options)["status"] == 0
-    how = {"signal": "SIGTERM", "after_event": '"index": 1'}
+    how: dict[str, Any] = {"signal": "SIGTERM", "after_event": '"index": 1'}
     assert quantizer.run(snapshot, tmp_path / "parts", **options, **how)["status"] in (0, 75)
     assert quantizer.run(snapshot, tmp_path / "parts", **options)["status"] == 0
     for name, (kind, wanted) in values(tmp_path / "whole" / "checkpoint").items():

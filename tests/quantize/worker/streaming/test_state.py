@@ -42,7 +42,7 @@ def test_killed_twenty_times_at_random(
     full = quantizer.run(snapshot, tmp_path / "timing", smoothing=OTHER)["seconds"]
     out, kills, before = tmp_path / "out", 0, 0
     while kills < 20:
-        how = {"signal": "SIGKILL", "after_seconds": chance.uniform(0.05, full * 0.45)}
+        how: dict[str, Any] = {"signal": "SIGKILL", "after_seconds": chance.uniform(0.05, full * 0.45)}
         done = quantizer.run(snapshot, out, smoothing=OTHER, **how)
         if done["status"] == 0:  # it got to its end before the signal: from the start again
             assert files(out / "checkpoint") == files(whole / "checkpoint")
@@ -65,7 +65,7 @@ def test_sigterm_finishes_the_layer_in_work_and_exits_75(
     quantizer: Quantizer, snapshot: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    how = {"signal": "SIGTERM", "after_event": '"index": 2'}
+    how: dict[str, Any] = {"signal": "SIGTERM", "after_event": '"index": 2'}
     stopped = quantizer.run(snapshot, out, smoothing=OTHER, **how)
     assert stopped["status"] == 75
     last = of_kind(stopped, "layer")[-1]["index"]
@@ -95,7 +95,7 @@ def test_a_finished_state_is_concluded_again(
 
 
 def interrupted(quantizer: Quantizer, snapshot: Path, out: Path, **options: Any) -> None:
-    how = {"signal": "SIGTERM", "after_event": '"index": 2'}
+    how: dict[str, Any] = {"signal": "SIGTERM", "after_event": '"index": 2'}
     assert quantizer.run(snapshot, out, **options, **how)["status"] == 75
 
 
