@@ -19,6 +19,8 @@ from uuid import uuid4
 TEMPORARY_PREFIX = ".tmp-"
 """Names that begin so belong to a write in flight; a sweep may remove them."""
 
+_ATTEMPTS = 3
+
 
 def fsync_directory(directory: Path) -> None:
     """Make the renames and creations inside `directory` survive a power cut."""
@@ -70,9 +72,16 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     Args:
         mode: permission bits, whatever the umask: readers may run under other uids.
     """
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
-        temporary.chmod(mode)
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            with replacing(path) as temporary:
+                temporary.write_bytes(data)
+                temporary.chmod(mode)
+            return
+        except FileNotFoundError:
+            # A process that held no lease against this one swept the temporary name; or the folder is gone.
+            if not left or not path.parent.is_dir():
+                raise
 
 
 def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:

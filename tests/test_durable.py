@@ -145,3 +145,24 @@ def test_a_failed_exchange_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(FileNotFoundError):
         durable.exchange(tmp_path / "absent", tmp_path / "place", tmp_path / "aside")
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+def test_a_swept_temporary_name_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes may work in one folder without a lease: the sweep of one meets the other's write."""
+    flush, swept = durable.fsync_file, []
+
+    def sweep(path: Path) -> None:
+        flush(path)
+        if len(swept) < 2:
+            swept.append(path)
+            path.unlink()
+
+    monkeypatch.setattr(durable, "fsync_file", sweep)
+    durable.write_bytes(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+    assert len(swept) == 2
+
+
+def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        durable.write_bytes(tmp_path / "absent" / "file", b"content")

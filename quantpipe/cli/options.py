@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from quantpipe.console import Console
+from quantpipe.store.stages import STAGE_NAMES
 
 if TYPE_CHECKING:
     from quantpipe.recipe.model import Recipe
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-STAGE = click.Choice(("fetch", "quantize", "verify", "smoke", "publish"))
+STAGE = click.Choice(STAGE_NAMES)
 PATH = click.Path(path_type=Path)
 
 

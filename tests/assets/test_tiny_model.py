@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 from quantpipe.assets import TINY_CORPUS, TINY_MODEL, TINY_PROBES
 
 REPOSITORY = Path(__file__).parents[2]
-QUANTIZE_PYTHON = REPOSITORY / ".venv-quantize" / "bin" / "python"
+QUANTIZE_PYTHON = Path(
+    os.environ.get("QUANTPIPE_QUANTIZE_PYTHON") or REPOSITORY / ".venv-quantize" / "bin" / "python"
+)
 MEBIBYTE = 1 << 20
 
 GREEDY = """

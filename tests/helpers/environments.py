@@ -27,7 +27,19 @@ import pytest
 
 from helpers.commands import ROOT
 
-BORROWED = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments")
+BORROWED = (
+    "pytest",
+    "_pytest",
+    "py",
+    "pluggy",
+    "iniconfig",
+    "packaging",
+    "pygments",
+    "exceptiongroup",
+    "tomli",
+)
+"""pytest and what it needs; the last two on Python 3.10 only."""
+
 INSIDE = Path(__file__).with_name("inside.py")
 SILENCE = 900.0
 """Seconds without a report after which the other interpreter is given up."""
@@ -199,9 +211,10 @@ def _borrowed(folder: Path) -> Path:
     target.mkdir(exist_ok=True)
     for name in BORROWED:
         found = importlib.util.find_spec(name)
-        assert found is not None
-        assert found.origin is not None
-        (target / name).symlink_to(Path(found.origin).parent)
+        if found is not None and found.origin is not None:
+            path = Path(found.origin)
+            source = path.parent if path.name == "__init__.py" else path
+            (target / source.name).symlink_to(source)
     return target
 
 

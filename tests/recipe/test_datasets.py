@@ -22,7 +22,9 @@ from quantpipe.recipe.datasets import (
 
 Write = Callable[[str, str | bytes], Path]
 REPOSITORY = Path(__file__).parents[2]
-QUANTIZE_PYTHON = REPOSITORY / ".venv-quantize" / "bin" / "python"
+QUANTIZE_PYTHON = Path(
+    os.environ.get("QUANTPIPE_QUANTIZE_PYTHON") or REPOSITORY / ".venv-quantize" / "bin" / "python"
+)
 
 
 @pytest.fixture

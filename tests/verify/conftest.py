@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON = ROOT / ".venv-quantize" / "bin" / "python"
+PYTHON = Path(os.environ.get("QUANTPIPE_QUANTIZE_PYTHON") or ROOT / ".venv-quantize" / "bin" / "python")
 SCRIPT = Path(__file__).with_name("make_checkpoints.py")
 KINDS = ("v1-moe", "v1-moe-smooth", "v1-dense", "v1-tied", "v0-moe")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from quantpipe.verify.checks import all as every
 from quantpipe.verify.checks.all import all_checks
 from quantpipe.verify.checks.needs import MODEL, NEEDS
 from quantpipe.verify.checks.registry import check
@@ -22,6 +23,13 @@ def test_all_checks_are_there() -> None:
     ids = [c.id for c in all_checks()]
     wanted = [*(f"A{n}" for n in range(1, 13)), *(f"B{n}" for n in range(1, 14)), "C1", "C2"]
     assert ids == wanted
+
+
+def test_every_module_with_checks_is_imported() -> None:
+    """One that is not would be silent: its checks would not run, and nothing would miss them."""
+    folder = Path(every.__file__).parent
+    with_checks = {path.stem for path in folder.glob("*.py") if "\n@check(" in path.read_text("utf-8")}
+    assert {module.__name__.rpartition(".")[2] for module in every.MODULES} == with_checks
 
 
 def test_each_check_says_what_goes_wrong_and_what_to_do() -> None:
