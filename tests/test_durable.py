@@ -149,7 +149,8 @@ def test_a_failed_exchange_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_swept_temporary_name_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes may work in one folder without a lease: the sweep of one meets the other's write."""
-    flush, swept = durable.fsync_file, []
+    flush = durable.fsync_file
+    swept: list[Path] = []
 
     def sweep(path: Path) -> None:
         flush(path)
