@@ -1,4 +1,4 @@
-"""Memory control groups, versions 1 and 2: what they leave, and whom the kernel killed for it.
+"""Memory control groups, versions 1 and 2: memory left, and the kernel's OOM kills.
 
 Sources: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
 """

@@ -14,7 +14,7 @@ from types import TracebackType
 from quantpipe.host import procfs, supervisor
 
 GRACE_SECONDS = 10.0
-"""How long a child may take to end after SIGTERM before SIGKILL; its workers get less, see supervisor.py."""
+"""How long a child may take to end after SIGTERM before SIGKILL; for its workers see supervisor.py."""
 
 
 class Child:
@@ -86,7 +86,7 @@ class Child:
     def stop(self) -> int:
         """End the whole tree, if it still runs; returns its exit status.
 
-        A second Ctrl-C meanwhile does not leave anything behind: the supervisor goes on by itself.
+        A second Ctrl-C meanwhile leaves nothing behind: the supervisor continues by itself.
         """
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -101,7 +101,7 @@ class Child:
     def activity(self) -> int:
         """A number that grows while anything in the tree computes, reads or writes.
 
-        CPU time in clock ticks plus bytes passed through read and write. When it stands still the tree
+        CPU time in clock ticks plus bytes passed through read and write. If it does not change, the tree
         is waiting for something.
         """
         return sum(_activity(process) for process in supervisor.descendants(self.pid))
@@ -118,7 +118,7 @@ def _activity(process: int) -> int:
 
 
 def signal_name(status: int) -> str | None:
-    """The signal behind an exit status above 128, such as "SIGKILL"; None for other statuses."""
+    """The signal of an exit status above 128, such as "SIGKILL"; None for other statuses."""
     try:
         return signal.Signals(status - 128).name
     except ValueError:
@@ -129,8 +129,8 @@ def tail(log: Path, lines: int = 50, *, limit: int = 1 << 16) -> list[str]:
     """The last lines of a log file; empty where there is none.
 
     Args:
-        lines: at most so many.
-        limit: at most so many bytes are read, from the end.
+        lines: the maximum.
+        limit: bytes to read at most, from the end.
     """
     with contextlib.suppress(OSError), log.open("rb") as file:
         size = file.seek(0, os.SEEK_END)

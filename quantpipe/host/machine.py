@@ -26,7 +26,7 @@ _OWN_PYTHON = ("PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 
 
 def for_other_python(base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The caller's environment without what would lead another interpreter into quantpipe's own.
+    """The caller's environment without variables that would point another interpreter at quantpipe's own.
 
     PYTHONPATH stays, apart from entries of this environment: on Ascend hosts CANN's set_env.sh puts the
     operator compiler there, without which torch_npu cannot run.
@@ -49,7 +49,7 @@ def npus() -> list[str]:
 
 
 def require_npu(where: str) -> None:
-    """Refuse to go on without an NPU.
+    """Require an NPU.
 
     Raises:
         PreflightError: the driver shows none.
@@ -76,7 +76,7 @@ def named_interpreter(python: Path | None, variable: str) -> Path:
 
 
 def require_interpreter(python: Path | None, variable: str, packages: tuple[str, ...]) -> None:
-    """Refuse to go on without an interpreter that can find these packages; none is imported.
+    """Require an interpreter that can find these packages; none is imported.
 
     Raises:
         PreflightError: no interpreter there, or a package is missing.

@@ -1,4 +1,4 @@
-"""Processes of a run that nothing watches over any more: found by the run's id, and ended.
+"""Processes of a run that have lost their supervisor: found by the run's id, and ended.
 
 Every process of a smoke server carries QUANTPIPE_RUN_ID in its environment. As long as its supervisor
 lives, that one ends it, also when quantpipe is killed. What carries the id of a run without a living

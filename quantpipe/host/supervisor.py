@@ -6,8 +6,8 @@ or is killed by SIGKILL) the whole tree below is ended, from its top down:
 
     1. the command itself: SIGTERM, after GRACE seconds SIGKILL; it ends its workers as it sees fit
     2. what is left of the tree: SIGTERM, then SIGKILL
-    3. Python's resource trackers: they end by themselves as soon as nobody is left whom they serve,
-       and remove what was left behind in /dev/shm; only one that does not is killed
+    3. Python's resource trackers: they end by themselves as soon as they serve no process any more,
+       and remove leftovers in /dev/shm; only one that does not is killed
     4. files in /dev/shm that the tree had mapped and no tracker knew, and the folder SCRATCH ("": none)
 
 As a subreaper it also inherits, and so can end, processes whose parents are gone or that moved to
@@ -35,13 +35,13 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _POLL_SECONDS = 0.05
 
 WORKER_SECONDS = 5.0
-"""At most so long may workers take to end after SIGTERM, once the command itself is gone."""
+"""How long workers may take to end after SIGTERM, once the command itself is gone."""
 
 TRACKER_SECONDS = 5.0
-"""So long may a resource tracker take to clean up, once nobody else is left."""
+"""How long a resource tracker may take to clean up, once nothing else is left."""
 
 KILL_SECONDS = 10.0
-"""So long is SIGKILL given to take effect."""
+"""How long SIGKILL may take to have an effect."""
 
 _TRACKER = b"resource_tracker import main"  # multiprocessing's, and joblib's
 
@@ -176,7 +176,7 @@ def _until_gone(left: Callable[[], object], seconds: float, look: Callable[[], N
 def _kill(left: Callable[[], list[int]]) -> None:
     """SIGKILL, again and again: what is left may have started more meanwhile.
 
-    Not for ever: a process that waits in a driver cannot be ended, and whoever waits for this one says so.
+    Not for ever: a process that waits in a driver cannot be ended, and the caller reports it.
     """
     deadline = time.monotonic() + KILL_SECONDS
     while (processes := left()) and time.monotonic() < deadline:
@@ -201,7 +201,7 @@ def _end_tree(child: subprocess.Popen[bytes], grace: float, look: Callable[[], N
 
 
 def _default_signals() -> None:
-    """The command decides itself about the signals that its supervisor ignores."""
+    """The command handles the signals that its supervisor ignores."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
 

@@ -22,11 +22,11 @@ KEPT_RUNS = 10
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something that may go.
+    """Something that can be removed.
 
     Attributes:
         kind: "generation", "snapshot", "run", or "leftover" of a removal that was killed.
-        recipe: whose it is; None for snapshots, which recipes share.
+        recipe: its recipe; None for snapshots, which recipes share.
         path: relative to the store.
         bytes: what removing it frees.
     """
@@ -44,10 +44,10 @@ class Candidate:
 def candidates(
     store: Store, *, keep: int, on_unreadable: Callable[[str], object] = lambda message: None
 ) -> list[Candidate]:
-    """What may go: nothing that is current, is among the `keep` newest, or belongs to an unfinished run.
+    """What can be removed: nothing current, nothing among the `keep` newest, nothing of an unfinished run.
 
-    A snapshot that is being fetched belongs to no receipt yet: what was changed lately stays. What a receipt
-    that cannot be read stands for is unknown: the generations of its recipe stay, and all snapshots.
+    A snapshot that is being fetched belongs to no receipt yet: recent changes are kept. What an unreadable
+    receipt refers to is unknown: the generations of its recipe are kept, and all snapshots.
 
     Args:
         on_unreadable: receives a message for each recipe whose receipts, or whose pointer, cannot be read.
@@ -73,7 +73,7 @@ def candidates(
 
 
 def remove(store: Store, chosen: list[Candidate]) -> None:
-    """Remove what `candidates` found, unless it is gone or has become current meanwhile."""
+    """Remove what `candidates` found, unless it is gone or has become current in the meantime."""
     for candidate in chosen:
         path = store.absolute(candidate.path)
         if candidate.kind == "generation" and candidate.recipe is not None:
@@ -93,7 +93,7 @@ def _expired(store: Store, recipe: str, keep: int) -> list[Candidate]:
 
 
 def _needed_snapshots(store: Store, recipe: str) -> set[Path]:
-    """The snapshots of the current generation and of runs that may go on."""
+    """The snapshots of the current generation and of runs that may be resumed."""
     receipts = [published.get("fetch") for published in store.published_receipts(recipe)[:1]]
     receipts += [run.load("fetch") for run in store.runs(recipe)[-KEPT_RUNS:]]
     return {store.absolute(receipt.outputs.snapshot) for receipt in receipts if receipt is not None}
@@ -106,7 +106,7 @@ def _unneeded_snapshots(store: Store, needed: set[Path]) -> list[Candidate]:
 
 
 def _worked_on(snapshot: Path) -> bool:
-    """Whether something was finished or begun in it lately: folders bear the time of their last change."""
+    """Whether something was finished or begun in it lately: folders have the time of their last change."""
     folders = [snapshot, *(path for path in snapshot.glob(".*/**/") if path.is_dir())]
     return max(folder.stat().st_mtime for folder in folders) > time.time() - UNPUBLISHED_GRACE_SECONDS
 

@@ -1,4 +1,4 @@
-"""Stage publish: let the pointer name the checkpoint that passed, keep what a rollback needs."""
+"""Stage publish: point at the checkpoint that passed, keep what a rollback needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNPUBLISHED_GRACE_SECONDS = 7 * 24 * 3600.0
 
 
 class PublishStage:
-    """One rename of a link: whoever follows it sees the old checkpoint whole or the new one whole.
+    """One rename of a link: its readers see a complete checkpoint, the old one or the new one.
 
     Args:
         forced: somebody asked for it by name, maybe long after the generation was verified: what this run
@@ -44,11 +44,11 @@ class PublishStage:
     def run(self, context: Context) -> StageResult[PublishOutput, PublishFigures]:
         """Move the pointer, if it is where it was when the run began and the lease is still this run's.
 
-        The receipts come first: whatever happens after the pointer has moved, the way back is known.
+        The receipts come first: whatever happens after the move, a rollback has what it needs.
 
         Raises:
             VerificationError: the generation lacks files, or proved damaged.
-            RetryableError: another run took the lease, or somebody moved the pointer meanwhile.
+            RetryableError: another run took the lease, or somebody moved the pointer in the meantime.
         """
         store, name, digest, before = (
             context.store,

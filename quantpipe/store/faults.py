@@ -1,9 +1,9 @@
-"""What a disk, a quota or a mount can do to any system call, as quantpipe's errors: one table for everybody.
+"""Faults of disks, quotas and mounts that any system call can meet, as quantpipe's errors: one table for all.
 
 Standard library only: the quantize worker uses it in an environment without the core's dependencies.
 
-Not in the table, because no storage does it by itself: a missing or an unexpected file (ENOENT, EEXIST,
-EISDIR, ENOTEMPTY), which the place that meets it explains, and a call that is wrong (EINVAL, EBADF).
+Not in the table, because storage does not cause them: a missing or an unexpected file (ENOENT, EEXIST,
+EISDIR, ENOTEMPTY), which the caller explains, and a wrong call (EINVAL, EBADF).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from quantpipe.errors import PreflightError, QuantpipeError, RetryableError, Sto
 
 @dataclass(frozen=True)
 class _Fault:
-    """A kind of fault: the error that it becomes, what happened, and what to do."""
+    """A kind of fault: its error class, what happened, and what to do."""
 
     error: type[QuantpipeError]
     what: str
@@ -113,10 +113,10 @@ def is_storage_fault(number: int | None) -> bool:
 
 
 def storage_error(error: OSError, where: Path | str) -> QuantpipeError | None:
-    """The error that a fault of the storage is; None where the storage is not the cause.
+    """The error for a fault of the storage; None where the storage is not the cause.
 
     Args:
-        where: what was worked on, for calls that do not name their file (a write to a descriptor).
+        where: the path in use, for calls that do not name their file (a write to a descriptor).
     """
     fault = None if error.errno is None else _FAULTS.get(error.errno)
     if error.errno is None or fault is None:
@@ -135,8 +135,8 @@ def storage_faults(where: Path | str) -> Iterator[None]:
 
     Raises:
         StorageFullError: no space, or no quota.
-        PreflightError: it may not be accessed, or cannot do what is needed.
-        RetryableError: it went away for a while.
+        PreflightError: it is not accessible, or lacks an operation.
+        RetryableError: it was unreachable for a while.
     """
     try:
         yield

@@ -2,13 +2,13 @@
 
     <store>/models/<recipe>/history/<number>-<digest>-<nonce>.json
 
-Retention and rollback follow this order. It is in the names, as a running number: neither the clocks of
-hosts nor the times of files count, so that a store that was copied without times keeps its order. Two
+Retention and rollback follow this order. It is in the names, as a running number: neither host clocks
+nor file times matter, so a store that was copied without times keeps its order. Two
 hosts that move the pointer at the same instant write two files of one number; none is lost, and the nonce
 decides which counts as the later one.
 
 A move is recorded before the pointer moves: killed in between, the history ends with a generation that has
-not become current, which is why everything after the last entry of the current one is left out of account.
+not become current, which is why everything after the last entry of the current one is ignored.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Move:
     Attributes:
         digest: of the generation that it names from then on.
         previous: what it named before; None where there was no pointer.
-        action: "publish", "rollback", or "restore" where the generation of a move went away meanwhile.
+        action: "publish", "rollback", or "restore" if the generation of a move was removed meanwhile.
         time: UTC, ISO 8601, by the clock of `host`: for people, never for the order.
         host: where it was done.
         user: who did it.
@@ -74,7 +74,7 @@ class Move:
 
 
 class History:
-    """The moves of one recipe's pointer. Makes its folder only when it writes.
+    """The moves of one recipe's pointer. Creates its folder only when it writes.
 
     Args:
         folder: `<store>/models/<recipe>/history`.
@@ -84,11 +84,11 @@ class History:
         self.folder = folder
 
     def digests(self) -> list[str]:
-        """What the pointer named, move by move, the oldest first; a digest may come several times."""
+        """What the pointer named, move by move, oldest first; a digest may occur several times."""
         return [digest for _, digest, _ in self._entries()]
 
     def moves(self) -> list[Move]:
-        """The moves with who, when and why, the oldest first; an unreadable file is passed over."""
+        """The moves with who, when and why, the oldest first; an unreadable file is skipped."""
         found = []
         for number, digest, nonce in self._entries():
             try:
@@ -99,7 +99,7 @@ class History:
         return found
 
     def seed(self, digests: list[str]) -> None:
-        """Begin the history of a store that has none, made by 0.1.0, with what its receipts say."""
+        """Begin the history of a store that has none, made by 0.1.0, from its receipts."""
         if not self._entries():
             for before, digest in zip([None, *digests], digests, strict=False):
                 self.record(Move(digest, before, "publish", "", "", ""))

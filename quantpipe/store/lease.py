@@ -1,10 +1,10 @@
 """Leases: who works on a recipe or a snapshot, so that nobody does the same work at the same time.
 
-A lease avoids waste; correctness never rests on it (a holder that was believed dead may still write).
-It is a file with its owner in it, made by link(2), which is atomic on NFS too, and kept fresh by its
-mtime. Age is measured against the mtime of a file that the contender makes beside it: both
-times come from the same file server, so that clocks of hosts do not matter. On the host of the
-owner, its process id, start time and boot id say at once whether it lives.
+A lease avoids waste; correctness never depends on it (a holder that was believed dead may still write).
+It is a file that contains its owner, created by link(2), which is atomic on NFS too, and refreshed by its
+mtime. Its age is measured against the mtime of a file that the contender creates next to it: both
+times come from the same file server, so host clocks do not matter. On the host of the
+owner, process id, start time and boot id show at once whether it is alive.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from quantpipe.store.owner import Owner
 from quantpipe.text import human_seconds, now
 
 LAPSE_SECONDS = 120.0
-"""A lease that was not refreshed for so long is taken by other hosts; refreshes are eight times as often."""
+"""Other hosts can take a lease that was not refreshed for this long; refreshes are eight times as often."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """What a lease says about who holds it.
+    """The holder of a lease, as its file names it.
 
     Attributes:
         owner: the process.
         run: id of its run; None where it has none.
         since: UTC time, ISO 8601.
-        nonce: names this very claim.
+        nonce: identifies this claim.
     """
 
     owner: Owner
@@ -58,9 +58,9 @@ class Lease:
     """A lease on the work that a file names; a context manager that acquires and releases.
 
     Args:
-        path: the lease's file; its folder is made.
-        run: the id of the run that wants it, for people.
-        what: what it is on, for the error.
+        path: the lease's file; its folder is created.
+        run: the id of the run that requests it, for people.
+        what: its subject, for the error.
         lapse: seconds without a refresh after which others may take it.
     """
 
@@ -96,9 +96,9 @@ class Lease:
             return Holder(Owner("an unknown host", "?", 0, 0), None, "an unknown time", "?")
 
     def seems_held(self) -> bool:
-        """Whether somebody holds it, by a look that writes nothing.
+        """Whether somebody holds it; a check that writes nothing.
 
-        For a holder on another host the local clock has to do, so twice the lapse counts as living.
+        For a holder on another host only the local clock is available: up to twice the lapse counts as alive.
         """
         holder = self.holder()
         if holder is None or not holder.owner.may_live():
@@ -114,7 +114,7 @@ class Lease:
         """Take the lease.
 
         Raises:
-            LeaseHeldError: a living process holds it, or one on another host that was seen lately.
+            LeaseHeldError: a living process holds it, or one on another host with a recent sign of life.
             PreflightError: the lease's file cannot be written.
         """
         if self.try_acquire():
@@ -147,7 +147,7 @@ class Lease:
         return False
 
     def require(self) -> None:
-        """Look whether it is still ours.
+        """Check that it is still ours.
 
         Raises:
             RetryableError: another process has taken it.
@@ -161,9 +161,9 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Give it back; harmless where it is not held.
+        """Release it; harmless where it is not held.
 
-        Work that is done does not fail because the storage does now: the lease lapses by itself.
+        A storage fault here does not fail finished work: the lease expires by itself.
         """
         if self._beat is None:
             return
@@ -183,11 +183,11 @@ class Lease:
     ) -> None:
         self.release()
 
-    # -- how it is made -------------------------------------------------------------------------
+    # -- how it is taken ------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _claim(self) -> Any:
-        """A file with our name in it, and the file server's time of now in ns."""
+        """A file that contains our name, and the file server's current time in ns."""
         claim = self.path.with_name(f"{durable.TEMPORARY_PREFIX}{self._me.nonce}-{self.path.name}")
         try:
             claim.write_text(json.dumps(self._me.to_json()) + "\n", "utf-8")
@@ -215,7 +215,7 @@ class Lease:
         return True
 
     def _reclaim(self, clock: int) -> bool:
-        """Remove a lease whose holder is gone; whether it is worth trying again."""
+        """Remove a lease whose holder is gone; whether a retry can succeed."""
         try:
             age = (clock - self.path.stat().st_mtime_ns) / 1e9
         except FileNotFoundError:
@@ -256,4 +256,4 @@ class Lease:
                     return
                 os.utime(self.path)
             except OSError:
-                continue  # a passing fault of the storage: the next beat tries again
+                continue  # a transient storage fault: the next beat retries

@@ -1,6 +1,6 @@
-"""What finished stages hand on (outputs) and report (figures): the typed contents of receipts.
+"""What finished stages pass on (outputs) and report (figures): the typed contents of receipts.
 
-They are declared below the stages, since no stage imports another. Laws, which tests hold:
+They are declared below the stages, since no stage imports another. Laws, which tests check:
 
 - `from_json(x.to_json()) == x`, and a receipt that 0.1.0 wrote is written again byte for byte;
 - a field that a later version adds has a default, and stays out of the JSON while it has that value;
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Record:
-    """Base of the frozen dataclasses here: their way into JSON and back."""
+    """Base of the frozen dataclasses here: to JSON and back."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the fields in their order."""
@@ -66,7 +66,7 @@ class Output(Record):
 
 
 class Figures(Record):
-    """What a person wants to know of a finished stage: bytes, counts, findings, probes."""
+    """What a person wants to know about a finished stage: bytes, counts, findings, probes."""
 
 
 # -- outputs ----------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ class FetchOutput(Output):
 
 @dataclass(frozen=True)
 class QuantizeOutput(Output):
-    """A checkpoint in a run's staging directory: its path, and what was meant to be written."""
+    """A checkpoint in a run's staging directory: its path, and the manifest of what was written."""
 
     checkpoint: str
     manifest: Manifest
@@ -143,8 +143,8 @@ class FetchedFile(Record):
         bytes: its size.
         bytes_transferred: what the hub delivered, repetitions included.
         seconds: wall time, waits included.
-        retries: how often it was tried again.
-        how: `fetched`, `linked` from an earlier snapshot, or `kept`: it was there.
+        retries: number of retries.
+        how: `fetched`, `linked` from an earlier snapshot, or `kept`: it already existed.
     """
 
     path: str
@@ -164,7 +164,7 @@ class FetchFigures(Figures):
         bytes: of the snapshot.
         bytes_transferred: what the hub delivered, repetitions included.
         seconds: wall time of the stage.
-        retries: how often a file was tried again.
+        retries: of all files together.
         per_file: the same by file, sorted by path.
     """
 
@@ -218,12 +218,12 @@ class SmokeFigures(Figures):
     Attributes:
         launcher: how it was started.
         command: with which it was started; empty where it ran already.
-        model: what it says about the model.
-        ready_seconds: until it answered.
+        model: its answer about the model.
+        ready_seconds: until it was ready.
         effective_quantization: the line of its log that says which quantization is in effect; None where
             the log is not here.
         probes: every probe with its request, answer and time.
-        matched: probes that were answered as known.
+        matched: probes whose answer matched the known one.
         known: probes whose answer is known.
         checks: every check with its request, answer and time.
         bench: the benchmark's numbers; None where the recipe has none.
@@ -260,7 +260,7 @@ CONTENTS: Mapping[StageName, tuple[type[Output], type[Figures]]] = {
 
 
 def not_a_receipt(why: object, where: str) -> VerificationError:
-    """The error for a file, or a part of it, that is no receipt."""
+    """The error for a file, or a part of it, that is not a receipt."""
     hint = "remove the file: its stages will run again"
     return VerificationError(f"not a receipt: {why}", where=where, hint=hint)
 
@@ -278,7 +278,7 @@ def _text(value: Any) -> str:
 
 
 def _require_inside(path: str) -> None:
-    """A receipt that was edited does not lead out of the store."""
+    """An edited receipt cannot lead out of the store."""
     pure = PurePosixPath(path)
     if not path or "\0" in path or pure.is_absolute() or ".." in pure.parts:
         raise ValueError(f"{path!r} is not inside the store")

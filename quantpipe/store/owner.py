@@ -1,4 +1,4 @@
-"""Who holds a lease or writes a partial file: a process, so that others can tell whether it lives."""
+"""The process that holds a lease or writes a partial file, so that others can see whether it is alive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quantpipe.host import procfs
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, so that others can tell whether it lives.
+    """A process, identified so that others can see whether it is alive.
 
     Attributes:
         host: name of the host, for people.
@@ -38,7 +38,7 @@ class Owner:
 
     @classmethod
     def from_token(cls, token: str) -> Owner | None:
-        """Read what `token` gave; None where it is something else."""
+        """Read what `token` gave; None where it is not a token."""
         try:
             realm, pid, start = token.split("-")
             return cls("", realm, int(pid), int(start))
@@ -46,7 +46,7 @@ class Owner:
             return None
 
     def on_this_host(self) -> bool:
-        """Whether its process id means something here."""
+        """Whether its process id is valid here."""
         return self.realm == procfs.realm()
 
     def may_live(self) -> bool:

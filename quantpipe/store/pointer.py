@@ -2,10 +2,10 @@
 
     <store>/models/<recipe>/current     relative link to a generation, replaced by rename
 
-Who moves it looks before and after. Before: the generation has all of its files, by name and size, and the
-pointer still names what the mover believes that it names. After: the generation is still there. Whoever
-removes a generation renames it away first and then looks at the pointer (`publish.retention.remove`). Each
-side writes and then reads what the other writes, so that at least one of the two sees the other, on any
+A move checks before and after. Before: the generation has all of its files, by name and size, and the
+pointer still names what the mover expects. After: the generation still exists. A removal
+renames the generation away first and then checks the pointer (`publish.retention.remove`). Each
+side writes and then reads what the other writes, so at least one of the two notices the other, on any
 number of hosts and without a lock.
 """
 
@@ -22,7 +22,7 @@ from quantpipe.store.manifest import PROVENANCE
 from quantpipe.store.sealed import glance_at_sealed
 
 RECEIPTS = "receipts"
-"""The folder, beside the pointer, with the receipts of each generation that was about to become current."""
+"""The folder, next to the pointer, with the receipts of each generation that was about to become current."""
 
 _NAME = "current"
 
@@ -40,10 +40,10 @@ class Pointer:
         self.history = History(folder / "history")
 
     def named(self) -> str | None:
-        """What the link says, whether it is there or not; None before the first publish.
+        """What the link names, whether that exists or not; None before the first publish.
 
         Raises:
-            VerificationError: there is something else than a link.
+            VerificationError: it is not a link.
         """
         try:
             return str(self.path.readlink())
@@ -57,20 +57,20 @@ class Pointer:
             ) from error
 
     def current(self) -> Path | None:
-        """The generation that it names; None where it names nothing that is there."""
+        """The generation that it names; None where that does not exist."""
         name = self.named()
         target = None if name is None else self.folder / name
         return target if target is not None and target.is_dir() else None
 
     def order(self) -> list[str]:
-        """The digests that were current, by when each was so for the last time; the present one comes last.
+        """The digests that were ever current, by when they last were; the present one is last.
 
         Raises:
             VerificationError: as `named`.
         """
         digests = self.history.digests() or self._order_by_receipts()
         named = self.named()
-        if named in digests:  # what comes after it was about to become current, and did not
+        if named in digests:  # entries after it were about to become current, and did not
             del digests[len(digests) - digests[::-1].index(named) :]
         elif named is not None:
             digests.append(named)
@@ -88,12 +88,12 @@ class Pointer:
         """Let the pointer name `move.digest`, atomically and durably.
 
         Args:
-            move: `previous` is what the pointer has to name until now.
+            move: `previous` is what the pointer has to name before the move.
 
         Raises:
-            VerificationError: the generation is not there or lacks files; the pointer is as it was.
-            RetryableError: somebody else moved the pointer meanwhile, or removed the generation; the pointer
-                names what they left, or a generation that is there.
+            VerificationError: the generation is missing or lacks files; the pointer is unchanged.
+            RetryableError: somebody else moved the pointer, or removed the generation; the pointer
+                names what they left, or a generation that exists.
         """
         self._require_whole(move.digest)
         named = self.named()
@@ -145,12 +145,12 @@ class Pointer:
         durable.fsync_directory(self.folder)
 
     def _put_back(self, lost: Move) -> None:
-        """Name a generation that is there: the one before, or else the one that was current last."""
+        """Name a generation that exists: the previous one, or else the one that was current last."""
         before = [lost.previous, *reversed(latest_last(self.history.digests()))]
         for digest in before:
             if digest is None or digest == lost.digest or not self._is_there(digest):
                 continue
-            if self.named() != lost.digest:  # whoever moved it meanwhile knows better
+            if self.named() != lost.digest:  # somebody moved it in the meantime: theirs counts
                 return
             self.history.record(Move.of_now(digest, "restore", previous=lost.digest, run=lost.run))
             self._replace(digest)

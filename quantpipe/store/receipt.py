@@ -1,4 +1,4 @@
-"""What a run leaves on disk: a receipt per finished stage, and the directory that they lie in."""
+"""What a run leaves on disk: a receipt per finished stage, and the run's directory."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Receipt(Generic[OutputT, FiguresT]):
         stage: the stage's name.
         key: digest of everything that decided the result.
         outputs: what later stages need; paths are relative to the store.
-        figures: what a person wants to know: bytes, counts, findings, probes.
+        figures: for people: bytes, counts, findings, probes.
         started: UTC time, ISO 8601.
         seconds: wall time of the run.
         summary: one line for people.
@@ -178,7 +178,7 @@ class RunDirectory:
 
     @property
     def staging(self) -> Path:
-        """Where the checkpoint grows until it is verified."""
+        """Where the checkpoint is written until it is verified."""
         return self.path / "staging"
 
     @property
@@ -201,7 +201,7 @@ class RunDirectory:
         return Receipts.of(*(receipt for receipt in found if receipt is not None))
 
     def receipt_path(self, stage: str) -> Path:
-        """Where the receipt of `stage` lies."""
+        """The path of the receipt of `stage`."""
         return self.path / "receipts" / f"{stage}.json"
 
     @property
@@ -210,7 +210,7 @@ class RunDirectory:
         return self.path / "run.json"
 
     def state(self) -> dict[str, Any]:
-        """What run.json says; empty where there is none or where it cannot be read."""
+        """The content of run.json; empty where it is missing or unreadable."""
         try:
             value = json.loads(self.state_path.read_text("utf-8"))
         except (OSError, ValueError):
@@ -222,12 +222,12 @@ class RunDirectory:
         durable.write_json(self.state_path, {**self.state(), **changes})
 
     def create(self) -> None:
-        """Make the run's folders; harmless when they are there."""
+        """Create the run's folders; harmless if they exist."""
         for folder in (self.logs, self.path / "receipts"):
             folder.mkdir(parents=True, exist_ok=True)
 
     def lineage(self) -> Iterator[RunDirectory]:
-        """This run, the one that it continues, and so on; each once, whatever run.json says."""
+        """This run, the one that it continues, and so on; each once, even if run.json has a loop."""
         run, seen = self, set[str]()
         while run.id not in seen:
             yield run
@@ -245,7 +245,7 @@ class RunDirectory:
         """The receipt of `stage`; None where the stage has not finished.
 
         Raises:
-            VerificationError: what lies there is not its receipt.
+            VerificationError: the file is not its receipt.
         """
         path = self.receipt_path(stage)
         if not path.is_file():
@@ -257,7 +257,7 @@ def read_receipt_file(path: Path) -> dict[str, Any]:
     """The JSON object of a file that holds one receipt, or several by stage.
 
     Raises:
-        VerificationError: it is not JSON, or no object.
+        VerificationError: it is not a JSON object.
     """
     try:
         value = json.loads(path.read_text("utf-8"))

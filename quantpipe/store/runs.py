@@ -1,4 +1,4 @@
-"""Runs: how one begins and takes over what an unfinished one has got, and how its end is recorded."""
+"""Runs: how one starts and takes over the work of an unfinished one, and how its end is recorded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ENDED = ("published", "held", "taken over")
 
 
 def unfinished(store: Store, recipe: str) -> RunDirectory | None:
-    """The newest run of a recipe that began, unless it got to its end."""
+    """The newest run of a recipe, unless it was completed."""
     begun = [run for run in store.runs(recipe) if run.state()]
     if not begun or begun[-1].state().get("status") in _ENDED:
         return None
@@ -26,7 +26,7 @@ def unfinished(store: Store, recipe: str) -> RunDirectory | None:
 
 
 def begin(store: Store, recipe: Recipe) -> tuple[RunDirectory, Receipts]:
-    """A fresh run directory, which takes over what an unfinished run has got, and that run's receipts.
+    """A fresh run directory, which takes over the work of an unfinished run, and that run's receipts.
 
     The staging directory moves by rename. Should that run be alive after all (the lease is no fence),
     it loses its directory and stops; it cannot write into what this run verifies.
@@ -72,13 +72,13 @@ def recorded(run: RunDirectory, console: Console) -> Iterator[None]:
     """Write into run.json and events.jsonl how the run ended, if an error ends it.
 
     Raises:
-        RetryableError: another run has taken this one's work over.
+        RetryableError: another run has taken over this one.
     """
     try:
         yield
     except BaseException as error:
         if isinstance(error, Exception) and (by := run.state().get("by")):
-            # Whatever went wrong: that its directory went away is reason enough.
+            # Whatever the error is: the cause is that its directory was taken over.
             raise RetryableError(
                 f"run {by} has taken over this run",
                 where=str(run.path),

@@ -1,4 +1,4 @@
-"""What a store's filesystem has left, and what it can do: asked and tried before hours of work rest on it."""
+"""Free space and semantics of a store's filesystem: checked before hours of work depend on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quantpipe.store.faults import storage_error
 
 
 def existing(path: Path) -> Path:
-    """`path`, or the nearest folder above it that is there: on its filesystem `path` will be."""
+    """`path`, or the nearest existing folder above it: `path` will be on that filesystem."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
@@ -23,14 +23,14 @@ def existing(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Space:
-    """What a filesystem has left for an ordinary user.
+    """The free space of a filesystem for an ordinary user.
 
     A quota counts where statvfs shows it (NFS, XFS projects).
 
     Attributes:
         free: bytes.
         total: bytes.
-        inodes: files and folders that may still be made; None where the filesystem has no limit.
+        inodes: files and folders that can still be created; None where the filesystem has no limit.
     """
 
     free: int
@@ -46,10 +46,10 @@ class Space:
 
 
 def check_writable(path: Path) -> None:
-    """Whether this user may write below `path`, or make it; writes nothing.
+    """Check that this user may write below `path`, or create it; writes nothing.
 
     Raises:
-        PreflightError: no.
+        PreflightError: not writable.
     """
     folder = existing(path)
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
@@ -61,10 +61,10 @@ def check_writable(path: Path) -> None:
 
 
 def check_semantics(folder: Path) -> None:
-    """Try what every publish rests on: rename over a file, of a directory and over a link, and fsync.
+    """Try what every publish depends on: rename over a file, of a directory and over a link, and fsync.
 
     Args:
-        folder: where to try; made where it is missing.
+        folder: where to try; created if it is missing.
 
     Raises:
         StorageFullError, RetryableError: the trial met a fault of the storage.
@@ -99,7 +99,7 @@ def check_store(root: Path) -> None:
 
 
 def _tried(folder: Path) -> str | None:
-    """Do it all; what came out wrong without an error."""
+    """Try all operations; returns what went wrong without an error."""
     file, directory, link = folder / "file", folder / "directory", folder / "link"
     durable.write_bytes(file, b"old")
     durable.write_bytes(file, b"new")
@@ -117,7 +117,7 @@ def _tried(folder: Path) -> str | None:
 
 
 def _refused(error: OSError, folder: Path) -> Exception:
-    """The fault without the names of the trial, which nobody knows."""
+    """The fault without the names of the trial, which mean nothing to users."""
     words = error.strerror or str(error)
     found = None if error.errno is None else storage_error(OSError(error.errno, words), folder)
     return found or PreflightError(

@@ -36,7 +36,7 @@ from quantpipe.store.receipt import Receipts, RunDirectory, read_receipt_file
 from quantpipe.store.verified import Verified
 
 SPARE_BYTES = 64 << 20
-"""Free space that has to stay: for logs, receipts and what others write meanwhile."""
+"""Free space to keep in reserve: for logs, receipts and what others write meanwhile."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -64,7 +64,7 @@ class Generation:
 
 
 class Store:
-    """The store below one root directory. Makes directories only when it writes."""
+    """The store below one root directory. Creates directories only when it writes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -74,13 +74,13 @@ class Store:
         return path.relative_to(self.root).as_posix()
 
     def absolute(self, relative: str) -> Path:
-        """The path behind a receipt's relative path."""
+        """The absolute path of a receipt's relative path."""
         return self.root / relative
 
     def clock(self) -> float:
         """The time by the file server, which also gives the files their times; seconds since the epoch.
 
-        The clock of a host may be hours or days off. Where nothing can be written it has to do all the same.
+        The clock of a host may be hours or days off. It is the fallback where nothing can be written.
         """
         mark = self.root / f"{durable.TEMPORARY_PREFIX}{secrets.token_hex(8)}"
         try:
@@ -95,7 +95,7 @@ class Store:
     # -- sources and runs -----------------------------------------------------------------------
 
     def snapshot(self, hub: str, repo: str, commit: str) -> Path:
-        """Where the snapshot of a source at a commit lies."""
+        """The path of a source's snapshot at a commit."""
         return self.root / "sources" / hub / repo.strip("/").replace("/", "--") / commit
 
     def new_run(self, recipe: str) -> RunDirectory:
@@ -128,7 +128,7 @@ class Store:
         return self.root / "models" / recipe
 
     def generation(self, recipe: str, digest: str) -> Path:
-        """Where the generation with this manifest digest lies."""
+        """The path of the generation with this manifest digest."""
         return self.model(recipe) / digest
 
     def generation_folders(self, recipe: str) -> list[Path]:
@@ -227,12 +227,12 @@ class Store:
         """The generation that the pointer names; None before the first publish.
 
         Raises:
-            VerificationError: there is something else than a link.
+            VerificationError: it is not a link.
         """
         return self.pointer(recipe).current()
 
     def receipts_path(self, recipe: str, digest: str) -> Path:
-        """Where the receipts of a published generation lie."""
+        """The path of a published generation's receipts."""
         return self.model(recipe) / RECEIPTS / f"{digest}.json"
 
     def save_receipts(self, recipe: str, digest: str, receipts: Receipts) -> None:
@@ -259,7 +259,7 @@ class Store:
 
 
 def _make_unchangeable(staging: Path, provenance: dict[str, Any]) -> None:
-    """The last strokes before the rename: provenance, modes for servers of other uids, everything flushed."""
+    """The last steps before the rename: provenance, modes for servers of other uids, everything flushed."""
     durable.write_json(staging / PROVENANCE, provenance)
     for directory, _, files in os.walk(staging):
         for name in files:
@@ -272,7 +272,7 @@ def _make_unchangeable(staging: Path, provenance: dict[str, Any]) -> None:
 
 
 def _modified(path: Path) -> float | None:
-    """When a file was written, seconds since the epoch; None where there is none."""
+    """When a file was written, seconds since the epoch; None where it is missing."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:

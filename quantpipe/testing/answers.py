@@ -1,4 +1,4 @@
-"""What the loopback hubs were asked, and what they answer besides files."""
+"""Requests to the loopback hubs, and their answers other than files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Request:
         path: of the file in the repository, or `api`.
         start: first byte asked for.
         sent: bytes of the body that were sent.
-        token: what stood in the Authorization header.
+        token: from the Authorization header.
     """
 
     path: str
@@ -28,7 +28,7 @@ class Request:
 
 @dataclass
 class Answer:
-    """An HTTP answer that is no file."""
+    """An HTTP answer that is not a file."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)

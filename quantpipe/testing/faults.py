@@ -11,14 +11,14 @@ class Fault:
     """One way to misbehave, for the requests of some files.
 
     Attributes:
-        files: shell pattern of the paths that it is for; `api` is for questions about the repository,
+        files: shell pattern of the paths that it affects; `api` is for requests about the repository,
             `xet` for chunks.
         times: how many requests it spoils; None is all of them.
         status: answer with this HTTP status instead of the file.
         headers: sent with the status.
         slow: bytes per second; None is as fast as possible.
-        stall_after: send so many bytes of the body, then nothing more.
-        cut_after: send so many bytes of the body, then close the connection.
+        stall_after: send this many bytes of the body, then nothing more.
+        cut_after: send this many bytes of the body, then close the connection.
         corrupt: flip a bit in the middle of the body; the size stays right.
         announce: with `cut_after`: claim that the body is no longer than what is sent.
         ignore_range: answer a request for a range with the whole file.
@@ -51,7 +51,7 @@ class Fault:
 
 
 def gated() -> Fault:
-    """The repository wants its licence accepted first, as Hugging Face says it."""
+    """The repository is gated by its licence, as Hugging Face reports it."""
     headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted."}
     return Fault(files="*", status=403, headers=headers)
 

@@ -21,7 +21,7 @@ from quantpipe.testing.repository import Repository
 from quantpipe.testing.server import HubServer
 
 XET_TOKEN = "xetPLANTEDplantedTOKEN"
-"""The token for chunks; tests look for it where it must not be."""
+"""The token for chunks; tests check that it does not leak."""
 
 _LFS_SUFFIXES = (SHARD_SUFFIX, ".bin", ".pt", ".gguf")
 
@@ -31,7 +31,7 @@ class HuggingFaceServer(HubServer):
 
     Args:
         xet: say that large files are in Xet, and give out tokens for it. The storage itself is not
-            played: requests for chunks meet the faults for `xet`, or HTTP 404.
+            simulated: requests for chunks meet the faults for `xet`, or HTTP 404.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from quantpipe.testing.faults import Fault
 from quantpipe.testing.repository import Content, Repository
 
 SIGNATURE = "X-Amz-Signature=5ec7e75161a7u7e"
-"""In every signed address; tests look for it where it must not be."""
+"""In every signed address; tests check that it does not leak."""
 
 _PIECE = 1 << 20
 
