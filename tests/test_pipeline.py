@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from helpers.commands import QUANTPIPE, ROOT, environment, quantpipe, write_recipe
 from helpers.processes import processes_of
+from helpers.rot import flip
 
 NAME = "tiny-qwen3-moe-w8a8-rot"
 pytestmark = [pytest.mark.quantize_env, pytest.mark.serve_env]
@@ -473,19 +474,6 @@ def complete(port: int, model: str, probe: dict[str, Any]) -> str:
 # -- bytes that rot between the stages ----------------------------------------------------------------
 
 
-def flip(path: Path, position: int) -> None:
-    """One bit, as a disk does it: neither size nor time say so."""
-    before, mode = path.stat(), path.stat().st_mode
-    path.chmod(0o644)
-    with path.open("r+b") as file:
-        file.seek(position)
-        byte = file.read(1)[0]
-        file.seek(position)
-        file.write(bytes([byte ^ 4]))
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    path.chmod(mode)
-
-
 def snapshot_of(store: Path) -> Path:
     return next(store.glob("sources/*/*/*/config.json")).parent
 
@@ -530,3 +518,92 @@ def test_the_same_inputs_with_another_result_are_explained(published_store: Path
     accepted = quantpipe("run", recipe, "--store", published_store, "--force", "quantize")
     assert accepted.status == 0, accepted.stderr
     assert "warning: the same source and recipe gave another checkpoint" in accepted.stderr
+
+
+# -- bytes that rot after a publish -----------------------------------------------------------------------
+
+READER = """
+import hashlib, json, sys
+from pathlib import Path
+
+pointer, looks = Path(sys.argv[1]), 0
+while not Path(sys.argv[2]).exists():
+    place = pointer.resolve()
+    for entry in json.loads((place / "quantpipe.json").read_text())["manifest"]["files"]:
+        data = (place / entry["path"]).read_bytes()
+        assert len(data) == entry["size"], entry["path"]
+    looks += 1
+print(looks)
+"""
+
+
+def test_a_bit_that_flips_in_the_published_generation_is_healed_under_a_reader(
+    published_store: Path, small_recipe: Path, tmp_path: Path
+) -> None:
+    digest, pointer = current(published_store), published_store / "models" / NAME / "current"
+    assert quantpipe("scrub", small_recipe, "--store", published_store).status == 0
+    before = tree(pointer.resolve())
+    # A copied store has other inodes: fetch hashes its files once, and trusts their stamps from then on.
+    assert quantpipe("run", small_recipe, "--store", published_store, "--until", "fetch").status == 0
+    flip(next(pointer.resolve().glob("*.safetensors")), -100)
+    unnoticed = quantpipe("run", small_recipe, "--store", published_store, "--json")
+    assert unnoticed.json()["status"] == "up to date"
+
+    found = quantpipe("scrub", small_recipe, "--store", published_store, "--json")
+    assert found.status == 3
+    [finding] = found.json()["findings"]
+    assert (finding["subject"], finding["recipe"]) == ("generation", NAME)
+    assert finding["file"].endswith(".safetensors") and "sha256" in finding["problem"]
+    status = quantpipe("status", small_recipe, "--store", published_store)
+    assert f"damaged: {finding['file']} has sha256" in status.stdout
+
+    end = tmp_path / "end"
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READER, str(pointer), str(end)], stdout=subprocess.PIPE, text=True
+    )
+    healed = quantpipe("run", small_recipe, "--store", published_store)
+    end.touch()
+    looks, _ = reader.communicate(timeout=60)
+    assert reader.returncode == 0 and int(looks) > 0
+    assert healed.status == 0, healed.stderr
+    assert "was damaged after it was sealed" in healed.stderr
+    assert current(published_store) == digest
+    assert {**tree(pointer.resolve()), "quantpipe.json": b""} == {**before, "quantpipe.json": b""}
+
+    clean = quantpipe("scrub", small_recipe, "--store", published_store, "--json")
+    assert clean.status == 0, clean.stdout
+    assert clean.json()["complete"]
+    assert "damaged" not in quantpipe("status", small_recipe, "--store", published_store).stdout
+    again = quantpipe("run", small_recipe, "--store", published_store, "--json")
+    assert again.json()["status"] == "up to date"
+
+
+def test_a_forced_publish_of_what_has_rotted_is_refused_and_the_next_run_heals(
+    published_store: Path, small_recipe: Path
+) -> None:
+    generation = (published_store / "models" / NAME / "current").resolve()
+    flip(next(generation.glob("*.safetensors")), -100)
+    refused = quantpipe("run", small_recipe, "--store", published_store, "--force", "publish")
+    assert refused.status == 3
+    assert "the generation to point at is damaged" in refused.stderr
+    healed = quantpipe("run", small_recipe, "--store", published_store, "--force", "publish")
+    assert healed.status == 0, healed.stderr
+    assert quantpipe("scrub", small_recipe, "--store", published_store).status == 0
+
+
+def test_a_file_of_the_snapshot_that_rots_is_fetched_again_alone(
+    published_store: Path, small_recipe: Path
+) -> None:
+    snapshot = snapshot_of(published_store)
+    assert quantpipe("run", small_recipe, "--store", published_store, "--until", "fetch").status == 0
+    intact = {path.name: path.stat().st_ino for path in snapshot.glob("*.*")}
+    flip(snapshot / "tokenizer.json", 200)
+    found = quantpipe("scrub", "--store", published_store)
+    assert found.status == 3
+    assert "tokenizer.json has sha256" in found.stdout and "fetches it again" in found.stdout
+    refreshed = quantpipe("run", small_recipe, "--store", published_store)
+    assert refreshed.status == 0, refreshed.stderr
+    assert "quantize  up to date" in refreshed.stderr
+    changed = {name for name, inode in intact.items() if (snapshot / name).stat().st_ino != inode}
+    assert changed == {"tokenizer.json"}
+    assert quantpipe("scrub", "--store", published_store).status == 0
