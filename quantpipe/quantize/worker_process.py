@@ -26,7 +26,12 @@ from quantpipe.quantize.worker.protocol import Job
 
 WORKER = Path(__file__).parent / "worker" / "__main__.py"
 _POLL_SECONDS = 1.0
-_PHASES = {"import": "importing msmodelslim", "load": "loading the BF16 model", "quantize": "quantizing"}
+_PHASES = {
+    "import": "importing msmodelslim",
+    "load": "loading the BF16 model",
+    "check": "hashing the units that an earlier run has finished",
+    "quantize": "quantizing",
+}
 
 
 @dataclass
@@ -151,6 +156,8 @@ def _follow(
                 console.detail(f"worker: {_PHASES.get(event['name'], event['name'])}")
             elif event["event"] == "discarded":
                 console.warning(_discarded(event))
+            elif event["event"] == "damaged":
+                console.warning(_damaged(event))
             _note(event, report)
     return report
 
@@ -190,6 +197,17 @@ def _note(event: dict[str, Any], report: WorkerReport) -> None:
         report.failure = event
     elif kind == "finished":
         report.finished, report.seconds = True, event["seconds"]
+
+
+def _damaged(event: dict[str, Any]) -> str:
+    """Which finished units have rotted, and what that costs."""
+    units, first = event["units"], event["first"]
+    named = ", ".join(map(str, units))
+    again = units[-1] + 1 - first
+    return (
+        f"shards of unit {named} changed on the storage since they were written: "
+        f"{again} units are quantized again, from unit {first} on"
+    )
 
 
 def _discarded(event: dict[str, Any]) -> str:

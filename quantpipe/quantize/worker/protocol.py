@@ -8,6 +8,8 @@ Pipe, from the worker to quantpipe, one JSON object per line, the key "event" be
     layer     index: decoder layers begun so far, of: how many
     resumed   units: finished parts of the work, taken over from an earlier run (engine `streaming`)
     discarded units: as above, but discarded; differences: why, one line each
+    damaged   units: indices of finished units whose shards have changed on the storage since, which are done
+              again; first: the unit from which on
     stopped   message: SIGTERM came, the state is kept
     failed    type, message, action: msmodelslim's own words; fault: what kind it is, of `FAULTS`;
               for "storage" also errno (its name, as in errno.h) and file ("" where it is not known)

@@ -45,15 +45,23 @@ def quantize(job: Job, reporter: Reporter) -> None:
     _calm_logging()
     device.tune_memory()
     state = State(Path(job.state), Path(job.output))
+    reporter.send("phase", name="check")
     differences, discarded = state.open(identity(job))
     if discarded:
         reporter.send("discarded", units=discarded, differences=differences)
-    elif state.units:
-        reporter.send("resumed", units=len(state.units))
+    elif state.kept:
+        reporter.send("resumed", units=state.kept)
+    if state.damaged:
+        reporter.send("damaged", units=state.damaged, first=len(state.units))
     reporter.send("phase", name="quantize")
-    seed_all(seed=42, mode=True)
-    runner = _runner(job, reporter, state, stopping)
-    if not runner.run():
+    while True:
+        seed_all(seed=42, mode=True)
+        runner = _runner(job, reporter, state, stopping)
+        finished = runner.run()
+        if not state.repaired:
+            break
+        state.rejoin()
+    if not finished:
         raise StoppedError(f"stopped by SIGTERM after {len(state.units)} of {runner.units} units")
     written = runner.saver.conclude(state.units, untied=runner.tied)
     durable.write_json(Path(job.state) / SHARDS, written)
@@ -100,7 +108,7 @@ def _runner(job: Job, reporter: Reporter, state: State, stopping: _Stopping) -> 
         saver=UnitSaver(model, save, adapter),
         tied=bool(adapter.config.tie_word_embeddings),
         on_layer=lambda index: reporter.send("layer", index=index, of=layers),
-        stop=lambda: stopping.requested,
+        stop=lambda: stopping.requested or state.repaired,
         place=place,
     )
 

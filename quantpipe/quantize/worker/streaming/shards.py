@@ -121,9 +121,10 @@ def _write(descriptor: int, views: list[memoryview]) -> int:
 
 
 def hash_file(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
+    """The SHA-256 of a file as it is on the device, in hex."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
+        durable.drop_cache(file.fileno())
         while piece := file.read(_PIECE):
             digest.update(piece)
     return digest.hexdigest()

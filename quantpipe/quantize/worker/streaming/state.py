@@ -6,10 +6,14 @@ order of a unit's writes, each flushed before the next:
 1. its shards in the output directory;
 2. the boundary: the hidden states that enter the next unit, exactly as they are in memory;
 3. `unit-NNNNN.json`, which names both with sizes and hashes. This write is what finishes the unit.
-4. The boundary of the unit before is removed.
+4. The boundary of the unit before is removed, except for that of every eighth unit.
 
 Killed before 3, the unit is done again and its files are replaced by equal ones; killed after it, nothing
 of it is done again.
+
+Who continues hashes the shards of all finished units, since a bit may have flipped meanwhile. Units whose
+shards differ are done again, from the last boundary before them: that of every eighth unit stays until the
+end. The units after them stay as they are if the repeated ones have their old hashes.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +35,12 @@ from quantpipe.quantize.worker.streaming.shards import Shard
 from quantpipe.quantize.worker.streaming.weights import Weights, read_header
 
 IDENTITY = "identity.json"
+
+KEPT_EVERY = 8
+"""The boundary of every so many units stays: so few are done again for a damaged one, at most."""
+
+_HASHERS = 4
+"""Files hashed at the same time: one core hashes slower than storage reads."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +86,17 @@ class State:
     Args:
         folder: the state directory; created where it is missing.
         output: the directory of the shards.
+
+    Attributes:
+        units: the finished units from the first one on, up to where the work continues.
+        damaged: the units that are being done again since a shard of theirs has changed.
     """
 
     def __init__(self, folder: Path, output: Path) -> None:
         self._folder, self._output = folder, output
         self.units: list[Unit] = []
+        self.damaged: list[int] = []
+        self._later: list[Unit] = []
 
     def open(self, identity: Mapping[str, str]) -> tuple[list[str], int]:
         """Continue from what is there, if it was made from the same inputs.
@@ -105,6 +122,10 @@ class State:
         if found is None or differences:
             durable.write_json(self._folder / IDENTITY, dict(identity))
         self.units = self._read_units()
+        self.damaged = self._find_damaged()
+        if self.damaged:
+            start = self._restart_before(self.damaged[0])
+            self.units, self._later = self.units[:start], self.units[start:]
         return differences, discarded
 
     def _read_identity(self) -> dict[str, str] | None:
@@ -115,25 +136,56 @@ class State:
         return value if isinstance(value, dict) else None
 
     def _read_units(self) -> list[Unit]:
-        """The finished units from the first one on, as far as their files are complete."""
+        """The finished units from the first one on, up to the last one after which the work can continue."""
         units: list[Unit] = []
         while True:
             try:
                 units.append(Unit.from_json(json.loads(self._unit_path(len(units)).read_text("utf-8"))))
             except (OSError, ValueError, KeyError, TypeError):
                 break
-        final = final_names(units)  # a run that was killed at the very end has renamed them already
-        for unit in units:
-            here = (self._exists(shard, final[shard.name]) for shard in unit.shards)
-            if not all(here):
-                del units[unit.index :]
-                break
         while units and units[-1].boundary is not None and not self._boundary_is_complete(units[-1]):
             units.pop()
         return units
 
-    def _exists(self, shard: Shard, final: str) -> bool:
-        return any(_has_size(self._output / name, shard.size) for name in (shard.name, final))
+    def _find_damaged(self) -> list[int]:
+        """The units with a shard that is not what was written."""
+        final = final_names(self.units)  # a run that was killed at the very end has renamed them already
+
+        def intact(shard: Shard) -> bool:
+            places = (self._output / name for name in (shard.name, final[shard.name]))
+            return any(
+                _has_size(place, shard.size) and shards.hash_file(place) == shard.sha256 for place in places
+            )
+
+        with ThreadPoolExecutor(_HASHERS) as pool:
+            found = pool.map(lambda unit: all(map(intact, unit.shards)), self.units)
+            return [unit.index for unit, right in zip(self.units, found, strict=True) if not right]
+
+    def _restart_before(self, damaged: int) -> int:
+        """The unit from which on everything can be done again, at most `damaged`."""
+        for index in range(damaged, 0, -1):
+            if self._boundary_is_complete(self.units[index - 1]):
+                return index
+        return 0
+
+    @property
+    def kept(self) -> int:
+        """How many finished units are not done again."""
+        goal = self.damaged[-1] + 1 if self.damaged else 0
+        return len(self.units) + sum(unit.index >= goal for unit in self._later)
+
+    @property
+    def repaired(self) -> bool:
+        """Whether all damaged units have been done again, so that `rejoin` is due."""
+        return bool(self.damaged) and len(self.units) > self.damaged[-1]
+
+    def rejoin(self) -> None:
+        """Go on after the last finished unit: those after the repeated ones are what they were."""
+        before = self.units[-1]
+        self.units += [unit for unit in self._later if unit.index > before.index]
+        self.damaged, self._later = [], []
+        if self.units[-1] is not before:
+            self._drop_boundary(before)
 
     def _boundary_is_complete(self, unit: Unit) -> bool:
         boundary = unit.boundary
@@ -161,11 +213,25 @@ class State:
         if hidden is not None:
             boundary = shards.write_shard(self._folder / f"boundary-{index:05d}{SHARD_SUFFIX}", hidden)
         unit = Unit(index, tuple(written), description, saver, boundary)
+        if any(old.index == index and old.shards != unit.shards for old in self._later):
+            self._forget_later(index)
         durable.write_json(self._unit_path(index), asdict(unit))
-        before = self.units[-1].boundary if self.units else None
-        if before is not None:
-            (self._folder / before.name).unlink(missing_ok=True)
+        if self.units:
+            self._drop_boundary(self.units[-1])
         self.units.append(unit)
+
+    def _forget_later(self, index: int) -> None:
+        """Unit `index` has come out differently: what was made of its output goes, the last one first."""
+        for unit in reversed(self._later):
+            if unit.index > index:
+                self._unit_path(unit.index).unlink(missing_ok=True)
+        durable.fsync_directory(self._folder)
+        self._later = []
+
+    def _drop_boundary(self, unit: Unit) -> None:
+        """Remove the boundary after a unit that is no longer the last, but for every eighth."""
+        if unit.boundary is not None and (unit.index == 0 or unit.index % KEPT_EVERY):
+            (self._folder / unit.boundary.name).unlink(missing_ok=True)
 
     def boundary(self) -> dict[str, torch.Tensor]:
         """The hidden states after the last finished unit."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.rot import flip
 
 from ..engines import MOE, OTHER, Quantizer, files
 
@@ -163,3 +165,99 @@ def test_hashes_that_are_reported_are_those_of_the_files(whole: Path) -> None:
     assert {name: shard["sha256"] for name, shard in shards.items()} == {
         name: digest for name, digest in found.items() if name.startswith("model-")
     }
+
+
+# -- a bit that flips in a finished unit --------------------------------------------------------------
+
+DEEP = {**MOE, "num_hidden_layers": 11}
+
+
+@pytest.fixture(scope="module")
+def deep(quantizer: Quantizer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A snapshot of 11 layers, and a run that was stopped in the ninth or later."""
+    folder = tmp_path_factory.mktemp("deep")
+    made, out = quantizer.make(folder / "model", **DEEP), folder / "out"
+    how: dict[str, Any] = {"signal": "SIGTERM", "after_event": '"index": 9'}
+    assert quantizer.run(made, out, smoothing=OTHER, **how)["status"] == 75
+    assert finished_units(out) >= 10
+    assert (out / "state" / "boundary-00008.safetensors").is_file()
+    return made, out
+
+
+@pytest.fixture(scope="module")
+def deep_files(quantizer: Quantizer, deep: tuple[Path, Path]) -> dict[str, str]:
+    out = deep[0].parent / "whole"
+    assert quantizer.run(deep[0], out, smoothing=OTHER)["status"] == 0
+    return files(out / "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("rotten", "again"),
+    [([9], [9]), ([2], [1, 2]), ([0], []), ([1, 4], [1, 2, 3, 4])],
+    ids=["after the kept boundary", "before it", "the embedding", "two"],
+)
+def test_a_bit_that_flips_in_a_unit_costs_the_units_since_a_kept_boundary(
+    quantizer: Quantizer,
+    deep: tuple[Path, Path],
+    deep_files: dict[str, str],
+    tmp_path: Path,
+    rotten: list[int],
+    again: list[int],
+) -> None:
+    snapshot, out = deep[0], tmp_path / "out"
+    shutil.copytree(deep[1], out)
+    finished = finished_units(out)
+    for unit in rotten:
+        flip(out / "checkpoint" / f"unit-{unit:05d}-000.safetensors", -1)
+    done = quantizer.run(snapshot, out, smoothing=OTHER)
+    assert done["status"] == 0
+    [damaged] = of_kind(done, "damaged")
+    assert damaged["units"] == rotten
+    begun = [event["index"] for event in of_kind(done, "layer")]
+    assert begun == [*again, *range(finished, 12)]
+    assert files(out / "checkpoint") == deep_files
+
+
+def test_killed_while_a_unit_is_repaired(
+    quantizer: Quantizer, deep: tuple[Path, Path], deep_files: dict[str, str], tmp_path: Path
+) -> None:
+    snapshot, out = deep[0], tmp_path / "out"
+    shutil.copytree(deep[1], out)
+    for unit in (2, 5):
+        flip(out / "checkpoint" / f"unit-{unit:05d}-000.safetensors", -1)
+    killed = quantizer.run(snapshot, out, smoothing=OTHER, signal="SIGKILL", after_event='"index": 4')
+    assert killed["status"] == -9
+    done = quantizer.run(snapshot, out, smoothing=OTHER)
+    assert done["status"] == 0
+    assert of_kind(done, "damaged")[0]["units"] == [5]
+    assert files(out / "checkpoint") == deep_files
+    assert not list((out / "state").glob("boundary-*"))
+
+
+def test_a_bit_that_flips_when_all_units_are_finished(
+    quantizer: Quantizer, snapshot: Path, whole: Path, tmp_path: Path
+) -> None:
+    """Killed behind the last unit: shards have their final names, and all boundaries are gone."""
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    flip(out / "checkpoint" / "model-00003-of-00007.safetensors", -1)
+    done = quantizer.run(snapshot, out, smoothing=OTHER)
+    assert done["status"] == 0
+    assert [event["index"] for event in of_kind(done, "layer")] == [1, 2]
+    assert files(out / "checkpoint") == files(whole / "checkpoint")
+
+
+def test_a_unit_that_comes_out_differently_takes_those_after_it_along(
+    quantizer: Quantizer, deep: tuple[Path, Path], deep_files: dict[str, str], tmp_path: Path
+) -> None:
+    """As if the machine that made it had computed wrongly: its recorded hash is not that of the result."""
+    snapshot, out = deep[0], tmp_path / "out"
+    shutil.copytree(deep[1], out)
+    unit = out / "state" / "unit-00002.json"
+    value = json.loads(unit.read_text())
+    value["shards"][0]["sha256"] = "0" * 64
+    unit.write_text(json.dumps(value))
+    done = quantizer.run(snapshot, out, smoothing=OTHER)
+    assert done["status"] == 0
+    assert [event["index"] for event in of_kind(done, "layer")] == [1, 2, *range(3, 12)]
+    assert files(out / "checkpoint") == deep_files
