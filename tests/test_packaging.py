@@ -45,7 +45,7 @@ class Installed:
 
 
 def _wheel(folder: Path) -> Path:
-    """Built in a copy: a build leaves files beside its sources, and they would get into the next wheel."""
+    """Built in a copy: a build leaves files next to its sources, and they would get into the next wheel."""
     if int(metadata.version("setuptools").partition(".")[0]) < 77:
         pytest.skip("needs setuptools 77 or newer in this environment: run `make setup`")
     source = folder / "source"

@@ -168,10 +168,10 @@ def test_description_with_a_key_removed(quantized_store: Path, small_recipe: Pat
     assert key in done.stderr
     assert "--force quantize" in done.stderr
     assert not (quantized_store / "models").exists()
-    mended = quantpipe(
+    fixed = quantpipe(
         "run", small_recipe, "--store", quantized_store, "--until", "verify", "--force", "quantize"
     )
-    assert mended.status == 0, mended.stderr
+    assert fixed.status == 0, fixed.stderr
     assert len(list((quantized_store / "models" / NAME).iterdir())) == 1
 
 
@@ -499,12 +499,12 @@ def test_a_bit_that_flips_in_the_snapshot_is_not_quantized(
     assert failed.status == 3, failed.stderr
     assert said in failed.stderr and name in failed.stderr and "--deep" in failed.stderr
     assert current(published_store) == before
-    mended = quantpipe("run", recipe, "--store", published_store, "--deep", "--until", "quantize")
-    assert mended.status == 0, mended.stderr
+    fixed = quantpipe("run", recipe, "--store", published_store, "--deep", "--until", "quantize")
+    assert fixed.status == 0, fixed.stderr
 
 
 def test_the_same_inputs_with_another_result_are_explained(published_store: Path, tmp_path: Path) -> None:
-    """As if the published generation had been made by a machine that computed wrongly."""
+    """As if the published generation had been made by a machine that computed incorrectly."""
     recipe, digest = write_recipe(tmp_path), current(published_store)
     receipts = published_store / "models" / NAME / "receipts" / f"{digest}.json"
     value = json.loads(receipts.read_text())

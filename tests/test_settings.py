@@ -12,7 +12,7 @@ from quantpipe.settings import PROJECT_ROOT, Settings, default_text, flag, kind,
 
 @pytest.fixture(autouse=True)
 def _no_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of whoever runs the tests do not count here."""
+    """Those of the user who runs the tests do not count here."""
     monkeypatch.delenv("QUANTPIPE_QUANTIZE_PYTHON", raising=False)
     monkeypatch.delenv("QUANTPIPE_SERVE_PYTHON", raising=False)
 

@@ -16,7 +16,7 @@ What makes it hard to quantize, as real models are:
 * Outliers in the residual stream. A few channels of the embedding hold a large value of one sign for every
   token, fixed while the rest is trained around them. Only a rotation spreads them over the other channels.
 * Outliers of the norms. After training, some channels of each layer's two RMSNorm weights are multiplied by
-  a power of two and the columns of the linears behind them divided by it. That changes no bit of the output;
+  a power of two and the columns of the linears after them divided by it. That changes no bit of the output;
   it is undone by folding the norms (rotation) or, for q/k/v, by smoothing.
 
 Without either, the scales are spent on those channels and the model loses its text. Measured with
@@ -126,16 +126,16 @@ def plant_residual_outliers(model: Any, size: float) -> None:
 
 
 def plant_norm_outliers(model: Any) -> None:
-    """Scale channels of the norms up and the columns behind them down by the same power of two: exact."""
+    """Scale channels of the norms up and the columns after them down by the same power of two: exact."""
     with torch.no_grad():
         for layer in model.model.layers:
             attention, mlp = layer.self_attn, layer.mlp
             experts = [linear for expert in mlp.experts for linear in (expert.gate_proj, expert.up_proj)]
-            behind = {
+            after = {
                 layer.input_layernorm: [attention.q_proj, attention.k_proj, attention.v_proj],
                 layer.post_attention_layernorm: [mlp.gate, *experts],
             }
-            for norm, linears in behind.items():
+            for norm, linears in after.items():
                 for channel, factor in NORM_OUTLIERS.items():
                     norm.weight[channel] *= factor
                     for linear in linears:
@@ -210,7 +210,9 @@ def save(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Make the tiny Qwen3-MoE checkpoint.")
-    parser.add_argument("--out", type=Path, required=True, help="directory to write; its probes go beside it")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="directory to write; its probes are written next to it"
+    )
     parser.add_argument("--steps", type=int, default=Plan.steps, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=Plan.seed, help="default: %(default)s")
     return parser.parse_args()

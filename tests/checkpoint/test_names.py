@@ -16,7 +16,7 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_file_name_of_the_format_is_written_once(module: str) -> None:
-    """Everybody imports it: two constants of one name drift apart."""
+    """All modules import it: two constants of one name drift apart."""
     tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     written = {str(text) for text in texts if text in NAMES or str(text).endswith(names.INDEX_SUFFIX)}

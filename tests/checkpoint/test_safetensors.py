@@ -227,7 +227,7 @@ PACKAGE = Path(quantpipe.__file__).parent
 
 
 def test_there_is_no_second_parser_of_headers() -> None:
-    """Four of them had four limits and four wordings: whoever needs a header calls `load_header`."""
+    """Four of them had four limits and four wordings: any module that needs a header calls `load_header`."""
     parses = re.compile(
         r"from_bytes\(.*little|unpack(_from)?\(|struct\.Struct|\bsafe_open\b|\bimport struct\b"
     )

@@ -1,4 +1,4 @@
-"""Whoever reads what a command says may go away: the command goes on, and its exit status is its own."""
+"""The reader of a command's output may go away: the command continues, with its own exit status."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def recipe(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def nobody() -> Iterator[int]:
-    """The end to write to of a pipe that nobody reads."""
+    """The write end of a pipe without a reader."""
     reader, writer = os.pipe()
     os.close(reader)
     yield writer

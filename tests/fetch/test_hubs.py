@@ -139,8 +139,8 @@ def test_correct_hub(bench: Bench) -> None:
     assert stored["revision"] is None
     assert stored["commit"] == commit
     assert all(file["sha256"] for file in stored["files"])
-    told = [json.loads(line) for line in bench.log.getvalue().splitlines()]
-    fetched = {e["path"]: e for e in told if e["event"] == "fetched"}
+    logged = [json.loads(line) for line in bench.log.getvalue().splitlines()]
+    fetched = {e["path"]: e for e in logged if e["event"] == "fetched"}
     assert set(fetched) == set(FILES)
     assert all({"bytes", "bytes_transferred", "seconds", "retries"} <= set(e) for e in fetched.values())
     assert FetchStage().still_there(context, receipt)

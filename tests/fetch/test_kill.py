@@ -218,7 +218,7 @@ def test_signals_end_a_stalled_fetch_within_two_seconds(
     process.communicate(timeout=20)
     assert time.monotonic() - asked < 2.0
     assert process.returncode == (130 if number == signal.SIGINT else 75)
-    assert not list((tmp_path / "store").rglob("lease.json")), "the lease was left behind"
+    assert not list((tmp_path / "store").rglob("lease.json")), "the lease was left over"
 
 
 def test_two_processes_share_one_download(tmp_path: Path, hub: str, serve: Any) -> None:

@@ -27,7 +27,7 @@ def test_the_server_is_waited_for_but_not_for_ever() -> None:
 
 def test_asks_until_it_is_answered() -> None:
     answers: Iterator[PassingFault | str] = iter([PassingFault("busy"), PassingFault("busy"), "yes"])
-    told: list[str] = []
+    reported: list[str] = []
 
     def question() -> str:
         answer = next(answers)
@@ -36,8 +36,8 @@ def test_asks_until_it_is_answered() -> None:
         return answer
 
     policy = Policy(attempts=3, backoff_seconds=0.001)
-    assert policy.ask(question, "hub", told.append) == "yes"
-    assert len(told) == 2
+    assert policy.ask(question, "hub", reported.append) == "yes"
+    assert len(reported) == 2
 
 
 def test_gives_up() -> None:

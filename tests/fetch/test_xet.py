@@ -33,7 +33,7 @@ def bench(tmp_path: Path, make_context: MakeContext, monkeypatch: pytest.MonkeyP
 
 
 class Group:
-    """Stands in for hf_xet's group and stream: gives `data` from `start`, then waits or ends."""
+    """A fake of hf_xet's group and stream: gives `data` from `start`, then waits or ends."""
 
     def __init__(self, data: bytes, start: int, *, until: int | None = None, hang: bool = False) -> None:
         self.aborted = threading.Event()
@@ -49,7 +49,7 @@ class Group:
 
 
 def play(monkeypatch: pytest.MonkeyPatch, make: Callable[[str, int], Group]) -> list[tuple[str, int]]:
-    """Let Xet be played by `make(path, start)`; what it was asked for."""
+    """Replace Xet by `make(path, start)`; gives the list of its requests."""
     asked: list[tuple[str, int]] = []
 
     def opened(self: xet.Xet, url: str, file: Any, start: int) -> tuple[Group, Group]:

@@ -1,4 +1,4 @@
-"""What tests share: the command itself, a recipe to change, a look at what a run leaves behind."""
+"""What tests share: the command itself, a recipe to change, a look at the leftovers of a run."""
 
 from __future__ import annotations
 

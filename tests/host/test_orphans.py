@@ -127,7 +127,7 @@ def folder() -> Iterator[Path]:
 
 
 def loader(tmp_path: Path, folder: Path, mark: str) -> Callable[..., subprocess.Popen[str]]:
-    """Starts loads of one checkpoint by the fake, with the one probe given."""
+    """Starts loads of one checkpoint by the fake, with the given probe."""
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text("{}")
@@ -142,14 +142,14 @@ def loader(tmp_path: Path, folder: Path, mark: str) -> Callable[..., subprocess.
 
 
 def until_asked(folder: Path) -> None:
-    """Until a load has come as far as its questions."""
+    """Until a load has reached its probes."""
     assert eventually(
         lambda: any("/v1/models" in log.read_text() for log in folder.glob("quantpipe-smoke-*/smoke.log")), 30
     )
 
 
 def test_the_next_load_of_a_path_ends_what_a_killed_one_has_left(tmp_path: Path, folder: Path) -> None:
-    """quantpipe and its supervisor are both killed while a probe waits: the server goes on, unwatched."""
+    """quantpipe and its supervisor are both killed while a probe waits: the server continues, unwatched."""
     mark = secrets.token_hex(8)
     load = loader(tmp_path, folder, mark)
     first = load("slow")

@@ -81,7 +81,7 @@ class Tree:
 
 @pytest.fixture(autouse=True)
 def same_shared_memory(tmp_path: Path) -> Iterator[None]:
-    """Whatever a failing test leaves in /dev/shm is taken away again."""
+    """Whatever a failing test leaves in /dev/shm is removed."""
     yield
     for path in tmp_path.glob("said"):
         for name in json.loads(path.read_text())["names"]:
@@ -102,7 +102,7 @@ ENDS = {
 
 @pytest.mark.parametrize("code", ENDS.values(), ids=ENDS)
 def test_stop_leaves_no_semaphore_and_no_shared_memory(tmp_path: Path, code: str) -> None:
-    """Also where SIGKILL is needed, where the tracker is gone, and where vLLM told no tracker."""
+    """Also where SIGKILL is needed, where the tracker is gone, and where vLLM reported no tracker."""
     tree = Tree(tmp_path, code + WAIT)
     assert len(tree.left()) >= 2
     began = time.monotonic()
@@ -148,7 +148,7 @@ time.sleep(600)
 
 
 def test_workers_are_left_to_the_command_until_it_is_gone(tmp_path: Path) -> None:
-    """A server ends its workers in order: nobody may take them away from under it."""
+    """A server ends its workers in order: they must not be killed before it."""
     code = """
 worker = os.fork()
 if worker == 0:
@@ -179,7 +179,7 @@ time.sleep(600)
 
 
 def test_what_is_not_the_tree_s_own_stays(tmp_path: Path) -> None:
-    """A name that nobody made up at random, one that was there before, and one that somebody else maps."""
+    """A name that was not random, one that existed before, and one that another process maps."""
     mark = secrets.token_hex(6)
     lock, before, shared = (f"test-lock-{mark}", f"psm_before{mark}", f"psm_shared{mark}")
     with (SHARED_MEMORY / before).open("w+b") as file:
@@ -201,7 +201,7 @@ with open("/dev/shm/{before}", "r+b") as file:
 
 
 def test_only_the_very_file_that_was_mapped_is_removed() -> None:
-    """Another one of the same name is somebody else's."""
+    """Another one of the same name belongs to another process."""
     path = SHARED_MEMORY / f"psm_test{secrets.token_hex(6)}"
     path.write_bytes(b"x")
     try:

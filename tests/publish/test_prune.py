@@ -80,7 +80,7 @@ def test_a_snapshot_that_an_unfinished_run_fetched_stays(store: Store) -> None:
 
 
 def test_a_snapshot_that_is_being_fetched_stays(store: Store) -> None:
-    """It belongs to no receipt yet: hours of download must not go with somebody's `prune --yes`."""
+    """It belongs to no receipt yet: hours of download must not be lost to a `prune --yes`."""
     growing = snapshot(store, "c1")
     assert found(store) == {"c1": "snapshot"}
     (growing / ".quantpipe" / "partial" / "model-2.safetensors").write_bytes(b"x")

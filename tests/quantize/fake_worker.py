@@ -1,4 +1,4 @@
-"""Stands in for the quantize worker: does what the job's spec says under "do", and reports as it does."""
+"""A fake quantize worker: does what the job's spec says under "do", and reports as the worker does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def send(event: str, **fields: object) -> None:
 
 
 def work() -> None:
-    """A second of CPU time, without a word."""
+    """A second of CPU time, silently."""
     until = time.process_time() + 2.5
     while time.process_time() < until:
         sum(range(10_000))

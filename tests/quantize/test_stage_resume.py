@@ -45,7 +45,7 @@ def worker_events(store: Path) -> list[dict[str, Any]]:
 
 
 def interrupt(recipe: Path, store: Path, number: signal.Signals) -> int:
-    """Start a run, send the signal to quantpipe when the first layer is in work, wait for its end."""
+    """Start a run, send the signal to quantpipe when the first layer is in progress, wait for its end."""
     command = [str(QUANTPIPE), "run", str(recipe), "--store", str(store), "--until", "quantize", "-q"]
     process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300

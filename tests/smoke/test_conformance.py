@@ -1,4 +1,4 @@
-"""What any server has to do, asked of a fake server that does it, or does not."""
+"""What any server has to do, checked on a fake server that does it, or does not."""
 
 from __future__ import annotations
 

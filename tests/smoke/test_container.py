@@ -95,7 +95,7 @@ def containers(smoke: Smoke, settings: Settings) -> Containers:
 
 
 def values(arguments: tuple[str, ...], option: str) -> list[str]:
-    """The values of an option of the engine: of what stands before the image."""
+    """The values of an option of the engine: of what precedes the image."""
     return [arguments[i + 1] for i, argument in enumerate(arguments) if argument == option]
 
 
@@ -184,7 +184,7 @@ def test_a_load_in_a_container(engine: Engine, settings: Settings, tmp_path: Pat
 def test_a_container_that_outlives_its_client_is_removed(
     engine: Engine, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client is killed; what the daemon runs goes on. The end of the block removes it by its name."""
+    """The client is killed; what the daemon runs continues. The end of the block removes it by its name."""
     run_id = f"test-{secrets.token_hex(6)}"
     launcher = containers(SMOKE, settings)
     with launcher.serving(CHECKPOINT, tmp_path / "log", run_id, Console("quiet")):

@@ -1,4 +1,4 @@
-"""The real vLLM behind the launchers that do not start it as a process of their own."""
+"""The real vLLM with the launchers that do not start it as their own process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def folder() -> Iterator[Path]:
 def test_the_rehearsal_in_the_place_of_a_container_s_server(
     checkpoint: Path, serve_python: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`docker run` by a fake that starts the real engine: everything asked and known, nothing left."""
+    """`docker run` by a fake that starts the real engine: all probes run and match, nothing left over."""
     docker = folder / "bin" / "docker"
     docker.parent.mkdir()
     fake = Path(__file__).with_name("fake_docker.py")
@@ -80,7 +80,7 @@ def test_the_rehearsal_in_the_place_of_a_container_s_server(
 def test_a_server_that_somebody_else_started(
     checkpoint: Path, serve_python: Path, folder: Path, tmp_path: Path, dev_mode: str
 ) -> None:
-    """Asked by launcher attach, and still there afterwards; in dev mode it tells its quantization."""
+    """Asked by launcher attach, and still there afterwards; in dev mode it reports its quantization."""
     port = choose_port(0)
     command = smoke_command("cpu", serve_python, checkpoint, SMOKE.serve, port)
     with running(

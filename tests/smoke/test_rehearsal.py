@@ -29,7 +29,7 @@ def checkpoint(_quantized: Path, serve_python: Path) -> Path:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Short: vLLM's sockets lie in the temporary folder, and their paths may have 107 characters."""
+    """Short: vLLM's sockets are in the temporary folder, and their paths may have 107 characters."""
     with tempfile.TemporaryDirectory(prefix="qp-") as name:
         yield Path(name)
 
@@ -162,7 +162,7 @@ class Loads:
         assert set(Path("/dev/shm").iterdir()) - self.shared_memory == set()
 
     def assert_nothing_is_left(self) -> None:
-        """After an undisturbed load: what SIGKILL leaves (a log) the next one takes away."""
+        """After an undisturbed load: the next one removes what SIGKILL leaves (a log)."""
         assert list(self.folder.iterdir()) == []
         assert set(Path("/tmp").glob("quantpipe-*")) - self.temporary == set()
 

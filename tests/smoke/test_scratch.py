@@ -71,7 +71,7 @@ def test_the_sweep_takes_what_is_wanted_and_free(base: Path) -> None:
 
 
 def test_a_link_is_not_followed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Everybody may put names into the temporary folder."""
+    """Every user may put names into the temporary folder."""
     target = tmp_path_factory.mktemp("target")
     (target / "file").write_text("precious")
     (target / "lock").write_text("r")

@@ -32,7 +32,7 @@ PATIENT = Timeouts(stall=30, ready=30, probe=20)
 
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests need not give a fake ten seconds to end politely."""
+    """Tests need not give a fake ten seconds to end cleanly."""
     monkeypatch.setattr(server, "_DYING_SECONDS", 1.0)
     real = child.Child.__init__
 
@@ -320,7 +320,7 @@ def test_a_killed_supervisor_leaves_an_orphan_that_its_own_end_reaps(start: Serv
 def test_device_memory_of_a_process_that_is_gone_is_told(
     start: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fake npu-smi that shows a process after the server's end which nobody has."""
+    """A fake npu-smi that shows a process after the server's end that does not exist."""
     monkeypatch.setattr(server, "_RELEASE_SECONDS", 0.6)
     tool = tmp_path / "bin" / "npu-smi"
     tool.parent.mkdir()

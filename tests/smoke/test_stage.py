@@ -1,4 +1,4 @@
-"""The stage and the stand-alone load, with the fake server in the place of vLLM."""
+"""The stage and the stand-alone load, with the fake server instead of vLLM."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def load(tmp_path: Path, settings: Settings, smoke: Smoke = SMOKE, *, strict: bo
     )
 
 
-def test_figures_tell_of_every_probe(tmp_path: Path, settings: Settings, modes: list[str]) -> None:
+def test_figures_report_every_probe(tmp_path: Path, settings: Settings, modes: list[str]) -> None:
     figures = load(tmp_path, settings)
     assert (figures.matched, figures.known) == (1, 2)
     probes = figures.probes

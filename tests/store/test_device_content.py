@@ -1,4 +1,4 @@
-"""Who verifies sees the device and not the page cache: on an ext4 of its own, whose bytes change below it."""
+"""Who verifies sees the device and not the page cache: on its own ext4, whose bytes change underneath."""
 
 from __future__ import annotations
 

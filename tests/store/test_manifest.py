@@ -187,7 +187,7 @@ def test_a_folder_that_is_not_there_has_no_manifest(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root reads everything, so the refusal is put in: os.walk() of itself passes over such a folder."""
+    """Root reads everything, so the refusal is put in: os.walk() skips such a folder silently."""
     scandir = os.scandir
 
     def refusing(path: str | Path) -> object:

@@ -94,7 +94,7 @@ def test_a_run_that_stops_before_its_first_stage_passes_the_work_on(store: Store
     for _ in range(3):
         run, receipts = runs.begin(store, recipe)
         with pytest.raises(PreflightError), runs.recorded(run, console()):
-            raise PreflightError("port 8000 cannot be had")
+            raise PreflightError("port 8000 is not available")
     last, receipts = runs.begin(store, recipe)
     assert receipts.quantize.outputs.checkpoint == store.relative(last.staging / "checkpoint")
     assert staged(last) == "weights"
@@ -144,7 +144,7 @@ def test_killed_at_any_step_of_taking_over_nothing_is_lost(
 def test_whatever_run_json_names_as_the_run_before_nothing_loops_or_leads_out(
     store: Store, recipe: Recipe, before: Any
 ) -> None:
-    """By hand: an id that is its own, no id, or none of a run beside it."""
+    """By hand: an id that is its own, no id, or no id of a neighbouring run."""
     first, _ = runs.begin(store, recipe)
     first.update_state(continues=first.id if before == "itself" else before)
     second, _ = runs.begin(store, recipe)

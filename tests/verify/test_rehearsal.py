@@ -1,4 +1,4 @@
-"""Defects that the real vLLM engine loads silently: its answers change, and the checks know before."""
+"""Defects that the real vLLM engine loads silently: its answers change, and the checks find them before."""
 
 from __future__ import annotations
 

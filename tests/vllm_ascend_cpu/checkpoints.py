@@ -79,7 +79,7 @@ class Checkpoint:
 def build(*, moe: bool, layout: str, seed: int = 0, norm_biases: bool | None = None) -> Checkpoint:
     """A random model, Qwen3-MoE or dense, in layout V0 or V1.
 
-    V0 has norm biases (anti-outlier m4) unless told otherwise. The dense model's MLP is dynamic in
+    V0 has norm biases (anti-outlier m4) by default. The dense model's MLP is dynamic in
     V1 and static in V0, so that fused static and row-parallel static layers occur in both.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -114,7 +114,7 @@ class ReferenceModel:
 
 
 class UnquantizedActivations(ReferenceModel):
-    """The same weights without the quantization of activations: what a test must tell from the real thing."""
+    """The same weights without the quantization of activations: tests must see the difference."""
 
     def linear_float32(self, name: str, x: torch.Tensor) -> torch.Tensor:
         if self.types[f"{name}.weight"] == "FLOAT":

@@ -67,7 +67,7 @@ def test_no_tokens(tmp_path: Path) -> None:
 
 
 def test_static_quantization(tmp_path: Path) -> None:
-    # A power of two makes the reciprocal and the product exact, so fractions tell the truth.
+    # A power of two makes the reciprocal and the product exact, so fractions are exact.
     x = torch.tensor([[0.0, 0.25, 0.5, 0.75, -0.25, -0.75, 31.0, -40.0, 1e6, -1e6]])
     scale, offset = Fraction(1, 2), 5
     expected = [min(127, max(-128, round_half_even(Fraction(v) / scale + offset))) for v in x[0].tolist()]

@@ -1,4 +1,4 @@
-"""Registration: through vLLM's own plugin loading, once, and not where somebody else belongs."""
+"""Registration: through vLLM's own plugin loading, once, and not where another provider takes precedence."""
 
 from __future__ import annotations
 

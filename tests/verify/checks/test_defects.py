@@ -17,7 +17,7 @@ CopyOf = Callable[[str], Path]
 
 
 def found(report: Report, kind: str) -> set[tuple[str, str]]:
-    """Ids and levels of the findings, apart from the notes that a V0 checkpoint always has."""
+    """Ids and levels of the findings, except for the notes that a V0 checkpoint always has."""
     known = {(check, "note") for check in KNOWN_NOTES.get(kind, ())}
     return {(f.id, f.severity.value) for f in report.findings} - known
 

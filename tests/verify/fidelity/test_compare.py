@@ -69,7 +69,7 @@ def layer_of_another_run(path: Path, kind: str) -> None:
 def deq_scale_times_four(path: Path, kind: str) -> None:
     name = "model.layers.0.self_attn.q_proj"
     change(path, f"{name}.deq_scale", lambda a: a * 4)
-    if kind == "v0-moe":  # keep the identities true, so that only the source can tell
+    if kind == "v0-moe":  # keep the identities true, so that only the source shows it
         change(path, f"{name}.weight_scale", lambda a: a * 4)
         with tensors(path) as content:
             bias = content[f"{name}.bias"].array

@@ -147,7 +147,7 @@ def test_the_anti_outlier_set_decides_the_smoothing_and_nothing_else(
 
 
 def test_the_tutorials_iter_smooth_works_on_bf16(quantizer: Quantizer, tmp_path: Path) -> None:
-    """Its replacement norm answers in float32, which the stock engine does not survive."""
+    """Its replacement norm returns float32, with which the stock engine fails."""
     snapshot = quantizer.make(tmp_path / "model", **MOE)
     process = spec(method="iter_smooth")
     stock = quantizer.run(snapshot, tmp_path / "stock", "stock", process=process)

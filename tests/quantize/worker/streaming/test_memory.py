@@ -8,7 +8,7 @@ from quantpipe.quantize.worker.streaming.memory import PagePool
 
 
 def test_memory() -> None:
-    """Memory is used again once no tensor lies in it, and not before."""
+    """Memory is used again once no tensor is in it, and not before."""
 
     memory = PagePool()
     first = torch.from_numpy(memory.take(1000))

@@ -53,7 +53,7 @@ def test_killed_twenty_times_at_random(
         assert done["status"] == -9
         kills += 1
         begun = [event["index"] for event in of_kind(done, "layer")]
-        # The first layer that is done again is the one behind the last finished unit, not one before it.
+        # The first layer that is done again is the one after the last finished unit, not one before it.
         assert not begun or begun[0] == max(before, 1)
         assert finished_units(out) >= before
         before = finished_units(out)
@@ -83,7 +83,7 @@ def test_sigterm_finishes_the_layer_in_work_and_exits_75(
 def test_a_finished_state_is_concluded_again(
     quantizer: Quantizer, snapshot: Path, whole: Path, tmp_path: Path
 ) -> None:
-    """Killed behind the last unit: shards may have their final names already."""
+    """Killed after the last unit: shards may have their final names already."""
     out = tmp_path / "out"
     assert quantizer.run(snapshot, out, smoothing=OTHER)["status"] == 0
     (out / "checkpoint" / "model.safetensors.index.json").unlink()
