@@ -17,7 +17,14 @@ from quantpipe.text import human_bytes
 
 @dataclass(frozen=True)
 class Observation:
-    """One observation: its subject, whether it is as required, what was found, what to do."""
+    """One observation of this machine.
+
+    Attributes:
+        subject: what was observed.
+        ok: whether it is as required.
+        text: what was found.
+        hint: what to do; None where nothing is wrong or nothing is known.
+    """
 
     subject: str
     ok: bool

@@ -1,6 +1,6 @@
-"""docs/settings.md and docs/commands.md, from the settings' fields and the commands themselves.
+"""docs/settings.md, docs/commands.md and docs/json.md, from settings, commands and what these print.
 
-`python -m quantpipe.cli.docs` writes both; tests/test_docs.py compares them with what is there.
+`python -m quantpipe.cli.docs` writes them; tests/test_docs.py compares them with what is there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from quantpipe.cli import cli
+from quantpipe.cli.json_docs import json_page
 from quantpipe.settings import PROJECT_ROOT, Settings, default_text, flag, kind, variable
 
 
@@ -37,7 +38,7 @@ def commands_page() -> str:
         "",
         "All commands except `recipe` also accept the [settings](settings.md) as flags.",
     ]
-    for path, command in sorted(_commands(cli, "quantpipe")):
+    for path, command in sorted(leaf_commands(cli, "quantpipe")):
         context = click.Context(command, info_name=path)
         usage = " ".join([path, *command.collect_usage_pieces(context)])
         lines += ["", f"## `{path}`", "", f"    {usage}", "", _paragraph(command.help), ""]
@@ -48,19 +49,20 @@ def commands_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+def leaf_commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command that is no group, with its full name."""
     if not isinstance(command, click.Group):
         yield path, command
         return
     for name, inner in command.commands.items():
-        yield from _commands(inner, f"{path} {name}")
+        yield from leaf_commands(inner, f"{path} {name}")
 
 
 def _paragraph(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-PAGES = {"settings.md": settings_page, "commands.md": commands_page}
+PAGES = {"settings.md": settings_page, "commands.md": commands_page, "json.md": json_page}
 
 
 def main(folder: Path = PROJECT_ROOT / "docs") -> None:

@@ -9,6 +9,7 @@ import click
 
 from quantpipe.cli.emit import emit
 from quantpipe.cli.options import PATH, load_recipe, output_options
+from quantpipe.cli.values import CheckedRecipeJson, CopiedRecipeJson
 from quantpipe.console import Console
 
 
@@ -46,7 +47,9 @@ def recipe_show(recipe: Path, console: Console) -> None:
 def recipe_check(recipes: tuple[Path, ...], console: Console) -> None:
     """Check RECIPES and their datasets; report all problems at once."""
     checked = [(path, load_recipe(path)) for path in recipes]
-    value = [{"path": str(path), "name": loaded.name, "digest": loaded.digest()} for path, loaded in checked]
+    value: list[CheckedRecipeJson] = [
+        {"path": str(path), "name": loaded.name, "digest": loaded.digest()} for path, loaded in checked
+    ]
     emit(console, value, [f"{path}: ok, digest {loaded.digest()[:12]}" for path, loaded in checked])
 
 
@@ -61,7 +64,7 @@ def recipe_copy(name: str, path: Path, force: bool, console: Console) -> None:
 
     written = copy_recipe(name, path, force=force)
     loaded = load_recipe(written)
-    value = {"path": str(written), "name": loaded.name, "copied": name}
+    value: CopiedRecipeJson = {"path": str(written), "name": loaded.name, "copied": name}
     emit(console, value, [f"{written}: a copy of {name}, named {loaded.name}"])
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantpipe.cli.values import PlanJson, PruneJson, RollbackJson, RunJson, ShippedRecipeJson
 from quantpipe.errors import QuantpipeError
 from quantpipe.text import age, human_bytes, human_seconds
 
@@ -60,7 +61,7 @@ def outcome(recipe: Recipe, settings: Settings, result: RunResult) -> Rendered:
     from quantpipe.store.store import Store
 
     store = Store(settings.store)
-    value: dict[str, Any] = {
+    value: RunJson = {
         "status": result.status,
         "recipe": recipe.name,
         "run": result.run.id if result.run else None,
@@ -81,14 +82,10 @@ def outcome(recipe: Recipe, settings: Settings, result: RunResult) -> Rendered:
     program = str(script) if script is not None and script.is_file() else "vllm"
     command = serve_command(generation, recipe.smoke.serve, launcher=recipe.smoke.launcher, program=program)
     figures = result.receipts.quantize.figures
-    value |= {
-        "digest": digest,
-        "path": str(generation),
-        "pointer": str(pointer),
-        "bytes": figures.bytes,
-        "source_bytes": figures.source_bytes,
-        "serve": {"arguments": list(command.arguments), "environment": command.environment},
-    }
+    value["digest"] = digest
+    value["path"], value["pointer"] = str(generation), str(pointer)
+    value["bytes"], value["source_bytes"] = figures.bytes, figures.source_bytes
+    value["serve"] = {"arguments": list(command.arguments), "environment": command.environment}
     share = 100 * figures.bytes / figures.source_bytes
     size = f"{human_bytes(figures.bytes)}, {share:.0f} % of {human_bytes(figures.source_bytes)} in BF16"
     lines = [f"{recipe.name}: {result.status}", f"  {pointer} -> {digest[:12]} ({size})"]
@@ -101,7 +98,7 @@ def plans(stages: Sequence[StagePlan], obstacles: Sequence[QuantpipeError]) -> R
     """A line per stage, the sums, and the failed preflight checks."""
     disk = sum(stage.disk_bytes for stage in stages)
     memory = max((stage.memory_bytes for stage in stages), default=0)
-    value = {
+    value: PlanJson = {
         "stages": [
             {
                 "stage": stage.stage,
@@ -185,7 +182,7 @@ def _speed(bench: dict[str, Any]) -> str:
 
 def rolled_back(name: str, done: Rollback) -> Rendered:
     """From which generation to which, and which ones were skipped."""
-    value = {
+    value: RollbackJson = {
         "recipe": name,
         "from": done.left,
         "to": done.now,
@@ -211,7 +208,11 @@ def pruned(candidates: Sequence[Candidate], *, removed: bool) -> Rendered:
     lines = [f"{human_bytes(c.bytes):>10}  {c.kind:<10} {c.path}" for c in candidates]
     verb = "removed" if removed else "would be removed; add --yes to remove"
     lines.append(f"{human_bytes(total):>10}  {verb}" if candidates else "nothing to remove")
-    value = {"removed": removed, "bytes": total, "candidates": [c.to_json() for c in candidates]}
+    value: PruneJson = {
+        "removed": removed,
+        "bytes": total,
+        "candidates": [candidate.to_json() for candidate in candidates],
+    }
     return value, lines
 
 
@@ -250,7 +251,8 @@ def doctor(observations: Sequence[Observation]) -> Rendered:
 
 def recipes(shipped: Mapping[str, Path]) -> Rendered:
     """Each shipped recipe with what its second comment says about it."""
-    value, lines = [], []
+    value: list[ShippedRecipeJson] = []
+    lines = []
     for name, path in shipped.items():
         comments = [line[1:].strip() for line in path.read_text("utf-8").splitlines() if line.startswith("#")]
         about = comments[1] if len(comments) > 1 else ""

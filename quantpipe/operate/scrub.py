@@ -54,7 +54,12 @@ class Finding:
 
 @dataclass
 class Amount:
-    """So many files, with so many bytes."""
+    """So many files, with so many bytes.
+
+    Attributes:
+        files: their number.
+        bytes: the sum of their sizes.
+    """
 
     files: int = 0
     bytes: int = 0
@@ -70,9 +75,12 @@ class ScrubReport:
     """What a scrub has read and found.
 
     Attributes:
+        generations: how many were looked at.
+        snapshots: how many were looked at.
         read: what was read and compared.
         left: what the budget did not suffice for.
         recent: what was left out, since it was verified lately.
+        findings: what differs from its manifest.
         unread: files that could not be read, by what the storage said.
         seconds: how long it took.
     """
@@ -88,14 +96,19 @@ class ScrubReport:
 
     @property
     def status(self) -> Literal["clean", "damaged", "unread"]:
-        """`unread`: nothing was found, but something could not be read."""
+        """`clean`, `damaged`, or `unread`: nothing was found, but something could not be read."""
         return "damaged" if self.findings else "unread" if self.unread else "clean"
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing was left by the budget, and everything could be read."""
+        return not self.left.files and not self.unread
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return {
             "status": self.status,
-            "complete": not self.left.files and not self.unread,
+            "complete": self.complete,
             "generations": self.generations,
             "snapshots": self.snapshots,
             "read": asdict(self.read),

@@ -6,7 +6,7 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from quantpipe.console import Console
 from quantpipe.errors import SmokeError
@@ -16,6 +16,46 @@ from quantpipe.smoke.launchers import Launcher
 from quantpipe.smoke.scratch import Scratch, for_sockets
 from quantpipe.smoke.server_command import ServerCommand
 from quantpipe.smoke.session import Session
+
+
+class _BenchFiguresAlways(TypedDict):
+    output_throughput: float
+
+
+class BenchFigures(_BenchFiguresAlways, total=False):
+    """The benchmark's figures, as vLLM reports them; what this vLLM does not report is absent.
+
+    Attributes:
+        duration: seconds.
+        completed: requests that were answered.
+        failed: requests that were not.
+        total_input_tokens: of all prompts.
+        total_output_tokens: of all answers.
+        request_throughput: requests per second.
+        output_throughput: output tokens per second.
+        total_token_throughput: tokens per second, prompts included.
+        mean_ttft_ms: time to the first token, mean.
+        p99_ttft_ms: time to the first token, 99th percentile.
+        mean_tpot_ms: time per further token, mean.
+        p99_tpot_ms: time per further token, 99th percentile.
+        baseline: output tokens per second of the recipe's baseline, where it has one.
+        factor: share of the baseline that is required, where there is one.
+    """
+
+    duration: float
+    completed: int
+    failed: int
+    total_input_tokens: int
+    total_output_tokens: int
+    request_throughput: float
+    total_token_throughput: float
+    mean_ttft_ms: float
+    p99_ttft_ms: float
+    mean_tpot_ms: float
+    p99_tpot_ms: float
+    baseline: float
+    factor: float
+
 
 _KEPT = (
     "duration",

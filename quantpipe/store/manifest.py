@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypedDict
 
 from quantpipe.digest import digest_of
 from quantpipe.durable import TEMPORARY_PREFIX, drop_cache
@@ -29,7 +29,13 @@ _CHUNK = 4 << 20
 
 @dataclass(frozen=True, order=True)
 class FileEntry:
-    """One file: its path relative to the root (POSIX), its size in bytes, its SHA-256 in hex."""
+    """One file.
+
+    Attributes:
+        path: relative to the root, POSIX.
+        size: in bytes.
+        sha256: of its content, in hex.
+    """
 
     path: str
     size: int
@@ -42,6 +48,18 @@ class FileEntry:
                 f"manifest path {self.path!r} is not a plain relative path",
                 hint="the manifest was made by something else or tampered with: do not trust the directory",
             )
+
+
+class ManifestJson(TypedDict):
+    """A manifest as JSON has it.
+
+    Attributes:
+        algorithm: always `sha256`.
+        files: sorted by path.
+    """
+
+    algorithm: str
+    files: list[FileEntry]
 
 
 @dataclass(frozen=True)
@@ -99,7 +117,12 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """One way in which a directory differs from its manifest."""
+    """One way in which a directory differs from its manifest.
+
+    Attributes:
+        path: of the file, relative to the directory.
+        problem: what is wrong with it.
+    """
 
     path: str
     problem: str

@@ -74,7 +74,13 @@ class Figures(Record):
 
 @dataclass(frozen=True)
 class FetchOutput(Output):
-    """A snapshot: its path, the commit of the source, and the digest of its manifest."""
+    """A snapshot.
+
+    Attributes:
+        snapshot: its path, relative to the store.
+        commit: of the source.
+        manifest: digest of its manifest.
+    """
 
     snapshot: str
     commit: str
@@ -86,7 +92,12 @@ class FetchOutput(Output):
 
 @dataclass(frozen=True)
 class QuantizeOutput(Output):
-    """A checkpoint in a run's staging directory: its path, and the manifest of what was written."""
+    """A checkpoint in a run's staging directory.
+
+    Attributes:
+        checkpoint: its path, relative to the store.
+        manifest: of what was written.
+    """
 
     checkpoint: str
     manifest: Manifest
@@ -111,7 +122,12 @@ class QuantizeOutput(Output):
 
 @dataclass(frozen=True)
 class VerifyOutput(Output):
-    """A sealed generation: its path, and the digest of its manifest, which is its name."""
+    """A sealed generation.
+
+    Attributes:
+        checkpoint: its path, relative to the store.
+        digest: of its manifest, which is its name.
+    """
 
     checkpoint: str
     digest: str
@@ -127,7 +143,11 @@ class SmokeOutput(Output):
 
 @dataclass(frozen=True)
 class PublishOutput(Output):
-    """The digest of the generation that the pointer names."""
+    """A published generation.
+
+    Attributes:
+        digest: of the generation that the pointer names.
+    """
 
     digest: str
 
@@ -140,6 +160,7 @@ class FetchedFile(Record):
     """What fetching one file took.
 
     Attributes:
+        path: relative to the snapshot.
         bytes: its size.
         bytes_transferred: what the hub delivered, repetitions included.
         seconds: wall time, waits included.
@@ -203,7 +224,14 @@ class QuantizeFigures(Figures):
 
 @dataclass(frozen=True)
 class VerifyFigures(Figures):
-    """What verifying found: bytes and tensors read, findings by severity, and the whole report."""
+    """What verifying found.
+
+    Attributes:
+        bytes: of the checkpoint.
+        tensors: in the checkpoint.
+        findings: how many there are of each severity.
+        report: the whole report, as `verify --json` prints it.
+    """
 
     bytes: int
     tensors: int
@@ -243,7 +271,12 @@ class SmokeFigures(Figures):
 
 @dataclass(frozen=True)
 class PublishFigures(Figures):
-    """The digest that the pointer named before, and how many generations the recipe keeps."""
+    """What publishing changed.
+
+    Attributes:
+        previous: digest that the pointer named before; None where there was no pointer.
+        keep: generations that the recipe keeps.
+    """
 
     previous: str | None
     keep: int

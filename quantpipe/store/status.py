@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from quantpipe.errors import VerificationError
 from quantpipe.store.damaged import marked
@@ -14,12 +14,48 @@ from quantpipe.store.verified import Verified
 from quantpipe.text import utc
 
 
+class _LastRunAlways(TypedDict):
+    id: str
+    status: str
+
+
+class LastRun(_LastRunAlways, total=False):
+    """The last run: its id, and what its run.json says.
+
+    Attributes:
+        id: of the run.
+        status: `running`, `published`, `up to date`, `stopped`, `held`, `failed`, `interrupted`,
+            `taken over`, `killed: the next run continues it`, or `unknown`.
+        recipe: name of the recipe.
+        digest: of the recipe.
+        started: UTC time, ISO 8601.
+        host: where it ran.
+        pid: process id there.
+        continues: id of the unfinished run whose work it took over; None where there was none.
+        ended: UTC time, ISO 8601.
+        error: what it failed with, as in the event `failed`.
+        by: id of the run that took over its work.
+    """
+
+    recipe: str
+    digest: str
+    started: str
+    host: str
+    pid: int
+    continues: str | None
+    ended: str
+    error: dict[str, Any]
+    by: str
+
+
 @dataclass(frozen=True)
 class GenerationStatus:
     """A generation as people see it.
 
     Attributes:
-        state: "current", "published earlier" or "never published".
+        digest: of its manifest, which is its name.
+        sealed: UTC time, ISO 8601.
+        state: `current`, `published earlier` or `never published`.
         verified: since when all of its files have been read back and found right, UTC; None for never.
         damaged: how it differs from its manifest, where it is marked as damaged.
     """
@@ -33,7 +69,14 @@ class GenerationStatus:
 
 @dataclass(frozen=True)
 class RecipeStatus:
-    """A recipe's state; `run` is run.json of its last run with its id."""
+    """What the store has of a recipe.
+
+    Attributes:
+        name: of the recipe.
+        current: digest of the generation that the pointer names; None where nothing is published.
+        generations: all that are in the store.
+        run: the last run; None where there is none.
+    """
 
     name: str
     current: str | None

@@ -45,6 +45,8 @@ class Finding:
     """All defects of one check with the same text.
 
     Attributes:
+        id: of the check; see [checks.md](checks.md).
+        severity: an error is not published, a warning may be wrong, a note is worth knowing.
         where: the places, ranges folded: `model.layers.{0-93}.mlp.experts.7.{down,gate,up}_proj.weight`.
         count: how many places there are.
         text: what is wrong.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from quantpipe.checkpoint.dims import Dims
 from quantpipe.checkpoint.layout import GIB, Layout
@@ -17,6 +17,28 @@ _RUNTIME_BYTES = 2 * GIB
 _ROW_PARALLEL = ("o_proj", "down_proj")
 _CUT_BY_ROWS = ("weight", "scale_bias")
 """What is cut of a row-parallel linear: what it has per output (quant_bias, deq_scale) stays whole."""
+
+
+class MemoryFigures(TypedDict):
+    """The memory of the fullest device.
+
+    Attributes:
+        budget_bytes: what the server may use.
+        weight_bytes: after loading.
+        reserve_bytes: assumed for the runtime and activations.
+        kv_bytes_per_token: KV cache of one token.
+        kv_tokens: tokens that the rest holds; negative where not even the weights fit.
+        max_model_len: tokens of one sequence of full length.
+        verdict: `fits`, `tight` (fewer than two sequences of full length) or `not`.
+    """
+
+    budget_bytes: int
+    weight_bytes: int
+    reserve_bytes: int
+    kv_bytes_per_token: int
+    kv_tokens: int
+    max_model_len: int
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -39,7 +61,7 @@ class Memory:
     max_model_len: int
     verdict: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> MemoryFigures:
         """The figures as a JSON object."""
         return {
             "budget_bytes": self.budget,

@@ -5,19 +5,45 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from quantpipe.text import human_bytes
+from quantpipe.verify.fidelity.result import FidelityFigures
 from quantpipe.verify.finding import Finding, Severity
+from quantpipe.verify.memory import MemoryFigures
+
+
+class _ReportFiguresAlways(TypedDict):
+    bytes: int
+    tensors: int
+    shards: int
+
+
+class ReportFigures(_ReportFiguresAlways, total=False):
+    """What was read, and what follows from it.
+
+    Attributes:
+        bytes: of the checkpoint.
+        tensors: in the checkpoint.
+        shards: in the checkpoint.
+        types: how many modules there are of each quantization type; where config.json and the description
+            can be read.
+        fidelity: the comparison with the source; with `--against`.
+        memory: the memory of serving; where the size of a device is known.
+    """
+
+    types: dict[str, int]
+    fidelity: FidelityFigures
+    memory: MemoryFigures
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify_checkpoint` gives back.
+    """What a verification found.
 
     Attributes:
-        path: the checkpoint.
-        target: the vllm-ascend version.
+        path: of the checkpoint.
+        target: the vllm-ascend version that has to load it.
         findings: errors first.
         passed: ids of the checks that found nothing.
         skipped: ids of the checks that could not run, with the reason.

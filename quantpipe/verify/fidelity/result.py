@@ -4,9 +4,39 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from quantpipe.checkpoint.modules import Module
+
+
+class ErrorFigures(TypedDict):
+    """Errors of several modules, each relative to the size of its source.
+
+    Attributes:
+        mean: over the modules.
+        max: the largest.
+    """
+
+    mean: float
+    max: float
+
+
+class FidelityFigures(TypedDict):
+    """The comparison with the BF16 source.
+
+    Attributes:
+        rotation: `described`, `estimated` (from the embeddings) or `none`.
+        modules: how many were compared.
+        left_out: how many have a type whose values cannot be reconstructed.
+        by_kind: errors by the last part of the module's name.
+        by_layer: errors by the number of the decoder layer.
+    """
+
+    rotation: str
+    modules: int
+    left_out: int
+    by_kind: dict[str, ErrorFigures]
+    by_layer: dict[str, ErrorFigures]
 
 
 @dataclass(frozen=True)
@@ -34,7 +64,7 @@ class Fidelity:
     absent: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> FidelityFigures:
         """Mean and largest error per kind of module and per layer."""
         kinds: dict[str, list[float]] = defaultdict(list)
         layers: dict[int, list[float]] = defaultdict(list)
@@ -51,5 +81,5 @@ class Fidelity:
         }
 
 
-def _summary(errors: list[float]) -> dict[str, float]:
+def _summary(errors: list[float]) -> ErrorFigures:
     return {"mean": round(sum(errors) / len(errors), 6), "max": round(max(errors), 6)}
