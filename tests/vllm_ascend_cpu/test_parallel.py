@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from .checkpoints import LAYERS, build
+from .engines import TOKENS, assert_close_to_reference, engine, engine_logprobs
 from .reference import ReferenceModel
-from .test_load import TOKENS, assert_close_to_reference, engine, engine_logprobs
 
 pytestmark = pytest.mark.slow
 
