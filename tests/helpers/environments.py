@@ -4,8 +4,10 @@ The core has neither torch nor vllm. A file of such a room is not imported here:
 from its text, and each becomes an item that is run by `inside.py` in the other interpreter, whose reports
 (outcome, traceback, output, duration) are passed on as the item's own. The interpreter is started once per
 session and worker of xdist, when the first such test runs. A parametrized function is one item with a report
-for each of its variants, because xdist knows the items by name. Nothing is installed in the other
-environment: it borrows the core's pytest, which is pure Python.
+for each of its variants, because xdist knows the items by name. No test is lost between the two: a file holds
+plain functions only, the other pytest must find the same functions with the same markers, and each variant
+must report its end. Nothing is installed in the other environment: it borrows the core's pytest, which is
+pure Python.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any, ClassVar
 import pytest
 
 from helpers.commands import ROOT
+from helpers.inside import SILENT_MARKS
 
 BORROWED = (
     "pytest",
@@ -163,17 +166,21 @@ class Interpreter:
             "base": str(self.folder / str(self.files)),
             "test": item.name,
             "next": following.name if following else None,
+            "markers": item.file_markers(),
         }
         self.process.stdin.write((json.dumps(request) + "\n").encode())
         self.process.stdin.flush()
-        finished = False
+        finished = failed = False
         while not finished or following is None:
             answer = self._read()
             if "ended" in answer:
-                if not finished:
+                if not finished and not failed:
                     raise SilentError(f"the child ended with {answer['ended']}\n{self._tail()}")
+                if following:
+                    following.continues = False
                 return
             finished = finished or "done" in answer
+            failed = failed or "failed" in answer
             yield answer
 
     def _read(self) -> dict[str, Any]:
@@ -222,19 +229,39 @@ class ElsewhereFile(pytest.File):
     """A file of tests that another interpreter runs."""
 
     environment: Environment
+    markers: dict[str, list[str]]
+    """Of each test function, as its text says."""
 
     def collect(self) -> Iterator[pytest.Item]:
         """One item for each test function, in order."""
         tree = ast.parse(self.path.read_text("utf-8"))
         common = [name for node in tree.body if isinstance(node, ast.Assign) for name in _pytestmark(node)]
-        for node in tree.body:
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                item = Elsewhere.from_parent(self, name=node.name)
-                item.line = node.lineno - 1
-                own = [name for decorator in node.decorator_list for name in _marks(decorator)]
-                for name in (self.environment.marker, *common, *own):
-                    item.add_marker(name)
-                yield item
+        self.markers = {}
+        for node in _functions(tree, self.path):
+            item = Elsewhere.from_parent(self, name=node.name)
+            item.line = node.lineno - 1
+            own = [name for decorator in node.decorator_list for name in _marks(decorator)]
+            self.markers[node.name] = sorted({*common, *own})
+            for name in (self.environment.marker, *common, *own):
+                item.add_marker(name)
+            yield item
+
+
+def _functions(tree: ast.Module, path: Path) -> list[ast.FunctionDef]:
+    """The test functions. Anything else that is named as a test would be lost, so it is an error."""
+    found = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    named = [
+        node for node in ast.walk(tree) if isinstance(node, kinds) and node.name.startswith(("test_", "Test"))
+    ]
+    if not found or len(named) != len(found) or len({node.name for node in found}) != len(found):
+        raise pytest.Collector.CollectError(
+            f"{path}: tests of another environment are plain functions at the top of the file, each with a "
+            f"name of its own; here {len(found)} of {len(named)} are"
+        )
+    return found
 
 
 def _pytestmark(node: ast.Assign) -> list[str]:
@@ -248,7 +275,7 @@ def _marks(node: ast.expr) -> list[str]:
         part.attr
         for part in ast.walk(node)
         if isinstance(part, ast.Attribute) and ast.unparse(part.value) == "pytest.mark"
-        if part.attr not in ("parametrize", "usefixtures")
+        if part.attr not in SILENT_MARKS
     ]
 
 
@@ -264,6 +291,11 @@ class Elsewhere(pytest.Item):
         assert isinstance(self.parent, ElsewhereFile)
         return self.parent.environment
 
+    def file_markers(self) -> dict[str, list[str]]:
+        """What the other pytest must find in the file: all test functions with their markers."""
+        assert isinstance(self.parent, ElsewhereFile)
+        return self.parent.markers
+
     def runtest(self) -> None:
         """Only where there is no interpreter: then it is skipped."""
         self.environment.python()
@@ -274,20 +306,24 @@ class Elsewhere(pytest.Item):
 
     def reports(self, following: Elsewhere | None) -> Iterator[pytest.TestReport]:
         """Run it. Every report has this item's id, as xdist expects; its location names the variant."""
+        ends = 0
         try:
             for answer in Interpreter.of(self.environment).run(self, following):
                 if "failed" in answer:
                     yield self.failure(answer["failed"])
+                elif "done" in answer and answer["done"] != ends:
+                    yield self.failure(f"{ends} of {answer['done']} variants have reported their end")
                 elif "report" in answer:
+                    ends += answer["report"]["when"] == "teardown"
                     report = self.config.hook.pytest_report_from_serializable(
                         config=self.config, data=answer["report"]
                     )
                     report.nodeid = self.nodeid
                     yield report
         except (SilentError, OSError) as error:
-            gone = Interpreter.running.pop(self.environment.room)
-            gone.process.kill()
-            gone.close()
+            if gone := Interpreter.running.pop(self.environment.room, None):
+                gone.process.kill()
+                gone.close()
             if following:
                 following.continues = False
             yield self.failure(str(error))

@@ -3,10 +3,11 @@
 Usage: python inside.py ROOT BORROWED MODULE...
 
 The heavy MODULEs are imported once, so that a child starts with them loaded and leaves no trace in the next.
-Each line on standard input asks for a test function: {"room", "file", "base", "test", "next"}, the
-last two as names, `next` null after the last test of a file. Each line on standard output is a report,
-`done` after a function, or `ended` after a file. BORROWED is the core's pytest, for environments that
-have none: only the standard library is imported before it is on the path, at its end.
+Each line on standard input asks for a test function: {"room", "file", "base", "test", "next", "markers"}.
+`test` and `next` are names, `next` null for the last test of a file; `markers` are those of each function
+that the file must hold. Each line on standard output is a report, `done` after a function with the number of
+its variants, `failed` for what is no report, or `ended` after a file. BORROWED is the core's pytest, for
+environments that have none: only the standard library is imported before it is on the path, at its end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
+
+SILENT_MARKS = {"parametrize", "usefixtures"}
+"""Markers that select no test."""
 
 
 class Line:
@@ -62,15 +66,27 @@ class OnRequest:
             return True
         variants: dict[str, list[Any]] = {}
         for item in session.items:
-            variants.setdefault(item.originalname, []).append(item)
+            variants.setdefault(getattr(item, "originalname", item.name), []).append(item)
+        assert self.request is not None
+        if (found := _markers(variants)) != self.request["markers"]:
+            self.line.send(failed=f"the file holds {found}, but from its text: {self.request['markers']}")
+            return True
         while self.request is not None:
             items, following = variants[self.request["test"]], self.request["next"]
             after = variants[following][0] if following else None
             for item, next_item in zip(items, [*items[1:], after], strict=True):
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=next_item)
-            self.line.send(done=True)
+            self.line.send(done=len(items))
             self.request = self.line.read() if following else None
         return True
+
+
+def _markers(variants: dict[str, list[Any]]) -> dict[str, list[str]]:
+    """Of each test function, over all its variants."""
+    return {
+        name: sorted({mark.name for item in items for mark in item.iter_markers()} - SILENT_MARKS)
+        for name, items in variants.items()
+    }
 
 
 def run_file(root: str, line: Line, request: dict[str, Any]) -> int:
