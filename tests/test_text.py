@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pytest
 
-from quantpipe.text import human_bytes, human_seconds, now, printable
+from quantpipe.text import age, human_bytes, human_seconds, now, printable, utc
 
 
 def test_now_is_iso_8601_in_utc_to_the_second() -> None:
@@ -55,3 +56,11 @@ def test_what_a_terminal_obeys_becomes_an_escape_that_json_reads(char: str) -> N
     shown = printable(f"a{char}b")
     assert shown.isascii() and shown.isprintable()
     assert json.loads(f'"{shown}"') == f"a{char}b"
+
+
+def test_times_and_ages() -> None:
+    assert utc(0) == "1970-01-01T00:00:00Z"
+    assert age(utc(time.time() - 600)) == "10 min"
+    assert age(utc(time.time() - 5.5 * 3600)) == "5 h"
+    assert age(utc(time.time() - 12.5 * 86400)) == "12 d"
+    assert age(utc(time.time() + 3600)) == "0 min"

@@ -17,6 +17,7 @@ from quantpipe.recipe.load import load_recipe
 from quantpipe.settings import Settings
 from quantpipe.stage import Context, Receipts, RunDirectory
 from quantpipe.store import manifest
+from quantpipe.store.damaged import marked
 from quantpipe.store.manifest import PROVENANCE
 from quantpipe.store.store import Store
 from quantpipe.verify.stage import VerifyStage
@@ -147,6 +148,7 @@ def test_killed_after_sealing_and_damaged_since(context: Context) -> None:
     flip_a_byte(sealed)
     with pytest.raises(VerificationError, match="C1"):
         VerifyStage().run(context)
+    assert marked(sealed), "the next run makes it again, and does not end here for ever"
 
 
 def test_an_equal_generation_is_trusted_only_while_it_is_what_its_name_says(
