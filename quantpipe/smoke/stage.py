@@ -99,7 +99,7 @@ def reap(launcher: Launcher, wanted: Callable[[str], bool], console: Console) ->
 
 
 def _summary(figures: SmokeFigures) -> str:
-    text = f"{len(figures.probes)} probes answered, {figures.matched} of {figures.known} as known"
+    text = f"{len(figures.probes)} probes answered, {figures.matched} of {figures.known} as expected"
     if figures.bench:
         text += f", {figures.bench['output_throughput']:.0f} tokens/s"
     return text
