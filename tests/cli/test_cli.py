@@ -165,3 +165,11 @@ def test_a_store_that_is_a_file_is_no_bug(tmp_path: Path) -> None:
     assert done.status == 5
     assert "Traceback" not in done.stderr
     assert "a component of the path is not a directory" in done.stderr
+
+
+def test_a_command_line_that_does_not_parse_is_json_on_request() -> None:
+    done = quantpipe("run", "--json", "--nonsense")
+    assert done.status == 2
+    assert done.json()["status"] == "failed"
+    assert (done.json()["error"], done.json()["exit_code"]) == ("UsageError", 2)
+    assert done.stderr == ""
