@@ -119,9 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
             self.send_header(name, value)
         self.end_headers()
+        self._record(path, 0, 0, answer.status)  # before a client can have the answer
         if self.command != "HEAD":
             self.wfile.write(answer.body)
-        self._record(path, 0, 0, answer.status)
 
     def _file(self, repository: Repository, commit: str, path: str, fault: Fault, *, body: bool) -> None:
         hub = self._origin.hub
@@ -163,15 +163,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(sendable if fault.announce else length))
         self.end_headers()
         self.wfile.flush()
+        # The last byte of a whole body waits until the request is on record: a client that has all of it may
+        # look there at once.
+        held = 1 if body and sendable == length > 0 else 0
         sent = 0
         try:
             if body:
-                sent = self._body(content, start, sendable, size, fault)
+                sent = self._body(content, start, sendable - held, size, fault)
             if body and fault.stall_after is not None and sendable < length:
                 self._origin.hub.stall.wait()
+            held = held if sent == sendable - held else 0
         finally:
             self.close_connection = self.close_connection or sendable < length
-            self._record(path, start, sent, 206 if start else 200)
+            self._record(path, start, sent + held, 206 if start else 200)
+        if held:
+            self._body(content, start + sent, held, size, fault)
 
     def _body(self, content: Content, start: int, count: int, size: int, fault: Fault) -> int:
         """Send `count` bytes from `start` on; how many went out before the client hung up."""

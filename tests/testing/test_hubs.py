@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from quantpipe.testing import origin
 from quantpipe.testing.faults import Fault, busy, gated
 from quantpipe.testing.hubs import HuggingFaceServer, ModelScopeServer
 from quantpipe.testing.origin import SIGNATURE
@@ -118,3 +122,19 @@ def test_repository_moves() -> None:
         "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
         "9e26dfeeb6e641a33dae4961196235bdb965b21b",
     )
+
+
+def test_a_request_is_on_record_before_its_client_has_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a test that looks right after a fetch sees fewer bytes than were sent, on a busy host."""
+    record = origin._Handler._record
+
+    def late(self: origin._Handler, *arguments: Any) -> None:
+        time.sleep(0.2)
+        record(self, *arguments)
+
+    monkeypatch.setattr(origin._Handler, "_record", late)
+    with HuggingFaceServer({REPO: Repository(dict(FILES), branch="main")}) as server:
+        for path, data in FILES.items():
+            with urllib.request.urlopen(f"{server.endpoint}/{REPO}/resolve/main/{path}") as answer:
+                assert answer.read() == data
+            assert server.sent(path) == len(data)
