@@ -54,5 +54,5 @@ def prune(yes: bool, keep: int, settings: Settings, console: Console) -> None:
     store = Store(settings.store)
     candidates = prune.candidates(store, keep=keep, on_unreadable=console.warning)
     if yes:
-        prune.remove(store, candidates)
+        candidates = prune.remove(store, candidates)
     emit(console, *render.pruned(candidates, removed=yes), done=yes)

@@ -14,7 +14,7 @@ from quantpipe.fetch.figures import FileFigures
 from quantpipe.fetch.hub import Hub, RemoteFile
 from quantpipe.fetch.hubs.local import LocalHub
 from quantpipe.fetch.policy import Policy
-from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot
+from quantpipe.fetch.snapshot import FileReceipt, Snapshot
 from quantpipe.fetch.transfer import Transfers
 from quantpipe.stage import Context
 from quantpipe.store.lease import Lease
@@ -93,9 +93,7 @@ def _linked(context: Context, snapshot: Snapshot, missing: list[RemoteFile]) -> 
 @contextlib.contextmanager
 def held(context: Context, snapshot: Snapshot) -> Iterator[None]:
     """Hold the snapshot's lease; waits for another run that is fetching the same snapshot."""
-    lease = Lease(
-        snapshot.path / PRIVATE / "lease.json", run=context.run.id, what=f"snapshot {snapshot.path.name}"
-    )
+    lease = Lease.for_snapshot(snapshot.path, run=context.run.id)
     said = False
     while not lease.try_acquire():
         if not said:

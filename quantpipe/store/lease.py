@@ -26,7 +26,13 @@ from quantpipe.store.owner import Owner
 from quantpipe.text import human_seconds, now
 
 LAPSE_SECONDS = 120.0
-"""Other hosts can take a lease that was not refreshed for this long; refreshes are eight times as often."""
+"""Other hosts can take a lease that was not refreshed for this long."""
+
+_BEATS = 8
+"""Refreshes within the time in which a lease lapses."""
+
+_UNREADABLE = "?"
+"""The nonce of a lease that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,11 @@ class Lease:
         """The lease on a recipe's runs: `<store>/leases/<recipe>.json`."""
         return cls(store / "leases" / f"{recipe}.json", run=run, what=f"recipe {recipe}")
 
+    @classmethod
+    def for_snapshot(cls, snapshot: Path, *, run: str | None = None) -> Lease:
+        """The lease on a snapshot's content: `<snapshot>/.quantpipe/lease.json`."""
+        return cls(snapshot / ".quantpipe" / "lease.json", run=run, what=f"snapshot {snapshot.name}")
+
     @property
     def lost(self) -> bool:
         """Whether another process took it while we held it."""
@@ -93,7 +104,7 @@ class Lease:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
-            return Holder(Owner("an unknown host", "?", 0, 0), None, "an unknown time", "?")
+            return Holder(Owner("an unknown host", "?", 0, 0), None, "an unknown time", _UNREADABLE)
 
     def seems_held(self) -> bool:
         """Whether somebody holds it; a check that writes nothing.
@@ -191,6 +202,7 @@ class Lease:
         claim = self.path.with_name(f"{durable.TEMPORARY_PREFIX}{self._me.nonce}-{self.path.name}")
         try:
             claim.write_text(json.dumps(self._me.to_json()) + "\n", "utf-8")
+            durable.fsync_file(claim)  # after a power cut a lease without its content would be nobody's
             yield claim, claim.stat().st_mtime_ns
         finally:
             with contextlib.suppress(OSError):
@@ -210,6 +222,8 @@ class Lease:
         try:
             with self.path.open("x", encoding="utf-8") as file:
                 file.write(claim.read_text("utf-8"))
+                file.flush()
+                os.fsync(file.fileno())
         except FileExistsError:
             return False
         return True
@@ -223,7 +237,7 @@ class Lease:
         holder = self.holder()
         if holder is None:
             return True
-        if holder.owner.may_live() and age < self.lapse:
+        if holder.owner.may_live() and not self._has_lapsed(holder, age):
             return False
         grave = self.path.with_name(f"{durable.TEMPORARY_PREFIX}{secrets.token_hex(8)}")
         try:
@@ -238,6 +252,33 @@ class Lease:
         grave.unlink(missing_ok=True)
         return True
 
+    def _has_lapsed(self, holder: Holder, age: float) -> bool:
+        """Whether the holder has shown no sign of life for too long.
+
+        A lease that cannot be read was left by a power cut, unless it is being written just now. The time of
+        one that lies in the future says nothing (the file server's clock was set back): it is watched.
+
+        Args:
+            age: seconds since the last refresh, by the file server's clock.
+        """
+        beat = self.lapse / _BEATS
+        if age < -beat:
+            return self._watched()
+        return age >= (beat if holder.nonce == _UNREADABLE else self.lapse)
+
+    def _watched(self) -> bool:
+        """Watch the lease, by this host's own clock, until it lapses; whether nobody refreshed it."""
+        try:
+            before = self.path.stat().st_mtime_ns
+            limit = time.monotonic() + self.lapse
+            while time.monotonic() < limit:
+                time.sleep(self.lapse / _BEATS / 4)
+                if self.path.stat().st_mtime_ns != before:
+                    return False
+        except FileNotFoundError:
+            pass
+        return True
+
     def _mine(self) -> bool:
         holder = self.holder()
         return holder is not None and holder.nonce == self._me.nonce
@@ -249,7 +290,7 @@ class Lease:
         self._beat.start()
 
     def _refresh(self) -> None:
-        while not self._stop.wait(self.lapse / 8):
+        while not self._stop.wait(self.lapse / _BEATS):
             try:
                 if not self._mine():
                     self._lost = True

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -28,6 +30,7 @@ from quantpipe.store.outputs import (
 )
 from quantpipe.store.stages import STAGE_NAMES, StageName
 
+_STAMP = "%Y%m%dT%H%M%S.%fZ"
 _RUN_ID = re.compile(r"\w[\w.-]{0,99}")
 
 OutputT = TypeVar("OutputT", bound=Output)
@@ -216,6 +219,20 @@ class RunDirectory:
         except (OSError, ValueError):
             return {}
         return value if isinstance(value, dict) else {}
+
+    def began(self) -> float:
+        """When the run began, in seconds since the epoch by the file server's clock, as run.json has it.
+
+        Without that (a run of 0.1.0, or one that was killed at once) by its host's clock, as its id has it.
+        """
+        began = self.state().get("began")
+        if isinstance(began, float) and math.isfinite(began):
+            return began
+        try:
+            stamp = datetime.strptime(self.id.rpartition("-")[0], _STAMP)
+        except ValueError:
+            return 0.0
+        return stamp.replace(tzinfo=timezone.utc).timestamp()
 
     def update_state(self, **changes: Any) -> None:
         """Change some keys of run.json, atomically."""

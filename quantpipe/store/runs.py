@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from quantpipe.console import Console
 from quantpipe.errors import InterruptedRunError, QuantpipeError, RetryableError
@@ -37,6 +37,7 @@ def begin(store: Store, recipe: Recipe) -> tuple[RunDirectory, Receipts]:
     """
     earlier = unfinished(store, recipe.name)
     receipts = Receipts() if earlier is None else earlier.receipts()
+    began = _later_than(store.runs(recipe.name), store.clock())
     run = store.new_run(recipe.name)
     if earlier is not None:
         old, new = store.relative(earlier.path), store.relative(run.path)
@@ -48,6 +49,7 @@ def begin(store: Store, recipe: Recipe) -> tuple[RunDirectory, Receipts]:
         digest=recipe.digest(),
         status="running",
         started=now(),
+        began=began,
         host=platform.node(),
         pid=os.getpid(),
         continues=earlier.id if earlier else None,
@@ -56,6 +58,11 @@ def begin(store: Store, recipe: Recipe) -> tuple[RunDirectory, Receipts]:
         earlier.update_state(status="taken over", by=run.id)
         _take_staging(earlier, run)
     return run, receipts
+
+
+def _later_than(earlier: Sequence[RunDirectory], clock: float) -> float:
+    """The file server's time, or, where its clock was set back, a little more than that of the newest run."""
+    return max(clock, *(run.began() + 1e-6 for run in earlier[-1:]), 0.0)
 
 
 def _take_staging(earlier: RunDirectory, run: RunDirectory) -> None:

@@ -38,6 +38,9 @@ from quantpipe.store.verified import Verified
 SPARE_BYTES = 64 << 20
 """Free space to keep in reserve: for logs, receipts and what others write meanwhile."""
 
+DAMAGED_PREFIX = f"{durable.TEMPORARY_PREFIX}damaged-"
+"""The name of a damaged generation, after another took its place, begins so."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -106,11 +109,15 @@ class Store:
         return run
 
     def runs(self, recipe: str) -> list[RunDirectory]:
-        """The runs of a recipe, oldest first."""
+        """The runs of a recipe, oldest first.
+
+        In the order of `RunDirectory.began`: ids are made from clocks of hosts, which may be hours off.
+        """
         folder = self.root / "runs" / recipe
         if not folder.is_dir():
             return []
-        return [RunDirectory(path) for path in sorted(folder.iterdir()) if path.is_dir()]
+        found = [RunDirectory(path) for path in folder.iterdir() if not path.name.startswith(".")]
+        return sorted((run for run in found if run.path.is_dir()), key=lambda run: (run.began(), run.id))
 
     def recipes(self) -> list[str]:
         """The names of the recipes that have runs or checkpoints here."""
@@ -175,9 +182,7 @@ class Store:
         self._make_model_folder(recipe)
         if replace and target.is_dir():
             _make_unchangeable(staging, provenance)
-            aside = target.with_name(
-                f"{durable.TEMPORARY_PREFIX}damaged-{digest[:12]}-{secrets.token_hex(4)}"
-            )
+            aside = target.with_name(f"{DAMAGED_PREFIX}{digest[:12]}-{secrets.token_hex(4)}")
             # The mark goes first: killed in between, staging is still there, and verify replaces it all the
             # same. The other way round the new copy would be taken for damaged, and made once more.
             unmark(target)

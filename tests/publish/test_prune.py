@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from helpers.commands import QUANTPIPE, environment
 from helpers.receipts import fetch_receipt
 from helpers.stores import point, provenance
 
 from quantpipe.publish import prune
 from quantpipe.publish.stage import UNPUBLISHED_GRACE_SECONDS
+from quantpipe.store.lease import Lease
 from quantpipe.store.manifest import PROVENANCE
 from quantpipe.store.receipt import Receipts
 from quantpipe.store.store import Store
@@ -108,13 +111,129 @@ def test_only_the_newest_runs_stay_and_running_ones(store: Store) -> None:
     assert found(store) == {runs[0].id: "run", runs[2].id: "run"}
 
 
-def test_what_a_killed_removal_left_is_found(store: Store) -> None:
+def two_days_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ctime cannot be set: let the file server's clock go on."""
+    later = time.time() + 2 * 86400
+    monkeypatch.setattr(Store, "clock", lambda self: later)
+
+
+def test_what_a_killed_removal_left_is_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     generation(store, "a", snapshot(store, "c1"))
     grave = store.model("tiny") / ".tmp-0123"
     grave.mkdir()
     (grave / "weights").write_bytes(b"z" * 70)
+    assert found(store) == {}, "retention on another host may be about to give it its name back"
+    two_days_later(monkeypatch)
     [candidate] = prune.candidates(store, keep=2)
-    assert (candidate.kind, candidate.bytes) == ("leftover", 70)
+    assert (candidate.kind, candidate.bytes, candidate.recipe) == ("leftover", 70, "tiny")
+
+
+def test_a_damaged_generation_that_was_replaced_is_found_at_once(store: Store) -> None:
+    (store.model("tiny") / ".tmp-damaged-0123-4567").mkdir(parents=True)
+    assert found(store) == {".tmp-damaged-0123-4567": "leftover"}
+
+
+def test_what_killed_writes_left_anywhere_is_swept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    generation(store, "a", snapshot(store, "c1"))
+    model, run = store.model("tiny"), store.runs("tiny")[0].path
+    folders = [
+        *(store.root, store.root / "leases", store.root / "sources", run.parent, run, run / "receipts"),
+        *(model, model / "receipts", model / "history"),
+    ]
+    left = []
+    for number, folder in enumerate(folders):
+        folder.mkdir(exist_ok=True)
+        left.append(folder / f".tmp-{number}")
+        left[-1].write_text("{")
+    (model / ".tmp-link").symlink_to("a" * 64)
+    left.append(model / ".tmp-link")
+    assert found(store) == {}
+    two_days_later(monkeypatch)
+    chosen = prune.candidates(store, keep=2)
+    assert {store.absolute(c.path) for c in chosen} == set(left)
+    assert prune.remove(store, chosen) == chosen
+    assert prune.candidates(store, keep=2) == []
+    assert store.current("tiny") is not None
+
+
+def test_a_snapshot_that_a_receipt_needs_by_now_stays(store: Store) -> None:
+    """Listed first, removed minutes later: a run has taken it meanwhile."""
+    source = snapshot(store, "c1")
+    chosen = prune.candidates(store, keep=2)
+    assert [candidate.kind for candidate in chosen] == ["snapshot"]
+    run = store.new_run("tiny")
+    run.save(fetch_receipt(store.relative(source)))
+    assert prune.remove(store, chosen) == []
+    assert (source / "model.safetensors").is_file()
+
+
+def test_a_snapshot_that_is_being_fetched_by_now_stays(store: Store) -> None:
+    source = snapshot(store, "c1")
+    chosen = prune.candidates(store, keep=2)
+    with Lease.for_snapshot(source) as lease:
+        age(source)
+        lease.path.touch()
+        os.utime(lease.path.parent, (1, 1))
+        assert prune.remove(store, chosen) == []
+    assert source.is_dir()
+
+
+def test_no_snapshot_goes_while_a_run_has_not_said_which_one_it_takes(store: Store) -> None:
+    source = snapshot(store, "c1")
+    chosen = prune.candidates(store, keep=2)
+    run = store.new_run("tiny")
+    run.update_state(status="running")
+    with Lease.for_recipe(store.root, "tiny"):
+        assert prune.remove(store, chosen) == []
+    age(source)
+    assert prune.remove(store, chosen) == chosen  # that run was killed
+    assert not source.exists()
+
+
+def test_a_snapshot_whose_receipt_comes_during_the_rename_gets_its_name_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = snapshot(store, "c1")
+    chosen = prune.candidates(store, keep=2)
+    answers = iter([False, True])
+    monkeypatch.setattr(prune, "_is_needed", lambda *_: next(answers))
+    assert prune.remove(store, chosen) == []
+    assert (source / "model.safetensors").is_file()
+    assert list((store.root / "sources").glob(".tmp-*")) == []
+
+
+def test_a_run_that_lives_by_now_stays(store: Store) -> None:
+    runs = [store.new_run("tiny") for _ in range(prune.KEPT_RUNS + 1)]
+    for run in runs:
+        run.update_state(status="failed")
+    chosen = prune.candidates(store, keep=2)
+    runs[0].update_state(status="running")
+    assert prune.remove(store, chosen) == []
+    assert runs[0].path.is_dir()
+
+
+def test_four_prunes_at_once(store: Store) -> None:
+    for letter in "abcdef":
+        generation(store, letter, snapshot(store, f"c{letter}"))
+    for number in range(8):
+        snapshot(store, f"s{number}")
+    for _ in range(prune.KEPT_RUNS + 8):
+        store.new_run("tiny").update_state(status="failed")
+    done = [
+        subprocess.Popen(
+            [str(QUANTPIPE), "prune", "--yes", "--store", str(store.root)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment(),
+        )
+        for _ in range(4)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in done]
+    assert [process.returncode for process in done] == [0, 0, 0, 0], said
+    assert len(store.generations("tiny")) == 2
+    assert len(store.runs("tiny")) == prune.KEPT_RUNS
+    assert found(store) == {}
 
 
 def test_remove_takes_all_of_it_and_nothing_else(store: Store) -> None:
@@ -122,7 +241,7 @@ def test_remove_takes_all_of_it_and_nothing_else(store: Store) -> None:
     first = generation(store, "a", old)
     second = generation(store, "b", new)
     third = generation(store, "c", new)
-    (store.model("tiny") / ".tmp-0123").mkdir()
+    (store.model("tiny") / ".tmp-damaged-0123").mkdir()
     chosen = prune.candidates(store, keep=2)
     assert sum(candidate.bytes for candidate in chosen if candidate.kind == "snapshot") == 100
     prune.remove(store, chosen)

@@ -184,3 +184,52 @@ def test_a_fault_while_giving_back_is_no_fault_of_the_work(
 
     with Lease(tmp_path / "x.json"):
         monkeypatch.setattr(Path, call, fail)
+
+
+def test_a_lease_of_the_future_lapses_by_being_watched(tmp_path: Path) -> None:
+    """The file server's clock was set back by a day: a dead holder's lease must not hold for that day."""
+    path = tmp_path / "x.json"
+    first = Lease(path, lapse=120)
+    first.acquire()
+    pretend(path, realm="0" * 16, host="elsewhere")
+    tomorrow = time.time() + 86400
+    os.utime(path, (tomorrow, tomorrow))
+    started = time.monotonic()
+    second = Lease(path, lapse=0.8)
+    assert second.try_acquire()
+    assert 0.8 <= time.monotonic() - started < 10
+    second.release()
+    first.release()
+
+
+def test_a_living_holder_of_the_future_keeps_its_lease(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    first = Lease(path, lapse=120)
+    first.acquire()
+    pretend(path, realm="0" * 16, host="elsewhere")
+    tomorrow = time.time() + 86400
+    os.utime(path, (tomorrow, tomorrow))
+    beat = threading.Timer(0.3, os.utime, (path,))
+    beat.start()
+    assert not Lease(path, lapse=4).try_acquire()
+    beat.join()
+    first.release()
+
+
+@pytest.mark.parametrize("content", ["", "{"])
+def test_an_unreadable_lease_is_nobodys_after_a_beat(tmp_path: Path, content: str) -> None:
+    """What a power cut leaves of a lease that was not flushed."""
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    lately = time.time() - 16
+    os.utime(path, (lately, lately))
+    with Lease(path, lapse=120) as lease:
+        assert lease._mine()
+
+
+def test_the_claim_is_flushed_before_it_is_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    flushed: list[bool] = []
+    monkeypatch.setattr("quantpipe.durable.fsync_file", lambda claim: flushed.append(path.exists()))
+    with Lease(path):
+        assert flushed == [False]

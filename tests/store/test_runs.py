@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,52 @@ def test_an_error_is_not_hidden_by_a_disk_that_cannot_record_it(
     monkeypatch.setattr(RunDirectory, "update_state", full)
     with pytest.raises(QuantizeError, match="the reason"), runs.recorded(run, console()):
         raise QuantizeError("the reason")
+
+
+def at(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the clock of this host, from which ids are made, say something else."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Clock:
+            return cls.fromisoformat(moment).replace(tzinfo=tz)
+
+    monkeypatch.setattr("quantpipe.store.store.datetime", Clock)
+
+
+def test_a_host_whose_clock_is_ahead_does_not_hide_later_runs(
+    store: Store, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its published run has the greatest id; the unfinished one after it is what the next run continues."""
+    at("2099-01-01T00:00:00", monkeypatch)
+    ahead, _ = runs.begin(store, recipe)
+    ahead.update_state(status="published")
+    at("2026-01-01T00:00:00", monkeypatch)
+    killed, _ = runs.begin(store, recipe)
+    work(store, killed)
+    assert killed.id < ahead.id
+    assert [run.id for run in store.runs("tiny")] == [ahead.id, killed.id]
+    ahead.update_state(touched="later")
+    following, receipts = runs.begin(store, recipe)
+    assert staged(following) == "weights"
+    assert "quantize" in receipts
+    assert killed.state()["by"] == following.id
+
+
+def test_a_file_server_whose_clock_is_set_back_keeps_the_order(
+    store: Store, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = runs.begin(store, recipe)
+    monkeypatch.setattr(Store, "clock", lambda self: 1000.0)
+    second, _ = runs.begin(store, recipe)
+    assert [run.id for run in store.runs("tiny")] == [first.id, second.id]
+
+
+def test_runs_of_0_1_0_are_ordered_by_their_ids(store: Store, recipe: Recipe) -> None:
+    old = store.new_run("tiny")
+    old.update_state(status="failed")
+    run, _ = runs.begin(store, recipe)
+    odd = RunDirectory(old.path.with_name("by-hand"))
+    odd.create()
+    assert [found.id for found in store.runs("tiny")] == ["by-hand", old.id, run.id]
+    assert old.state()["by"] == run.id
