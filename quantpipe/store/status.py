@@ -29,6 +29,7 @@ class LastRun(_LastRunAlways, total=False):
         recipe: name of the recipe.
         digest: of the recipe.
         started: UTC time, ISO 8601.
+        began: the same by the file server's clock, seconds since the epoch: runs are ordered by it.
         host: where it ran.
         pid: process id there.
         continues: id of the unfinished run whose work it took over; None where there was none.
@@ -40,6 +41,7 @@ class LastRun(_LastRunAlways, total=False):
     recipe: str
     digest: str
     started: str
+    began: float
     host: str
     pid: int
     continues: str | None

@@ -19,12 +19,11 @@ from quantpipe.checkpoint.modules import Module
 from quantpipe.cli import cli, json_docs, main, values
 from quantpipe.cli.docs import leaf_commands
 from quantpipe.cli.json_fields import fields_of
-from quantpipe.durable import TEMPORARY_PREFIX
 from quantpipe.smoke import bench, launchers
 from quantpipe.smoke.bench import BenchFigures
 from quantpipe.smoke.server_command import ServerCommand
 from quantpipe.store.status import LastRun
-from quantpipe.store.store import Store
+from quantpipe.store.store import DAMAGED_PREFIX, Store
 from quantpipe.verify.fidelity.result import Fidelity, ModuleError
 from quantpipe.verify.memory import Memory
 from quantpipe.verify.report import ReportFigures
@@ -123,7 +122,7 @@ def of_a_published_store(commands: Commands, folder: Path) -> None:
     assert [stage["action"] for stage in commands("plan", recipe, *with_store)["stages"]] == ["reuse"] * 5
     [found] = commands("status", *with_store)
     assert found["generations"] and found["run"]["status"] == "published"
-    (store.model(NAME) / f"{TEMPORARY_PREFIX}x").mkdir()
+    (store.model(NAME) / f"{DAMAGED_PREFIX}x").mkdir()
     assert commands("prune", *with_store)["candidates"]
     assert commands("scrub", *with_store, status=3)["findings"]  # the checkpoint is sparse files
     [events] = store.root.glob("runs/*/*/events.jsonl")
