@@ -553,7 +553,7 @@ def test_a_bit_that_flips_in_the_published_generation_is_healed_under_a_reader(
 
     found = quantpipe("scrub", small_recipe, "--store", published_store, "--json")
     assert found.status == 3
-    [finding] = found.json()["findings"]
+    [finding] = found.json()["differences"]
     assert (finding["subject"], finding["recipe"]) == ("generation", NAME)
     assert finding["file"].endswith(".safetensors") and "sha256" in finding["problem"]
     status = quantpipe("status", small_recipe, "--store", published_store)

@@ -14,8 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from quantpipe.cli import values
 from quantpipe.cli.json_fields import Field, fields_of, is_object
 from quantpipe.doctor import Observation
-from quantpipe.operate import scrub
-from quantpipe.operate.scrub import ScrubReport
+from quantpipe.operate.scrub import Difference, ScrubReport
 from quantpipe.smoke.conformance import Exchange
 from quantpipe.smoke.probes import Reply
 from quantpipe.store.outputs import CONTENTS, FetchedFile, SmokeFigures
@@ -55,7 +54,8 @@ EVENTS: Mapping[str, tuple[str, Any]] = {
     "warning": ("something that the user has to know, though the run goes on", values.LineEvent),
     "fetched": ("a file of the snapshot is complete", FetchedFile),
     "worker": ("the quantize worker reports something", values.WorkerEvent),
-    "finding": ("verify or scrub found something", Finding | scrub.Finding),
+    "finding": ("verify found something", Finding),
+    "difference": ("scrub found something that is not what its manifest says", Difference),
     "server": ("the smoke server is started", values.ServerEvent),
     "probe": ("a probe was answered", Reply),
     "check": ("a check of the server was done", Exchange),
@@ -184,4 +184,4 @@ def described(kind: Any) -> str:
 
 
 def _title(kind: type) -> str:
-    return "ScrubFinding" if kind is scrub.Finding else kind.__name__.removesuffix("Json")
+    return kind.__name__.removesuffix("Json")

@@ -225,8 +225,8 @@ def scrubbed(report: ScrubReport) -> Rendered:
         lines.append(f"  left out as verified lately: {_amount(report.recent)}")
     if report.left.files:
         lines.append(f"  left by the budget: {_amount(report.left)}; the next scrub begins with it")
-    for finding in report.findings:
-        lines += [f"  damaged: {_fitting(finding.line())}", f"    next: {finding.action}"]
+    for difference in report.differences:
+        lines += [f"  damaged: {_fitting(difference.line())}", f"    next: {difference.action}"]
     lines += [f"  cannot be read: {_fitting(str(fault))}" for fault in report.unread]
     if report.status == "clean":
         lines.append(

@@ -28,7 +28,7 @@ SAVE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Finding:
+class Difference:
     """Something that is not what its manifest says.
 
     Attributes:
@@ -80,7 +80,7 @@ class ScrubReport:
         read: what was read and compared.
         left: what the budget did not suffice for.
         recent: what was left out, since it was verified lately.
-        findings: what differs from its manifest.
+        differences: what differs from its manifest.
         unread: files that could not be read, by what the storage said.
         seconds: how long it took.
     """
@@ -90,14 +90,14 @@ class ScrubReport:
     read: Amount = field(default_factory=Amount)
     left: Amount = field(default_factory=Amount)
     recent: Amount = field(default_factory=Amount)
-    findings: list[Finding] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
     unread: list[QuantpipeError] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def status(self) -> Literal["clean", "damaged", "unread"]:
         """`clean`, `damaged`, or `unread`: nothing was found, but something could not be read."""
-        return "damaged" if self.findings else "unread" if self.unread else "clean"
+        return "damaged" if self.differences else "unread" if self.unread else "clean"
 
     @property
     def complete(self) -> bool:
@@ -115,7 +115,7 @@ class ScrubReport:
             "left": asdict(self.left),
             "recent": asdict(self.recent),
             "seconds": round(self.seconds, 3),
-            "findings": [asdict(finding) for finding in self.findings],
+            "differences": [asdict(difference) for difference in self.differences],
             "unread": [error.to_json() for error in self.unread],
         }
 
@@ -263,13 +263,13 @@ class _Scrub:
             return
         self._found.setdefault(id(target), []).extend(found)
         for mismatch in found:
-            finding = self._finding(target, mismatch)
-            self._report.findings.append(finding)
-            self._console.event("finding", **asdict(finding))
-            self._console.line(f"damaged: {finding.line()}")
+            difference = self._difference(target, mismatch)
+            self._report.differences.append(difference)
+            self._console.event("difference", **asdict(difference))
+            self._console.line(f"damaged: {difference.line()}")
         target.damaged(found)
 
-    def _finding(self, target: Target, mismatch: Mismatch) -> Finding:
+    def _difference(self, target: Target, mismatch: Mismatch) -> Difference:
         directory = self._store.relative(target.path)
         if is_mode(mismatch):
             action = f"chmod {mismatch.problem.rpartition(' ')[2]} it; its content is not affected"
@@ -281,15 +281,15 @@ class _Scrub:
             action = (
                 "marked: a rollback passes it over, the next publish or `quantpipe prune --yes` removes it"
             )
-        return Finding(target.kind, target.recipe, directory, mismatch.path, mismatch.problem, action)
+        return Difference(target.kind, target.recipe, directory, mismatch.path, mismatch.problem, action)
 
     def _conclude(self, target: Target) -> None:
-        """An intact generation loses its mark; one that stays marked is a finding, though it was not read."""
+        """An intact generation loses its mark; one that stays marked counts as damaged, even if unread."""
         if id(target) in self._found or not target.same():
             return
         target.intact(self._read.get(id(target), ()))
         if target.kind == "generation" and (left := marked(target.path)):
-            self._report.findings += [self._finding(target, mismatch) for mismatch in left]
+            self._report.differences += [self._difference(target, mismatch) for mismatch in left]
 
     def _save(self, every: Sequence[Target]) -> None:
         for target in every:

@@ -124,7 +124,7 @@ def of_a_published_store(commands: Commands, folder: Path) -> None:
     assert found["generations"] and found["run"]["status"] == "published"
     (store.model(NAME) / f"{DAMAGED_PREFIX}x").mkdir()
     assert commands("prune", *with_store)["candidates"]
-    assert commands("scrub", *with_store, status=3)["findings"]  # the checkpoint is sparse files
+    assert commands("scrub", *with_store, status=3)["differences"]  # the checkpoint is sparse files
     [events] = store.root.glob("runs/*/*/events.jsonl")
     for line in events.read_text("utf-8").splitlines():
         commands.event(line)

@@ -32,7 +32,7 @@ def test_clean_then_damaged_then_still_damaged(store: Store) -> None:
     again = quantpipe("scrub", "--store", store.root, "--older-than", "7d", "--budget", "1h", "--json")
     assert again.status == 3
     assert again.json()["status"] == "damaged"
-    assert again.json()["findings"][0]["directory"] == f"models/{RECIPE}/{place.name}"
+    assert again.json()["differences"][0]["directory"] == f"models/{RECIPE}/{place.name}"
     shown = quantpipe("status", "--store", store.root, "--json").json()
     assert shown[0]["generations"][0]["verified"] is not None
     assert "sha256" in shown[0]["generations"][0]["damaged"][0]

@@ -45,7 +45,7 @@ def done(store: Store, **options: Any) -> ScrubReport:
 
 
 def found(report: ScrubReport) -> list[tuple[str, str]]:
-    return [(finding.file, finding.problem.split()[1]) for finding in report.findings]
+    return [(difference.file, difference.problem.split()[1]) for difference in report.differences]
 
 
 def snapshot(store: Store, files: dict[str, bytes], commit: str = "c" * 40) -> Snapshot:
@@ -89,13 +89,13 @@ def test_a_flipped_bit_is_found_and_marked(store: Store) -> None:
     report = done(store)
     assert report.status == "damaged"
     assert found(report) == [(SHARD, "sha256")]
-    assert report.findings[0].directory == f"models/{RECIPE}/{digest}"
+    assert report.differences[0].directory == f"models/{RECIPE}/{digest}"
     assert [m.path for m in glance_at_sealed(place)] == [SHARD]
     with pytest.raises(VerificationError, match="damaged"):
         point(store, digest)
 
 
-def test_a_mark_stays_a_finding_until_the_generation_is_intact(store: Store) -> None:
+def test_a_mark_stays_a_difference_until_the_generation_is_intact(store: Store) -> None:
     place = store.generation(RECIPE, published(store, "a"))
     flip(place / SHARD, 500)
     assert done(store).status == "damaged"
@@ -106,7 +106,7 @@ def test_a_mark_stays_a_finding_until_the_generation_is_intact(store: Store) -> 
     assert damaged.marked(place) == []
 
 
-def test_a_mark_that_the_budget_does_not_reach_is_a_finding_all_the_same(store: Store) -> None:
+def test_a_mark_that_the_budget_does_not_reach_is_a_difference_all_the_same(store: Store) -> None:
     place = store.generation(RECIPE, published(store, "a"))
     flip(place / SHARD, 500)
     assert done(store).status == "damaged"
@@ -147,21 +147,21 @@ def test_a_manifest_that_was_changed_with_its_files(store: Store) -> None:
     (place / PROVENANCE).write_text(json.dumps(value))
     (place / PROVENANCE).chmod(0o444)
     report = done(store)
-    assert [finding.file for finding in report.findings] == [PROVENANCE]
-    assert "holds the manifest of" in report.findings[0].problem
+    assert [difference.file for difference in report.differences] == [PROVENANCE]
+    assert "holds the manifest of" in report.differences[0].problem
 
 
 @pytest.mark.parametrize(
     ("path", "mode"), [(SHARD, 0o644), ("sub", 0o777), (".", 0o700), (PROVENANCE, 0o400)]
 )
-def test_a_wrong_mode_is_a_finding_and_no_damage(store: Store, path: str, mode: int) -> None:
+def test_a_wrong_mode_is_a_difference_and_no_damage(store: Store, path: str, mode: int) -> None:
     place = store.generation(RECIPE, published(store, "a"))
     (place / path).chmod(mode)
     report = done(store)
-    [finding] = report.findings
-    assert finding.file == path
-    assert finding.problem.startswith(f"has mode {mode:04o} instead of 0")
-    assert "chmod" in finding.action
+    [difference] = report.differences
+    assert difference.file == path
+    assert difference.problem.startswith(f"has mode {mode:04o} instead of 0")
+    assert "chmod" in difference.action
     assert damaged.marked(place) == []
 
 
@@ -173,7 +173,7 @@ def test_a_snapshot_file_that_rots_loses_its_receipt(store: Store) -> None:
     assert made.finished(weights) is not None, "its stamp does not show it"
     report = done(store)
     assert found(report) == [("weights.bin", "sha256")]
-    assert report.findings[0].subject == "snapshot"
+    assert report.differences[0].subject == "snapshot"
     assert made.finished(weights) is None and made.finished(config) is not None
     assert made.recheck(weights) is None
     assert done(store).read.files == 1
