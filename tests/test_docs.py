@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
 import pytest
 from helpers.commands import ROOT
+from pydantic import BaseModel
 
 from quantpipe import errors
 from quantpipe.cli.docs import PAGES
 from quantpipe.errors import QuantpipeError
+from quantpipe.recipe.model import Recipe
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -21,3 +28,71 @@ def test_every_exit_code_has_a_row() -> None:
     kinds = [v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, QuantpipeError)]
     for code in {0, *(kind.exit_code for kind in kinds)}:
         assert f"\n| {code} | " in page
+
+
+# -- recipe keys --------------------------------------------------------------------------------------
+
+
+def sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models in an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from sections(argument)
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The paths of all keys of a recipe that hold a value."""
+    for name, field in model.model_fields.items():
+        inner = list(sections(field.annotation))
+        if not inner or any(kind is bool for kind in get_args(field.annotation)):
+            yield prefix + name
+        for section in inner:
+            yield from keys(section, f"{prefix}{name}.")
+
+
+def rows() -> dict[str, str]:
+    """Of the table in docs/recipes.md: the row of each key in its first column."""
+    found: dict[str, str] = {}
+    for row in re.findall(r"^\| `[a-z].*$", (ROOT / "docs" / "recipes.md").read_text("utf-8"), re.MULTILINE):
+        last = ""
+        for name in re.findall(r"`([^`]+)`", row.split("|")[1]):
+            last = last.rpartition(".")[0] + name if name.startswith(".") else name
+            found[last] = row
+    return found
+
+
+def test_every_recipe_key_is_documented() -> None:
+    """In a row of its own, or by its last name in the row of what it belongs to."""
+    documented = rows()
+    for key in keys(Recipe):
+        above = [key.rsplit(".", depth)[0] for depth in range(1, key.count(".") + 1)]
+        places = [documented[name] for path in above for name in (path, f"{path}.*") if name in documented]
+        assert key in documented or any(f"`{key.rpartition('.')[2]}`" in row for row in places), key
+
+
+def test_no_recipe_key_is_documented_that_does_not_exist() -> None:
+    known = set(keys(Recipe))
+    known |= {key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)}
+    assert {key.removesuffix(".*") for key in rows()} <= known
+
+
+# -- variables and links ------------------------------------------------------------------------------
+
+
+def test_every_variable_of_quantpipe_is_documented() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    read: set[str] = set()
+    for path in (ROOT / "quantpipe").rglob("*.py"):
+        read |= set(re.findall(r"\bQUANTPIPE_[A-Z_]*[A-Z]\b", path.read_text("utf-8")))
+    own = {"QUANTPIPE_RUN_ID"}  # marks the processes of a run: set by quantpipe, read by quantpipe
+    assert {name for name in read - own if f"`{name}`" not in page} == set()
+
+
+PAGES_BY_HAND = [ROOT / "README.md", *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES_BY_HAND)), ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
