@@ -5,32 +5,21 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from quantpipe.checkpoint.fetched import FileHashes
 from quantpipe.errors import VerificationError
 from quantpipe.fetch import preflight, reuse
 from quantpipe.fetch.figures import FileFigures
-from quantpipe.fetch.hub import Hub, RemoteFile
-from quantpipe.fetch.hubs.local import LocalHub
+from quantpipe.fetch.hub import RemoteFile
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.snapshot import FileReceipt, Snapshot
+from quantpipe.fetch.source import Listener, Source
 from quantpipe.fetch.transfer import Transfers
 from quantpipe.stage import Context
 from quantpipe.store.lease import Lease
 from quantpipe.text import human_bytes
 
 _LEASE_POLL_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Source:
-    """A repository at a commit, and the snapshot of it."""
-
-    hub: Hub
-    repo: str
-    commit: str
-    snapshot: Snapshot
 
 
 def fill(
@@ -63,24 +52,18 @@ def fill(
     jobs = policy.jobs or max(source.hub.parallel, context.settings.jobs)
     context.console.line(
         f"fetching {len(missing)} of {len(files)} files, {human_bytes(absent)}, from "
-        f"{source.hub.describe(source.repo)}, {jobs} at a time",
+        f"{source.describe()}, {jobs} at a time",
         files=len(missing),
         bytes=absent,
     )
     with contextlib.closing(source.hub), context.console.progress("fetch", absent, "B") as bar:
-        transfers = Transfers(
-            source.hub,
-            source.repo,
-            source.commit,
-            snapshot,
-            policy=policy,
-            jobs=jobs,
-            present=[f.path for f in files],
-            origin=source.hub.origin if isinstance(source.hub, LocalHub) else lambda path: None,
+        listener = Listener(
             on_bytes=bar.advance,
             on_file=lambda f: context.console.event("fetched", **f.finished().to_json()),
             on_retry=context.console.warning,
         )
+        present = [file.path for file in files]
+        transfers = Transfers(source, policy=policy, jobs=jobs, present=present, listener=listener)
         return figures + transfers.run(missing)
 
 

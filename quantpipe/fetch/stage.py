@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 from quantpipe.checkpoint.names import CONFIG
 from quantpipe.errors import VerificationError
 from quantpipe.fetch import preflight, reuse, sanity
-from quantpipe.fetch.fill import Source, fill, finished, held
+from quantpipe.fetch.fill import fill, finished, held
 from quantpipe.fetch.hub import Hub, RemoteFile
 from quantpipe.fetch.hubs import offline
 from quantpipe.fetch.hubs.choose import make_hub
 from quantpipe.fetch.hubs.local import LocalHub
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.snapshot import PRIVATE, Snapshot
+from quantpipe.fetch.source import Source
 from quantpipe.fetch.sources import selector, trusts_remote_code, variant
 from quantpipe.stage import Context, FetchPlan, StageName, StageResult, digest_of
 from quantpipe.store.outputs import FetchFigures, FetchOutput

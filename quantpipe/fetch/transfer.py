@@ -11,19 +11,19 @@ import errno
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from quantpipe.checkpoint.names import INDEX_SUFFIX, SHARD_SUFFIX
 from quantpipe.errors import RetryableError, VerificationError
 from quantpipe.fetch import sanity
 from quantpipe.fetch.figures import FileFigures
-from quantpipe.fetch.hub import Hub, PassingFault, RemoteFile, Stopped
+from quantpipe.fetch.hub import PassingFault, RemoteFile, Stopped
 from quantpipe.fetch.partial import Partial
 from quantpipe.fetch.policy import Policy
-from quantpipe.fetch.snapshot import FileReceipt, Snapshot, Stamp
+from quantpipe.fetch.snapshot import FileReceipt
+from quantpipe.fetch.source import Listener, Source
 from quantpipe.store.faults import storage_faults
-from quantpipe.store.manifest import OnBytes
 
 _GONE = {errno.ENOENT, errno.ESTALE}
 _TICK_SECONDS = 0.1
@@ -54,34 +54,24 @@ class Transfers:
     """Fetch the files of one source at one commit into a snapshot.
 
     Args:
-        present: the paths of all files of the source, against which an index is checked.
-        origin: for a local source, the stamp of the file that a path is copied from.
-        on_bytes: told of landed bytes, from any thread; negative where they turned out wrong.
-        on_file: told of each finished file.
-        on_retry: told why a file is tried again.
+        present: the paths of all files of the source, with which an index is compared.
+        jobs: files transferred at a time.
     """
 
     def __init__(
         self,
-        hub: Hub,
-        repo: str,
-        commit: str,
-        snapshot: Snapshot,
+        source: Source,
         *,
         policy: Policy,
         jobs: int,
         present: Iterable[str],
-        origin: Callable[[str], Stamp | None] = lambda path: None,
-        on_bytes: OnBytes = lambda count: None,
-        on_file: Callable[[FileFigures], object] = lambda figures: None,
-        on_retry: Callable[[str], object] = lambda text: None,
+        listener: Listener | None = None,
     ) -> None:
-        self._hub, self._repo, self._commit, self._snapshot = hub, repo, commit, snapshot
+        self._source = source
+        self._listener = listener or Listener()
         self._policy = policy
         self._jobs = max(1, jobs)
         self._present = frozenset(present)
-        self._origin = origin
-        self._on_bytes, self._on_file, self._on_retry = on_bytes, on_file, on_retry
         self._active: dict[str, _Transfer] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -129,7 +119,7 @@ class Transfers:
                 continue
             if isinstance(event, BaseException):
                 raise event
-            self._on_file(event)
+            self._listener.on_file(event)
             return event
 
     def _watch(self) -> None:
@@ -148,7 +138,7 @@ class Transfers:
         if now - self._landed_at > self._policy.overall_seconds:
             raise RetryableError(
                 f"no data arrived for {self._policy.overall_seconds:.0f} s, for any file",
-                where=self._hub.describe(self._repo),
+                where=self._source.describe(),
                 hint="check the network, the proxy and the storage, then run again: fetched data is kept",
             )
 
@@ -182,7 +172,7 @@ class Transfers:
         started = time.monotonic()
         transfer = self._begin(file)
         try:
-            with storage_faults(self._snapshot.path):
+            with storage_faults(self._source.snapshot.path):
                 while not self._tried(transfer):
                     pass
         finally:
@@ -199,14 +189,14 @@ class Transfers:
         def landed(count: int) -> None:
             figures.bytes_transferred += count
             self._landed_at = time.monotonic()
-            self._on_bytes(count)
+            self._listener.on_bytes(count)
 
         def alive(count: int) -> None:
             transfer.alive += count
             self._landed_at = time.monotonic()
-            self._on_bytes(count)
+            self._listener.on_bytes(count)
 
-        partial = Partial(self._snapshot.partial, file, stop=stop, on_landed=landed, on_alive=alive)
+        partial = Partial(self._source.snapshot.partial, file, stop=stop, on_landed=landed, on_alive=alive)
         transfer = _Transfer(figures, partial, stop)
         with self._lock:
             self._active[file.path] = transfer
@@ -242,7 +232,7 @@ class Transfers:
 
     def _attempt(self, transfer: _Transfer) -> None:
         partial, file = transfer.partial, transfer.partial.file
-        if transfer.figures.retries and self._snapshot.finished(file) is not None:
+        if transfer.figures.retries and self._source.snapshot.finished(file) is not None:
             transfer.figures.how = "kept"  # another process was faster
             return
         transfer.stop.clear()
@@ -251,7 +241,7 @@ class Transfers:
         partial.open()
         transfer.rearm()
         if partial.offset < file.size or file.size == 0:
-            self._hub.fetch(self._repo, self._commit, file, partial)
+            self._source.hub.fetch(self._source.repo, self._source.commit, file, partial)
         transfer.watched = False
         wrong = partial.mismatch()
         if wrong is None:
@@ -268,18 +258,18 @@ class Transfers:
         elif file.path.endswith(INDEX_SUFFIX):
             sanity.check_index(partial.path, self._present, name=file.path)
         stamp = partial.flush()
-        receipt = FileReceipt(file, stamp, partial.sha256, self._origin(file.path))
-        self._snapshot.place(partial.path, receipt, partial.content())
+        receipt = FileReceipt(file, stamp, partial.sha256, self._source.origin(file.path))
+        self._source.snapshot.place(partial.path, receipt, partial.content())
 
     def _reject(self, transfer: _Transfer, wrong: str) -> None:
         """Delete what arrived wrongly; try again, unless it came so too often."""
-        self._on_bytes(-transfer.partial.size)
+        self._listener.on_bytes(-transfer.partial.size)
         transfer.partial.discard()
         transfer.mismatches += 1
         if transfer.mismatches >= self._policy.mismatches:
             raise VerificationError(
                 f"{transfer.figures.path} failed its checksum {transfer.mismatches} times: {wrong}",
-                where=self._hub.describe(self._repo),
+                where=self._source.describe(),
                 hint="a proxy or a mirror may alter it: try the hub's own endpoint, or report it to the hub",
             )
         raise PassingFault(f"wrong content, deleted: {wrong}")
@@ -290,10 +280,10 @@ class Transfers:
         if transfer.fruitless >= self._policy.attempts:
             raise RetryableError(
                 f"{transfer.figures.path} could not be fetched in {transfer.fruitless} attempts: {why}",
-                where=self._hub.describe(self._repo),
+                where=self._source.describe(),
                 hint="check the network and the proxy, then run again: fetched data is kept",
             )
-        self._on_retry(f"{transfer.figures.path}: {why}; retrying")
+        self._listener.on_retry(f"{transfer.figures.path}: {why}; retrying")
         self._landed_at = max(self._landed_at, time.monotonic() + (retry_after or 0.0))
         if self._stopping.wait(self._policy.wait_seconds(transfer.fruitless, retry_after)):
             raise Stopped

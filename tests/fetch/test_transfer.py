@@ -14,6 +14,7 @@ from quantpipe.fetch.figures import FileFigures
 from quantpipe.fetch.hub import PassingFault, RemoteFile, Sink
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.snapshot import Snapshot
+from quantpipe.fetch.source import Source
 from quantpipe.fetch.transfer import Transfers
 
 DATA = {f"{i}.json": bytes([i]) * 1000 for i in range(6)}
@@ -57,7 +58,8 @@ class FakeHub:
 def run(tmp_path: Path, deliver: Deliver, *, jobs: int = 3, policy: Policy = POLICY) -> list[FileFigures]:
     snapshot = Snapshot(tmp_path / "snapshot")
     snapshot.begin(FILES, {})
-    transfers = Transfers(FakeHub(deliver), "a/b", "commit", snapshot, policy=policy, jobs=jobs, present=DATA)
+    source = Source(FakeHub(deliver), "a/b", "commit", snapshot)
+    transfers = Transfers(source, policy=policy, jobs=jobs, present=DATA)
     return transfers.run(FILES)
 
 
