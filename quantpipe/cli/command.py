@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import click
@@ -73,6 +74,7 @@ class SettingsCommand(click.Command):
         return super().invoke(ctx)
 
 
+@cache
 def _settings_options() -> list[click.Option]:
     """An option per setting. Its text is passed to `Settings` unchanged, which parses variables, too."""
     from quantpipe import settings

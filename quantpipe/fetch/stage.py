@@ -1,4 +1,7 @@
-"""The fetch stage: resolve the revision, list, reuse, fetch what is missing, and leave a snapshot."""
+"""The fetch stage: resolve the revision, list, reuse, fetch what is missing, and leave a snapshot.
+
+What only a transfer needs is imported there: a no-op refresh stays quick.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,7 @@ from typing import Any, TypeVar
 
 from quantpipe.checkpoint.names import CONFIG
 from quantpipe.errors import VerificationError
-from quantpipe.fetch import preflight, reuse, sanity
-from quantpipe.fetch.fill import fill, finished, held
 from quantpipe.fetch.hub import Hub, RemoteFile
-from quantpipe.fetch.hubs import offline
 from quantpipe.fetch.hubs.choose import make_hub
 from quantpipe.fetch.hubs.local import LocalHub
 from quantpipe.fetch.policy import Policy
@@ -60,6 +60,8 @@ class FetchStage:
 
     def plan(self, context: Context) -> FetchPlan:
         """What would be fetched, in bytes; queries the hub, writes nothing, hashes nothing."""
+        from quantpipe.fetch import reuse
+
         recipe = context.recipe
         hub = self._hub(context)
         if isinstance(hub, LocalHub):
@@ -98,6 +100,8 @@ class FetchStage:
         Raises:
             PreflightError: it is not, or has none.
         """
+        from quantpipe.fetch import preflight
+
         check_writable(context.store.root)
         missing = context.plans.fetch.missing_files if self.name in context.plans else 0
         preflight.check_space(context.store.root, missing_bytes=0, missing_files=missing)
@@ -110,6 +114,10 @@ class FetchStage:
             PreflightError, StorageFullError: the store cannot hold it, or the hub refuses.
             RetryableError: the hub or the network failed for longer than the policy allows.
         """
+        from quantpipe.fetch import reuse, sanity
+        from quantpipe.fetch.fill import fill, finished, held
+        from quantpipe.fetch.hubs import offline
+
         started = time.monotonic()
         source = self._resolved(context)
         snapshot = source.snapshot

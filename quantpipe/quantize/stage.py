@@ -12,12 +12,8 @@ from pathlib import Path
 from quantpipe import durable
 from quantpipe.digest import digest_of
 from quantpipe.errors import PreflightError
-from quantpipe.host.child import GRACE_SECONDS
 from quantpipe.host.machine import memory_limit, named_interpreter, require_interpreter, require_npu
-from quantpipe.quantize import reproduced, source, worker_process
 from quantpipe.quantize.estimate import BASE_MEMORY, HELD_LAYERS, Estimate, estimate
-from quantpipe.quantize.finish import finish
-from quantpipe.quantize.spec import adapter_for, build_spec
 from quantpipe.quantize.worker.protocol import Job
 from quantpipe.recipe.datasets import dataset_digest, write_msmodelslim_dataset
 from quantpipe.stage import Context, QuantizePlan, StageName, StageResult
@@ -121,6 +117,11 @@ class QuantizeStage:
             QuantpipeError: of worker_process.run.
             VerificationError: the snapshot is not what was fetched, or equal inputs gave a different result.
         """
+        # Imported here: a no-op refresh needs none of it, and stays quick.
+        from quantpipe.host.child import GRACE_SECONDS
+        from quantpipe.quantize import reproduced, source, worker_process
+        from quantpipe.quantize.finish import finish
+
         snapshot = context.store.absolute(context.fetch.snapshot)
         streaming = context.recipe.quantize.engine == "streaming"
         if not streaming and context.recipe.quantize.rotate:
@@ -169,6 +170,8 @@ class QuantizeStage:
         return _has_files(staging, written) or not glance_at_sealed(sealed)
 
     def _job(self, context: Context, snapshot: Path, staging: Path) -> Job:
+        from quantpipe.quantize.spec import adapter_for, build_spec
+
         quantize = context.recipe.quantize
         dataset = context.run.path / "calibration.json"
         write_msmodelslim_dataset(context.recipe.calibration_prompts(), dataset)

@@ -1,20 +1,22 @@
-"""Stage smoke: load the sealed checkpoint in a real server and ask it."""
+"""Stage smoke: load the sealed checkpoint in a real server and ask it.
+
+What only a smoke load needs is imported there: a no-op refresh needs the key alone, and stays quick.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from quantpipe.console import Console
 from quantpipe.digest import digest_of
-from quantpipe.smoke.launchers import Launcher, launcher_for
-from quantpipe.smoke.load import smoke_load
-from quantpipe.smoke.model import ModelFigures, read_model
-from quantpipe.smoke.reference import FILENAME, load_reference
-from quantpipe.smoke.rules import require_rules
-from quantpipe.smoke.scratch import sweep
 from quantpipe.stage import Context, RunDirectory, StageName, StagePlan, StageResult
 from quantpipe.store.outputs import SmokeFigures, SmokeOutput
 from quantpipe.store.receipt import SmokeReceipt
+
+if TYPE_CHECKING:
+    from quantpipe.console import Console
+    from quantpipe.smoke.launchers import Launcher
+    from quantpipe.smoke.model import ModelFigures
 
 
 class SmokeStage:
@@ -43,6 +45,8 @@ class SmokeStage:
             RecipeError: the profile breaks a rule.
             PreflightError: this host lacks something.
         """
+        from quantpipe.smoke.rules import require_rules
+
         smoke = context.recipe.smoke
         require_rules(smoke, _planned_model(context))
         launcher = _launcher(context)
@@ -51,6 +55,11 @@ class SmokeStage:
 
     def run(self, context: Context) -> StageResult[SmokeOutput, SmokeFigures]:
         """Start, ask, stop."""
+        from quantpipe.smoke.load import smoke_load
+        from quantpipe.smoke.model import read_model
+        from quantpipe.smoke.reference import FILENAME, load_reference
+        from quantpipe.smoke.rules import require_rules
+
         smoke, launcher = context.recipe.smoke, _launcher(context)
         checkpoint = context.store.absolute(context.verify.checkpoint)
         require_rules(smoke, read_model(checkpoint))
@@ -73,11 +82,15 @@ class SmokeStage:
 
 
 def _launcher(context: Context) -> Launcher:
+    from quantpipe.smoke.launchers import launcher_for
+
     return launcher_for(context.recipe.smoke, context.settings, context.store.root)
 
 
 def _planned_model(context: Context) -> ModelFigures | None:
     """The model's figures, from the plans: its config.json at the source and the size it will have."""
+    from quantpipe.smoke.model import ModelFigures
+
     plans = context.plans
     config = plans.fetch.config if "fetch" in plans else None
     size = plans.quantize.checkpoint_bytes if "quantize" in plans else 0
@@ -92,6 +105,8 @@ def of_runs(run: RunDirectory) -> Callable[[str], bool]:
 
 def reap(launcher: Launcher, wanted: Callable[[str], bool], console: Console) -> None:
     """End and remove leftovers of earlier attempts, with a warning."""
+    from quantpipe.smoke.scratch import sweep
+
     if ended := launcher.reap(wanted):
         console.warning(f"ended leftovers of a killed run: {', '.join(ended)}")
     if folders := sweep(wanted):

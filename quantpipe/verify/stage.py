@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantpipe import __version__
 from quantpipe.checkpoint.layout import GIB, Layout, layout_of_serve
@@ -18,7 +18,9 @@ from quantpipe.store.outputs import VerifyFigures, VerifyOutput
 from quantpipe.store.receipt import VerifyReceipt
 from quantpipe.store.sealed import glance_at_sealed, record_verified
 from quantpipe.text import human_bytes, now
-from quantpipe.verify.report import Report
+
+if TYPE_CHECKING:
+    from quantpipe.verify.report import Report
 
 
 class VerifyStage:
