@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from quantpipe.errors import VerificationError
 from quantpipe.store.manifest import Manifest
+from quantpipe.store.quality import Quality
 from quantpipe.store.stages import StageName
 
 if TYPE_CHECKING:
@@ -97,19 +98,24 @@ class QuantizeOutput(Output):
     Attributes:
         checkpoint: its path, relative to the store.
         manifest: of what was written.
+        quality: what it keeps of the BF16 model's; None where that was not measured.
     """
 
     checkpoint: str
     manifest: Manifest
+    quality: Quality | None = None
 
     def __post_init__(self) -> None:
         _require_inside(self.checkpoint)
+        if self.quality is not None and self.quality.file:
+            _require_inside(self.quality.file)
 
     @classmethod
     def from_json(cls, value: Any, *, where: str) -> Self:
         """Read what `to_json` made; see `Record.from_json`."""
         try:
-            return cls(_text(value["checkpoint"]), Manifest.from_json(value["manifest"], where=where))
+            manifest = Manifest.from_json(value["manifest"], where=where)
+            return cls(_text(value["checkpoint"]), manifest, _quality(value.get("quality")))
         except (KeyError, TypeError, ValueError) as error:
             raise not_a_receipt(f"outputs of quantize: {error!r}", where) from error
 
@@ -301,7 +307,18 @@ def not_a_receipt(why: object, where: str) -> VerificationError:
 def _plain(value: Any) -> Any:
     if isinstance(value, Record | Manifest):
         return value.to_json()
+    if is_dataclass(value) and not isinstance(value, type):
+        return json.loads(json.dumps(asdict(value)))  # arrays for its tuples
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _quality(value: Any) -> Quality | None:
+    """Raises pydantic's ValidationError, which is a ValueError, where it is something else."""
+    if value is None:
+        return None
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Quality).validate_json(json.dumps(value), strict=True)
 
 
 def _text(value: Any) -> str:

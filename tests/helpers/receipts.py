@@ -17,6 +17,7 @@ from quantpipe.store.outputs import (
     VerifyFigures,
     VerifyOutput,
 )
+from quantpipe.store.quality import LayerQuality, LinearQuality, Quality
 from quantpipe.store.receipt import FetchReceipt, PublishReceipt, QuantizeReceipt, Receipt, VerifyReceipt
 
 STARTED = "2026-01-01T00:00:00Z"
@@ -30,6 +31,19 @@ QUANTIZE_FIGURES = QuantizeFigures(
     versions={"msmodelslim": "26.1.0"},
     threads=1,
     resumed_units=0,
+)
+QUALITY = Quality(
+    kl_mean=0.02,
+    kl_p99=0.2,
+    top1=0.97,
+    perplexity_bf16=10.0,
+    perplexity_quantized=10.5,
+    tokens=3000,
+    dataset="d" * 64,
+    layers=(LayerQuality(0, 34.0, 0.9998, 34.0, 0.9998), LayerQuality(1, 31.0, 0.9997, 29.0, 0.9995)),
+    worst_linears=(LinearQuality("model.layers.1.self_attn.o_proj", "W8A8", 20.5, 0.01, 0.002, 3016, 500),),
+    unreached_experts=("model.layers.1.mlp.experts.7",),
+    file="runs/tiny/1/quality.json",
 )
 SMOKE_FIGURES = SmokeFigures(
     launcher="cpu",

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from helpers.receipts import (
     MANIFEST,
+    QUALITY,
     SMOKE_FIGURES,
     fetch_receipt,
     publish_receipt,
@@ -30,6 +31,7 @@ RECORDS: list[Record] = [
     *(receipt.outputs for receipt in (fetch_receipt(), quantize_receipt())),
     *(receipt.outputs for receipt in (verify_receipt("ab"), publish_receipt("ab"))),
     quantize_receipt().figures,
+    QuantizeOutput("runs/tiny/1/staging/checkpoint", MANIFEST, QUALITY),
     verify_receipt("ab").figures,
     FetchFigures(1, 2, 2, 0.1, 0, (FILE,)),
     PublishFigures(None, 2),
@@ -91,3 +93,19 @@ def test_only_what_lies_in_the_run_moves_with_it() -> None:
     assert staged.moved("runs/tiny/1/sta", "runs/tiny/2") == staged
     sealed = VerifyOutput("models/tiny/ab", "ab")
     assert sealed.moved("runs/tiny/1", "runs/tiny/2") == sealed
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"file": "/etc/passwd"}, {"kl_mean": "0.1"}, {"layers": [{"index": 1}]}, {"top1": None}, {"tokens": 1.5}],
+    ids=str,
+)
+def test_a_quality_that_was_edited_by_hand_is_refused(changed: dict[str, Any]) -> None:
+    value = QuantizeOutput("runs/x", MANIFEST, QUALITY).to_json()
+    value["quality"] |= changed
+    with pytest.raises(VerificationError, match="not a receipt"):
+        QuantizeOutput.from_json(value, where="x.json")
+
+
+def test_a_checkpoint_that_was_not_measured_has_no_quality_in_its_json() -> None:
+    assert "quality" not in QuantizeOutput("runs/x", MANIFEST).to_json()
