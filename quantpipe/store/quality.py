@@ -24,8 +24,8 @@ QUALITY = "quality.json"
 FORMAT = 1
 
 LARGEST_DB, LARGEST = 200.0, 1e6
-"""No figure is infinite: two equal tensors have an SQNR of LARGEST_DB, what is not a number has -LARGEST_DB, a
-cosine of -1, and a KL divergence or perplexity of LARGEST."""
+"""No figure is infinite: two equal tensors have an SQNR of LARGEST_DB; what is not a number has one of
+-LARGEST_DB, a cosine of -1, and a KL divergence or perplexity of LARGEST."""
 
 
 @dataclass(frozen=True)

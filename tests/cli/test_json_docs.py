@@ -13,6 +13,7 @@ import pytest
 from helpers.commands import ROOT, TINY_RECIPE, write_recipe
 from helpers.golden import ASSET, DIGEST, NAME, golden_recipe, golden_store
 from helpers.json_shapes import Shapes
+from helpers.receipts import MANIFEST, QUALITY
 from helpers.stores import RECIPE, published
 
 from quantpipe.checkpoint.modules import Module
@@ -22,6 +23,7 @@ from quantpipe.cli.json_fields import fields_of
 from quantpipe.smoke import bench, launchers
 from quantpipe.smoke.bench import BenchFigures
 from quantpipe.smoke.server_command import ServerCommand
+from quantpipe.store.outputs import QuantizeOutput
 from quantpipe.store.status import LastRun
 from quantpipe.store.store import DAMAGED_PREFIX, Store
 from quantpipe.verify.fidelity.result import Fidelity, ModuleError
@@ -188,6 +190,7 @@ def of_parts(commands: Commands) -> None:
     shape = {field.name for field in fields_of(BenchFigures)}
     assert shape == {*bench._KEPT, "baseline", "factor"}
     commands.compare(dict.fromkeys(shape, 1), BenchFigures)
+    commands.compare(QuantizeOutput("runs/x", MANIFEST, QUALITY).to_json(), QuantizeOutput)
 
 
 def test_every_command_is_in_the_page() -> None:

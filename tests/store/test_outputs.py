@@ -97,7 +97,13 @@ def test_only_what_lies_in_the_run_moves_with_it() -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"file": "/etc/passwd"}, {"kl_mean": "0.1"}, {"layers": [{"index": 1}]}, {"top1": None}, {"tokens": 1.5}],
+    [
+        {"file": "/etc/passwd"},
+        {"kl_mean": "0.1"},
+        {"layers": [{"index": 1}]},
+        {"top1": None},
+        {"tokens": 1.5},
+    ],
     ids=str,
 )
 def test_a_quality_that_was_edited_by_hand_is_refused(changed: dict[str, Any]) -> None:
