@@ -1,7 +1,7 @@
 """Write files so that a crash, at any instant, leaves the old content or the new, never a mixture.
 
 The order is restic's and SQLite's: write to a temporary name in the same directory, fsync the file,
-rename it over the final name, fsync the directory.
+rename it over the final name, fsync the directory. And read them with a limit: `read_bytes`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ctypes
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,30 @@ def fsync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_bytes(path: Path, *, most: int) -> bytes:
+    """The content of a regular file, however it changes meanwhile.
+
+    Args:
+        most: bytes; a longer file is refused.
+
+    Raises:
+        ValueError: it is a pipe, a device or a folder, or too long; a sentence without its subject.
+        OSError: it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else the open() of a pipe waits for a writer
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("is not a plain file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = b"" if found.st_size > most else file.read(most + 1)
+    finally:
+        os.close(descriptor)
+    if max(found.st_size, len(data)) > most:
+        raise ValueError(f"has {max(found.st_size, len(data)):,} bytes, more than {most:,}")
+    return data
 
 
 def drop_cache(descriptor: int) -> None:

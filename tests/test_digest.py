@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quantpipe.digest import digest_of
+from quantpipe.digest import digest_of, hash_file
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -31,3 +32,12 @@ def test_the_order_of_keys_does_not_matter(value: dict[str, Any]) -> None:
 @given(st.lists(st.integers(), min_size=2, unique=True))
 def test_the_order_of_items_does(value: list[int]) -> None:
     assert digest_of(value[::-1]) != digest_of(value)
+
+
+def test_a_file_is_hashed_in_chunks_that_are_reported(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 20_000  # more than one chunk
+    (tmp_path / "a").write_bytes(content)
+    counts: list[int] = []
+    assert hash_file(tmp_path / "a", counts.append) == hashlib.sha256(content).hexdigest()
+    assert len(counts) == 2
+    assert sum(counts) == len(content)

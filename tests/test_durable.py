@@ -167,3 +167,26 @@ def test_a_swept_temporary_name_is_written_again(tmp_path: Path, monkeypatch: py
 def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         durable.write_bytes(tmp_path / "absent" / "file", b"content")
+
+
+def test_reading_ends_at_the_limit(tmp_path: Path) -> None:
+    place = tmp_path / "a"
+    place.write_bytes(b"x" * 100)
+    assert durable.read_bytes(place, most=100) == b"x" * 100
+    with pytest.raises(ValueError, match="100 bytes, more than 99"):
+        durable.read_bytes(place, most=99)
+    with pytest.raises(FileNotFoundError):
+        durable.read_bytes(tmp_path / "none", most=1)
+
+
+def test_a_file_without_a_size_is_read_to_the_limit_only() -> None:
+    proc = Path("/proc/self/status")  # a regular file of 0 bytes, which has content
+    with pytest.raises(ValueError, match="11 bytes, more than 10"):
+        durable.read_bytes(proc, most=10)
+
+
+def test_only_plain_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ValueError, match="not a plain file"):
+            durable.read_bytes(path, most=10)

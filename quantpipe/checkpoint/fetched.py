@@ -12,7 +12,6 @@ Standard library only: the worker imports it.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -22,14 +21,13 @@ from typing import Any
 from quantpipe import durable
 from quantpipe.checkpoint.names import SHARD_SUFFIX
 from quantpipe.checkpoint.safetensors import PREFIX_BYTES, Tensor, header_length, parse_header
-from quantpipe.checkpoint.strict_json import MAX_JSON_BYTES
+from quantpipe.checkpoint.strict_json import MAX_JSON_BYTES, load_object
+from quantpipe.digest import hash_file
 
 HEADER = ""
 """The name under which the hash of a file's header is kept: no tensor has it."""
 
 _FOLDER = Path(".quantpipe", "hashes")
-
-_CHUNK = 4 << 20
 
 Chunk = bytes | bytearray | memoryview
 
@@ -56,11 +54,13 @@ class FileHashes:
     def load(cls, snapshot: Path, path: str) -> FileHashes | None:
         """The hashes of the file `path`; None where there are none, or where they cannot be read."""
         try:
-            value = json.loads(_place(snapshot, path).read_text("utf-8"))
-            tensors = value["tensors"]
-            return cls(str(value["sha256"]), None if tensors is None else dict(tensors))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            value = load_object(_place(snapshot, path))
+        except (FileNotFoundError, ValueError):
             return None
+        sha256, tensors = value.get("sha256"), value.get("tensors")
+        if not isinstance(sha256, str) or not (tensors is None or isinstance(tensors, dict)):
+            return None
+        return cls(sha256, tensors)
 
 
 class ChangedError(RuntimeError):
@@ -83,20 +83,22 @@ def require_same(snapshot: Path, paths: Iterable[str]) -> None:
         ChangedError: one differs, or is gone.
     """
     for path in paths:
-        hashes = FileHashes.load(snapshot, path)
-        if hashes is not None and _sha256(snapshot / path) != hashes.sha256:
-            raise ChangedError(path)
+        if (hashes := FileHashes.load(snapshot, path)) is not None:
+            require_content(snapshot, path, hashes)
 
 
-def _sha256(file: Path) -> str | None:
-    digest = hashlib.sha256()
+def require_content(snapshot: Path, path: str, hashes: FileHashes) -> None:
+    """Read one file and compare it with its hashes.
+
+    Raises:
+        ChangedError: it differs, or is gone.
+    """
     try:
-        with file.open("rb", buffering=0) as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
+        same = hash_file(snapshot / path) == hashes.sha256
     except FileNotFoundError:
-        return None
-    return digest.hexdigest()
+        same = False
+    if not same:
+        raise ChangedError(path)
 
 
 def known_files(snapshot: Path) -> Iterator[tuple[str, FileHashes]]:

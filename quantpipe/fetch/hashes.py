@@ -6,11 +6,8 @@ import hashlib
 from pathlib import Path
 
 from quantpipe.checkpoint.fetched import FileHashes, TensorHasher
-from quantpipe.durable import drop_cache
+from quantpipe.digest import OnBytes, read_device
 from quantpipe.fetch.hub import RemoteFile
-from quantpipe.store.manifest import OnBytes
-
-_CHUNK = 4 << 20
 
 
 class Hashes:
@@ -35,13 +32,8 @@ class Hashes:
 
     def read(self, path: Path, on_bytes: OnBytes | None = None) -> None:
         """Add the whole content of a file."""
-        buffer = memoryview(bytearray(_CHUNK))
-        with path.open("rb", buffering=0) as file:
-            drop_cache(file.fileno())
-            while count := file.readinto(buffer):
-                self.update(buffer[:count])
-                if on_bytes is not None:
-                    on_bytes(count)
+        for chunk in read_device(path, on_bytes):
+            self.update(chunk)
 
     @property
     def sha256(self) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from quantpipe.digest import OnBytes
 from quantpipe.fetch.hub import Stopped
-from quantpipe.store.manifest import OnBytes
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quantpipe.checkpoint.fetched import FileHashes
+from quantpipe.digest import OnBytes
 from quantpipe.fetch.hashes import Hashes
 from quantpipe.fetch.hub import RemoteFile, Stopped
 from quantpipe.fetch.snapshot import Stamp
-from quantpipe.store.manifest import OnBytes
 from quantpipe.store.owner import Owner
 
 _FICLONE = 0x40049409

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from quantpipe import durable
 from quantpipe.checkpoint.fetched import FileHashes
+from quantpipe.digest import OnBytes
 from quantpipe.fetch.hub import RemoteFile
 from quantpipe.fetch.parallel import each
 from quantpipe.fetch.partial import file_id
 from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot, remove_empty
-from quantpipe.store.manifest import OnBytes
 from quantpipe.store.owner import Owner
 
 

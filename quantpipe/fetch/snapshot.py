@@ -21,10 +21,11 @@ from typing import Any
 
 from quantpipe import durable
 from quantpipe.checkpoint.fetched import FileHashes
+from quantpipe.digest import OnBytes
 from quantpipe.errors import VerificationError
 from quantpipe.fetch.hashes import Hashes
 from quantpipe.fetch.hub import RemoteFile
-from quantpipe.store.manifest import FileEntry, Manifest, OnBytes
+from quantpipe.store.manifest import FileEntry, Manifest
 
 PRIVATE = ".quantpipe"
 """The folder inside a snapshot that is not part of the source."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from quantpipe.digest import OnBytes
 from quantpipe.fetch.figures import FileFigures
 from quantpipe.fetch.hub import Hub
 from quantpipe.fetch.hubs.local import LocalHub
 from quantpipe.fetch.snapshot import Snapshot, Stamp
-from quantpipe.store.manifest import OnBytes
 
 
 @dataclass(frozen=True)

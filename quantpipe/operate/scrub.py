@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from quantpipe.console import Console
+from quantpipe.digest import OnBytes
 from quantpipe.errors import QuantpipeError, RetryableError
 from quantpipe.fetch.parallel import each
 from quantpipe.operate.budget import Budget
 from quantpipe.operate.targets import File, Kind, Target, is_mode, targets
 from quantpipe.store.damaged import marked
 from quantpipe.store.faults import storage_error, storage_faults
-from quantpipe.store.manifest import Mismatch, OnBytes
+from quantpipe.store.manifest import Mismatch
 from quantpipe.store.store import Store
 
 SAVE_SECONDS = 1.0

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from quantpipe.digest import OnBytes
 from quantpipe.errors import VerificationError
 from quantpipe.fetch.hashes import Hashes
 from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot
 from quantpipe.store import sealed
 from quantpipe.store.damaged import mark, marked, unmark
-from quantpipe.store.manifest import PROVENANCE, Manifest, Mismatch, OnBytes, glance
+from quantpipe.store.manifest import PROVENANCE, Manifest, Mismatch, glance
 from quantpipe.store.store import Store
 from quantpipe.store.verified import FOLDER, Verified
 

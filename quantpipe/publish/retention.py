@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantpipe import durable
+from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.console import Console
 from quantpipe.errors import UsageError
 from quantpipe.store.damaged import marked, unmark
@@ -187,7 +187,6 @@ def _held_path(store: Store, recipe: str) -> Path:
 def _held(store: Store, recipe: str) -> dict[str, str]:
     """Digest to the time since when it is held, UTC."""
     try:
-        value = json.loads(_held_path(store, recipe).read_text("utf-8"))
+        return load_object(_held_path(store, recipe))
     except (OSError, ValueError):
         return {}
-    return value if isinstance(value, dict) else {}

@@ -5,7 +5,6 @@ Facts behind each step are in docs/checkpoint-format.md.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from quantpipe.checkpoint.names import (
     TOKENIZER_CONFIG,
     shard_name,
 )
+from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.errors import QuantizeError
 
 _TOKENIZER_FILES = (
@@ -109,12 +109,11 @@ def _mark_config(path: Path, scheme: str) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        return load_object(path)
+    except OSError as error:
         raise _incomplete(path, str(error)) from error
-    if not isinstance(value, dict):
-        raise _incomplete(path, f"found {type(value).__name__} instead of an object")
-    return value
+    except ValueError as error:
+        raise _incomplete(path, f"it {error}") from error
 
 
 def _incomplete(path: Path, what: str) -> QuantizeError:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from quantpipe.checkpoint.fetched import ChangedError, known_files, require_same
+from quantpipe.checkpoint.fetched import ChangedError, known_files, require_content
 from quantpipe.checkpoint.names import CONFIG, SHARD_GLOB
+from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.errors import PreflightError, VerificationError
 
 
@@ -20,7 +19,9 @@ def require_unchanged(snapshot: Path) -> None:
         VerificationError: a file changed since it was fetched.
     """
     try:
-        require_same(snapshot, [path for path, hashes in known_files(snapshot) if hashes.tensors is None])
+        for path, hashes in known_files(snapshot):
+            if hashes.tensors is None:
+                require_content(snapshot, path, hashes)
     except ChangedError as error:
         raise VerificationError(str(error), where=str(snapshot), hint=error.action) from error
 
@@ -36,8 +37,7 @@ def refuse_tied_embeddings(snapshot: Path) -> None:
     Raises:
         PreflightError: embeddings are tied.
     """
-    config: dict[str, Any] = json.loads((snapshot / CONFIG).read_text("utf-8"))
-    if config.get("tie_word_embeddings"):
+    if load_object(snapshot / CONFIG).get("tie_word_embeddings"):
         raise PreflightError(
             "engine `stock` rotates tied embeddings twice, which loads and answers wrongly",
             where="quantize.rotate",

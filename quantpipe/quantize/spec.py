@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantpipe.checkpoint.names import CONFIG
+from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.errors import PreflightError, VerificationError
 
 if TYPE_CHECKING:  # the worker's environment, where tests build specs, has no pydantic
@@ -26,7 +26,7 @@ def adapter_for(snapshot: Path) -> str:
     """
     path = snapshot / CONFIG
     try:
-        architectures = json.loads(path.read_text("utf-8"))["architectures"]
+        architectures = load_object(path)["architectures"]
         if not isinstance(architectures, list):
             raise TypeError(f"`architectures` is {architectures!r}, not a list")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -10,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quantpipe import durable
+from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.digest import digest_of
 from quantpipe.errors import PreflightError
 from quantpipe.host.machine import memory_limit, named_interpreter, require_interpreter, require_npu
@@ -266,7 +266,7 @@ def _smoothing_dataset(context: Context) -> str | None:
 def _hashed(context: Context) -> dict[str, FileEntry]:
     """The shards with the hashes that the worker took while writing them: nothing is read twice."""
     path = context.run.staging / STATE / SHARDS
-    shards = json.loads(path.read_text("utf-8"))
+    shards = load_object(path)
     return {name: FileEntry(name, shard["size"], shard["sha256"]) for name, shard in shards.items()}
 
 

@@ -9,13 +9,13 @@ takes the generation's place, or when somebody reads the generation again and fi
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from quantpipe import durable
+from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.store.manifest import Mismatch
 from quantpipe.text import now
 
@@ -45,7 +45,7 @@ def marked(checkpoint: Path) -> list[Mismatch]:
     """What was found in a generation when it was marked; empty where it is not marked."""
     place = _place(checkpoint)
     try:
-        value = json.loads(place.read_text("utf-8"))
+        value = load_object(place)
         return [Mismatch(str(m["path"]), str(m["problem"])) for m in value["mismatches"]]
     except (FileNotFoundError, NotADirectoryError):
         return []

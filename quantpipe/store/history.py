@@ -14,7 +14,6 @@ not become current, which is why everything after the last entry of the current 
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import platform
 import re
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quantpipe import durable
+from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.text import now
 
 Action = Literal["publish", "rollback", "restore"]
@@ -92,7 +92,7 @@ class History:
         found = []
         for number, digest, nonce in self._entries():
             try:
-                value = json.loads(self._path(number, digest, nonce).read_text("utf-8"))
+                value = load_object(self._path(number, digest, nonce))
                 found.append(Move(**{**value, "digest": digest}))
             except (OSError, ValueError, TypeError):
                 continue

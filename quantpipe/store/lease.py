@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from quantpipe import durable
+from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.errors import LeaseHeldError, PreflightError, RetryableError
 from quantpipe.store.owner import Owner
 from quantpipe.text import human_seconds, now
@@ -99,7 +100,7 @@ class Lease:
     def holder(self) -> Holder | None:
         """Who holds it, alive or not; None where nobody does."""
         try:
-            value = json.loads(self.path.read_text("utf-8"))
+            value = load_object(self.path)
             return Holder(Owner(**value["owner"]), value["run"], value["since"], value["nonce"])
         except FileNotFoundError:
             return None

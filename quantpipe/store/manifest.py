@@ -6,25 +6,19 @@ sorted by path, paths are relative and POSIX, and the digest depends on nothing 
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict
 
-from quantpipe.digest import digest_of
-from quantpipe.durable import TEMPORARY_PREFIX, drop_cache
+from quantpipe.digest import OnBytes, digest_of, hash_file
+from quantpipe.durable import TEMPORARY_PREFIX
 from quantpipe.errors import VerificationError
-
-OnBytes = Callable[[int], object]
-"""Told, from any thread, how many more bytes were read."""
 
 PROVENANCE = "quantpipe.json"
 """In every generation: its manifest and where it came from. Not part of the manifest itself."""
-
-_CHUNK = 4 << 20
 
 
 @dataclass(frozen=True, order=True)
@@ -126,22 +120,6 @@ class Mismatch:
 
     path: str
     problem: str
-
-
-def hash_file(path: Path, on_bytes: OnBytes | None = None) -> str:
-    """The SHA-256 of a file as it is on the device, in hex, read in one pass with bounded memory.
-
-    hashlib releases the GIL, so that threads hash in parallel.
-    """
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_CHUNK))
-    with path.open("rb", buffering=0) as file:
-        drop_cache(file.fileno())
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-            if on_bytes is not None:
-                on_bytes(count)
-    return digest.hexdigest()
 
 
 def list_files(root: Path, *, exclude: Iterable[str] = ()) -> list[str]:

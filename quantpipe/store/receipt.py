@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from quantpipe import durable
+from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.store.outputs import (
     CONTENTS,
     FetchFigures,
@@ -215,10 +215,9 @@ class RunDirectory:
     def state(self) -> dict[str, Any]:
         """The content of run.json; empty where it is missing or unreadable."""
         try:
-            value = json.loads(self.state_path.read_text("utf-8"))
+            return load_object(self.state_path)
         except (OSError, ValueError):
             return {}
-        return value if isinstance(value, dict) else {}
 
     def began(self) -> float:
         """When the run began, in seconds since the epoch by the file server's clock, as run.json has it.
@@ -277,9 +276,6 @@ def read_receipt_file(path: Path) -> dict[str, Any]:
         VerificationError: it is not a JSON object.
     """
     try:
-        value = json.loads(path.read_text("utf-8"))
+        return load_object(path)
     except ValueError as error:
-        raise not_a_receipt(error, str(path)) from error
-    if not isinstance(value, dict):
-        raise not_a_receipt(f"{type(value).__name__} instead of an object", str(path))
-    return value
+        raise not_a_receipt(f"it {error}", str(path)) from error

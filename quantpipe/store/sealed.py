@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from quantpipe.checkpoint.strict_json import load_object
+from quantpipe.digest import OnBytes, hash_file
 from quantpipe.errors import RetryableError, VerificationError
 from quantpipe.store.damaged import mark, marked
-from quantpipe.store.manifest import (
-    PROVENANCE,
-    FileEntry,
-    Manifest,
-    Mismatch,
-    OnBytes,
-    glance,
-    hash_file,
-    list_files,
-)
+from quantpipe.store.manifest import PROVENANCE, FileEntry, Manifest, Mismatch, glance, list_files
 from quantpipe.store.verified import Verified
 
 FILE_MODE = 0o444
@@ -35,7 +27,7 @@ def manifest_of(checkpoint: Path) -> Manifest:
     """
     place = checkpoint / PROVENANCE
     try:
-        value = json.loads(place.read_text("utf-8"))["manifest"]
+        value = load_object(place)["manifest"]
     except (ValueError, KeyError, TypeError) as error:
         raise VerificationError(f"not a provenance: {error!r}", where=str(place)) from error
     return Manifest.from_json(value, where=str(place))

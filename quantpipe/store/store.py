@@ -16,7 +16,6 @@ pointer moves, and only renames within one filesystem are used. Readers see old 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpipe import durable
+from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.errors import VerificationError
 from quantpipe.store.damaged import unmark
 from quantpipe.store.manifest import PROVENANCE
@@ -217,10 +217,9 @@ class Store:
         if not path.is_file():
             return None
         try:
-            value = json.loads(path.read_text("utf-8"))
+            return load_object(path)
         except ValueError as error:
-            raise VerificationError(f"not JSON: {error}", where=str(path)) from error
-        return value if isinstance(value, dict) else None
+            raise VerificationError(f"the provenance {error}", where=str(path)) from error
 
     # -- the pointer ----------------------------------------------------------------------------
 

@@ -10,11 +10,11 @@ means "never": everything is then read again, nothing is lost.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from quantpipe import durable
+from quantpipe.checkpoint.strict_json import load_object
 
 FOLDER = "scrub"
 
@@ -68,7 +68,7 @@ class Verified:
 
     def _read(self) -> dict[str, float]:
         try:
-            value = json.loads(self._place.read_text("utf-8"))
+            value = load_object(self._place)
             return {str(path): float(time) for path, time in value["files"].items()}
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
             return {}

@@ -10,8 +10,9 @@ import numpy as np
 
 from quantpipe.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from quantpipe.checkpoint.layout import Layout, indivisible
+from quantpipe.digest import OnBytes
 from quantpipe.store import manifest as manifests
-from quantpipe.store.manifest import PROVENANCE, Manifest, Mismatch, OnBytes
+from quantpipe.store.manifest import PROVENANCE, Manifest, Mismatch
 from quantpipe.verify.fidelity.compare import compare
 from quantpipe.verify.fidelity.result import Fidelity
 from quantpipe.verify.memory import Memory, estimate

@@ -19,8 +19,8 @@ import numpy as np
 from quantpipe.checkpoint.decode import Array, decode
 from quantpipe.checkpoint.safetensors import DTYPE_BYTES, Header, Tensor
 from quantpipe.checkpoint.tensors import STATIC_TYPES
+from quantpipe.digest import OnBytes
 from quantpipe.durable import drop_cache
-from quantpipe.store.manifest import OnBytes
 from quantpipe.verify.model import Model
 
 _CHUNK = 1 << 20

@@ -11,9 +11,10 @@ import numpy as np
 
 from quantpipe.checkpoint.layout import Layout
 from quantpipe.checkpoint.strict_json import ABSENT
+from quantpipe.digest import OnBytes
 from quantpipe.errors import VerificationError
 from quantpipe.store.faults import storage_error
-from quantpipe.store.manifest import Manifest, OnBytes
+from quantpipe.store.manifest import Manifest
 from quantpipe.verify.checks.all import all_checks
 from quantpipe.verify.checks.needs import missing
 from quantpipe.verify.examination import Examination, examine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from checkpoint.configs import CONFIG
 from quantpipe.checkpoint.description import parse_description
 from quantpipe.checkpoint.dims import read_dims
 from quantpipe.checkpoint.index import parse_index, plain_name
-from quantpipe.checkpoint.strict_json import parse_object, read_object
+from quantpipe.checkpoint.strict_json import MAX_DEPTH, MAX_ITEMS, load, parse, parse_object, read_object
 
 JSON = st.recursive(
     st.one_of(
@@ -43,6 +44,43 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(ValueError, match="plain file"):
         read_object(tmp_path / "folder.json")
+
+
+DEEP = "0"
+for _ in range(MAX_DEPTH + 1):
+    DEEP = '{"some key that is long enough": ' + DEEP + "}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[1e999]", "too large"),
+        ("[-1e400]", "too large"),
+        ("[NaN]", "NaN"),
+        (f"[{'9' * 21}]", "21 digits"),
+        ('{"a": 1, "a": 2}', "twice"),
+        (DEEP, "nested too deeply"),
+        ("[" * 100_000, "brackets"),
+        (f"[0{',0' * (MAX_ITEMS + 1)}]", "more than 1,048,576 items"),
+        (r'["\ud800"]', "surrogate"),
+        ("\ufeff[]", "not JSON"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_values_that_break_who_reads_them(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse(text.encode())
+
+
+def test_values_that_are_right() -> None:
+    assert parse(rb'[1.5e308, "\ud83d\ude00", {"a": [[[0]]]}]') == [1.5e308, "\U0001f600", {"a": [[[0]]]}]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    for path in (tmp_path / "pipe.json", Path("/dev/zero")):
+        with pytest.raises(ValueError, match="plain file"):
+            load(path)
 
 
 @settings(max_examples=200, deadline=2000)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from quantpipe.digest import hash_file
 from quantpipe.errors import RecipeError, VerificationError
 from quantpipe.fetch.hub import RemoteFile
 from quantpipe.fetch.hubs import local
 from quantpipe.fetch.hubs.local import LocalHub
 from quantpipe.fetch.sources import select
-from quantpipe.store.manifest import hash_file
 
 from .conftest import MakeContext, model_files, write_files
 

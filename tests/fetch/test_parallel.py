@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from quantpipe.digest import OnBytes
 from quantpipe.fetch.parallel import each
-from quantpipe.store.manifest import OnBytes
 
 
 def test_results_in_order_and_bytes_counted() -> None:

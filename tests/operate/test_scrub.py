@@ -19,6 +19,7 @@ from helpers.rot import flip
 from helpers.stores import RECIPE, current, point, provenance, published, sealed, stage
 
 from quantpipe.console import Console
+from quantpipe.digest import hash_file
 from quantpipe.errors import PreflightError, RetryableError, VerificationError
 from quantpipe.fetch.hub import RemoteFile
 from quantpipe.fetch.snapshot import FileReceipt, Snapshot, Stamp
@@ -27,7 +28,7 @@ from quantpipe.operate.budget import Budget
 from quantpipe.operate.scrub import ScrubReport, scrub
 from quantpipe.publish import retention
 from quantpipe.store import damaged
-from quantpipe.store.manifest import PROVENANCE, hash_file
+from quantpipe.store.manifest import PROVENANCE
 from quantpipe.store.sealed import glance_at_sealed
 from quantpipe.store.store import Store
 from quantpipe.store.verified import Verified

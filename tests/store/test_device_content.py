@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from quantpipe.digest import hash_file
 from quantpipe.fetch.hashes import Hashes
 from quantpipe.fetch.hub import RemoteFile
-from quantpipe.store.manifest import hash_file
 
 MARK = b"quantpipe-page-cache-test-" * 40
 

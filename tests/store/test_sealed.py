@@ -6,10 +6,11 @@ import pytest
 from helpers.rot import flip
 from helpers.stores import RECIPE, published
 
+from quantpipe.digest import OnBytes, hash_file
 from quantpipe.errors import RetryableError, VerificationError
 from quantpipe.store import sealed
 from quantpipe.store.damaged import mark, marked
-from quantpipe.store.manifest import PROVENANCE, Mismatch, OnBytes, hash_file
+from quantpipe.store.manifest import PROVENANCE, Mismatch
 from quantpipe.store.sealed import check_sealed, glance_at_sealed, manifest_of
 from quantpipe.store.store import Store
 from quantpipe.store.verified import Verified

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from quantpipe import durable
+from quantpipe.digest import OnBytes, hash_file
 from quantpipe.errors import RecipeError, VerificationError
 from quantpipe.fetch import sanity
 from quantpipe.fetch.hub import RemoteFile, Sink
 from quantpipe.fetch.parallel import each
 from quantpipe.fetch.snapshot import Snapshot, Stamp
 from quantpipe.fetch.sources import Select
-from quantpipe.store.manifest import FileEntry, Manifest, OnBytes, hash_file
+from quantpipe.store.manifest import FileEntry, Manifest
 
 _CHUNK = 4 << 20
 _SAVE_EVERY = 1 << 30

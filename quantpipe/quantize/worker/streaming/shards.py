@@ -120,16 +120,6 @@ def _write(descriptor: int, views: list[memoryview]) -> int:
     return size
 
 
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file as it is on the device, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        durable.drop_cache(file.fileno())
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def parts(tensors: Mapping[str, torch.Tensor], limit: int) -> list[dict[str, torch.Tensor]]:
     """Split into groups of at most `limit` bytes, in order; a tensor that is larger is a group of its own."""
     found: list[dict[str, torch.Tensor]] = []

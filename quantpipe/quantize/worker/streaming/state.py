@@ -30,6 +30,7 @@ import torch
 
 from quantpipe import durable
 from quantpipe.checkpoint.names import SHARD_SUFFIX, shard_name
+from quantpipe.digest import hash_file
 from quantpipe.quantize.worker.streaming import shards
 from quantpipe.quantize.worker.streaming.shards import Shard
 from quantpipe.quantize.worker.streaming.weights import Weights, read_header
@@ -153,9 +154,7 @@ class State:
 
         def intact(shard: Shard) -> bool:
             places = (self._output / name for name in (shard.name, final[shard.name]))
-            return any(
-                _has_size(place, shard.size) and shards.hash_file(place) == shard.sha256 for place in places
-            )
+            return any(_has_size(place, shard.size) and hash_file(place) == shard.sha256 for place in places)
 
         with ThreadPoolExecutor(_HASHERS) as pool:
             found = pool.map(lambda unit: all(map(intact, unit.shards)), self.units)
@@ -191,7 +190,7 @@ class State:
         boundary = unit.boundary
         if boundary is None or not _has_size(self._folder / boundary.name, boundary.size):
             return False
-        return shards.hash_file(self._folder / boundary.name) == boundary.sha256
+        return hash_file(self._folder / boundary.name) == boundary.sha256
 
     def _unit_path(self, index: int) -> Path:
         return self._folder / f"unit-{index:05d}.json"
