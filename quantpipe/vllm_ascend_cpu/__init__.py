@@ -9,9 +9,10 @@ NPU's integer arithmetic, exactly and slowly. Run with `--enforce-eager`: it doe
     weight_files.py   which tensors vLLM will read
     ledger.py         the expected tensors, the loaded ones, and the differences
     values.py         what the loaded numbers have to satisfy
-    arithmetic.py     int8 products and the two activation quantizations
     linear.py moe.py norm.py    the layers
     config.py         vLLM's interface: which layer gets which method
+
+The arithmetic is in quantpipe/checkpoint/arithmetic.py.
 
 This package lives in the serving environment: it imports vllm, torch and the standard library, and
 of quantpipe only modules with the same restriction: `quantpipe.errors` and `quantpipe.checkpoint`.

@@ -14,10 +14,15 @@ import torch
 from vllm.model_executor.layers.linear import LinearMethodBase, RowParallelLinear
 from vllm.model_executor.utils import set_weight_attrs
 
+from quantpipe.checkpoint.arithmetic import (
+    dynamic_linear,
+    quantize_per_token,
+    quantize_static,
+    static_linear,
+)
 from quantpipe.checkpoint.tensors import DYNAMIC, OF_THE_INPUT, STATIC, required_tensors
 
 from . import values
-from .arithmetic import dequantize, int8_matmul, quantize_per_token, quantize_static
 from .description import part_names
 from .ledger import LoadLedger
 
@@ -137,7 +142,7 @@ class DynamicLinearMethod(_Int8LinearMethod):
     def multiply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """`(q @ weight.T) * weight_scale * token_scale + bias`."""
         q, scale = quantize_per_token(x)
-        out = dequantize(int8_matmul(q, layer.weight), layer.weight_scale_fp32, scale)
+        out = dynamic_linear(q, scale, layer.weight, layer.weight_scale_fp32)
         return out if bias is None else out + bias.float()
 
 
@@ -207,10 +212,8 @@ class StaticLinearMethod(_Int8LinearMethod):
         quant_bias contains the float bias, so `bias` is left out, as vllm-ascend does.
         """
         q = quantize_static(x, layer.input_scale_reciprocal, layer.input_offset_float)
-        accumulator = int8_matmul(q, layer.weight)
-        if not isinstance(layer, RowParallelLinear) or layer.tp_rank == 0:
-            accumulator = accumulator + layer.quant_bias
-        return dequantize(accumulator, layer.deq_scale)
+        first = not isinstance(layer, RowParallelLinear) or layer.tp_rank == 0
+        return static_linear(q, layer.weight, layer.quant_bias if first else None, layer.deq_scale)
 
 
 def _copy(param: torch.nn.Parameter, loaded: torch.Tensor, *_shard: str | int) -> None:

@@ -16,11 +16,11 @@ import torch
 from vllm.model_executor.layers.fused_moe import FusedMoEMethodBase, FusedMoeWeightScaleSupported
 from vllm.model_executor.utils import set_weight_attrs
 
+from quantpipe.checkpoint.arithmetic import dynamic_linear, quantize_per_token
 from quantpipe.checkpoint.modules import EXPERT_PARTS
 from quantpipe.checkpoint.tensors import DYNAMIC, required_tensors
 
 from . import values
-from .arithmetic import dequantize, int8_matmul, quantize_per_token
 from .ledger import LoadLedger
 
 # vLLM's names of the parts of an expert.
@@ -181,10 +181,10 @@ class DynamicMoEMethod(FusedMoEMethodBase):  # type: ignore[misc]
 
 def _expert(layer: torch.nn.Module, expert: int, q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """float32 [tokens, hidden] of int8 q [tokens, hidden] and its scales [tokens, 1]."""
-    gate_up = dequantize(int8_matmul(q, layer.w13_weight[expert]), layer.w13_weight_scale_fp32[expert], scale)
+    gate_up = dynamic_linear(q, scale, layer.w13_weight[expert], layer.w13_weight_scale_fp32[expert])
     gate, up = gate_up.chunk(2, -1)
     q, scale = quantize_per_token(torch.nn.functional.silu(gate) * up)
-    return dequantize(int8_matmul(q, layer.w2_weight[expert]), layer.w2_weight_scale_fp32[expert], scale)
+    return dynamic_linear(q, scale, layer.w2_weight[expert], layer.w2_weight_scale_fp32[expert])
 
 
 def _value_problems(field: str, name: str, tensor: torch.Tensor) -> list[str]:

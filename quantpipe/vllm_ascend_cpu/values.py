@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from quantpipe.checkpoint.arithmetic import INT8_MAX, INT8_MIN
 from quantpipe.checkpoint.tensors import ROUNDED
-
-from .arithmetic import INT8_MAX, INT8_MIN
 
 
 def scale_problems(name: str, scale: torch.Tensor) -> list[str]:

@@ -1,4 +1,4 @@
-"""The arithmetic against Python integers and exact fractions."""
+"""checkpoint/arithmetic, which needs torch, against Python integers and exact fractions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from quantpipe.vllm_ascend_cpu import arithmetic
+from quantpipe.checkpoint import arithmetic
 
 
 def integers(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -1,9 +1,11 @@
-"""The integer arithmetic of vllm-ascend's W8A8 layers, exact on any CPU.
+"""The integer arithmetic of vllm-ascend's W8A8 layers, exact on any CPU: what a checkpoint means when served.
 
 Formulas: vllm-ascend `quantization/methods/w8a8_static.py` and `w8a8_dynamic.py` for what is
 called in which order and in which dtype; CANN's descriptions of npu_quantize, npu_dynamic_quant
 and npu_quant_matmul for what each call computes. Products are int8 x int8 summed in int32, so the
 only roundings are those of the formulas, and they are in float32.
+
+Needs torch: for the quantize worker, which measures what the quantized model is worth, and for vLLM's plugin.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def int8_matmul(activations: torch.Tensor, weight: torch.Tensor) -> torch.Tensor
     Returns:
         int32 [tokens, out].
     """
-    if _native_product_is_exact():
+    if activations.device.type == "cpu" and _native_product_is_exact():
         return torch._int_mm(activations.contiguous(), weight.t())
     return _product_in_blocks(activations, weight)
 
@@ -73,9 +75,45 @@ def dequantize(accumulator: torch.Tensor, *scales: torch.Tensor) -> torch.Tensor
     return out
 
 
+def static_linear(
+    q: torch.Tensor, weight: torch.Tensor, quant_bias: torch.Tensor | None, deq_scale: torch.Tensor
+) -> torch.Tensor:
+    """W8A8: `(q @ weight.T + quant_bias) * deq_scale`.
+
+    Args:
+        q: int8 [tokens, in].
+        weight: int8 [out, in].
+        quant_bias: int32 [out], which contains the input's offset and the float bias; None where another rank
+            adds it.
+        deq_scale: float32 [out].
+
+    Returns:
+        float32 [tokens, out].
+    """
+    accumulator = int8_matmul(q, weight)
+    return dequantize(accumulator if quant_bias is None else accumulator + quant_bias, deq_scale)
+
+
+def dynamic_linear(
+    q: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor
+) -> torch.Tensor:
+    """W8A8_DYNAMIC, without a bias: `(q @ weight.T) * weight_scale * scale`.
+
+    Args:
+        q: int8 [tokens, in].
+        scale: float32 [tokens, 1], of each token.
+        weight: int8 [out, in].
+        weight_scale: float32 [out].
+
+    Returns:
+        float32 [tokens, out].
+    """
+    return dequantize(int8_matmul(q, weight), weight_scale, scale)
+
+
 def _product_in_blocks(activations: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The same product out of float32 products that are short enough to be exact."""
-    out = torch.zeros(activations.shape[0], weight.shape[0], dtype=torch.int32)
+    out = torch.zeros(activations.shape[0], weight.shape[0], dtype=torch.int32, device=weight.device)
     pairs = zip(activations.split(_EXACT_TERMS, 1), weight.split(_EXACT_TERMS, 1), strict=True)
     for block, weight_block in pairs:
         out += (block.float() @ weight_block.float().t()).to(torch.int32)
