@@ -11,6 +11,7 @@ from typing import Any
 from quantpipe.errors import QuantpipeError
 from quantpipe.host.machine import memory_limit, npus, require_interpreter
 from quantpipe.settings import Settings
+from quantpipe.store import folders
 from quantpipe.store.space import Space, check_store, existing
 from quantpipe.text import human_bytes
 
@@ -23,7 +24,7 @@ class Observation:
         subject: what was observed.
         ok: whether it is as required.
         text: what was found.
-        hint: what to do; None where nothing is wrong or nothing is known.
+        hint: what to do; None where there is nothing to do or nothing is known.
     """
 
     subject: str
@@ -53,6 +54,7 @@ def observe(settings: Settings) -> list[Observation]:
         _devices(),
         Observation("memory", True, f"{human_bytes(memory_limit())} available, {os.cpu_count()} CPUs"),
         _disk(settings.store),
+        _readers(settings.store),
         _attempt(
             "store semantics", lambda: check_store(settings.store), "rename, symbolic links and fsync work"
         ),
@@ -74,6 +76,17 @@ def _devices() -> Observation:
         f"{len(found)} NPUs" if found else "no NPU: recipes with `device: cpu` and `launcher: cpu` run here"
     )
     return Observation("devices", True, text + (f", ASCEND_RT_VISIBLE_DEVICES={visible}" if visible else ""))
+
+
+def _readers(store: Path) -> Observation:
+    """Whether servers that run as another user can pass through the folders on the way to the store."""
+    found = folders.closed(store / "models")
+    if not found:
+        return Observation("store readers", True, "servers that run as another user can read it")
+    modes, command = folders.how_to_open(found)
+    return Observation(
+        "store readers", True, f"only servers that run as this user can read it: {modes}", command
+    )
 
 
 def _disk(store: Path) -> Observation:

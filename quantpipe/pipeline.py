@@ -144,7 +144,7 @@ def run(
     _reuse(context, selection, stages, published)
     if len(context.receipts) == len(stages):
         return RunResult(_settled(context), context.receipts, None)
-    with storage_faults(store.root), Lease.for_recipe(store.root, recipe.name) as context.lease:
+    with storage_faults(store.root), _leased(context) as context.lease:
         context.pointed = store.pointer(recipe.name).named()
         context.run, earlier = runs.begin(store, recipe)
         console.record_to(context.run.events)
@@ -157,6 +157,12 @@ def run(
         if status != "stopped":  # the checkpoint is sealed, and no run continues one that got to its end
             shutil.rmtree(context.run.staging, ignore_errors=True)
         return RunResult(status, context.receipts, context.run)
+
+
+def _leased(context: Context) -> Lease:
+    """The lease on the recipe, not yet taken, in a store that exists."""
+    context.store.create()
+    return Lease.for_recipe(context.store.root, context.recipe.name)
 
 
 def _ended(context: Context) -> RunStatus:

@@ -32,6 +32,7 @@ def test_each_subject_is_looked_at(tmp_path: Path) -> None:
         "devices",
         "memory",
         "disk",
+        "store readers",
         "store semantics",
     ]
     assert found["disk"].ok and found["memory"].ok and found["store semantics"].ok
@@ -84,6 +85,16 @@ def test_a_filesystem_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found = observe(tmp_path)["store semantics"]
     assert not found.ok
     assert "not supported" in found.text
+
+
+def test_a_store_that_only_its_owner_can_read(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir(mode=0o700)
+    readers = observe(tmp_path, store=store)["store readers"]
+    assert readers.ok, "servers may run as the same user"
+    assert f"{store} has mode 0700" in readers.text
+    assert readers.hint is not None and readers.hint.startswith("chmod o+x ")
+    assert any(readers.hint in line for line in render.doctor([readers])[1])
 
 
 def test_devices_and_their_selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

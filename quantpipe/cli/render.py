@@ -240,11 +240,11 @@ def _amount(amount: Amount) -> str:
 
 
 def doctor(observations: Sequence[Observation]) -> Rendered:
-    """A line per observation, with what to do if something is wrong."""
+    """A line per observation, with what to do about it."""
     lines = []
     for observation in observations:
         lines.append(f"{'ok  ' if observation.ok else 'FAIL'} {observation.subject:<22} {observation.text}")
-        if not observation.ok and observation.hint:
+        if observation.hint:
             lines.append(f"     {'':<22} next: {observation.hint}")
     return [observation.to_json() for observation in observations], lines
 

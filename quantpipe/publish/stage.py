@@ -8,6 +8,7 @@ from quantpipe.digest import digest_of
 from quantpipe.errors import QuantpipeError, VerificationError
 from quantpipe.publish import retention
 from quantpipe.stage import Context, StageName, StagePlan, StageResult
+from quantpipe.store import folders
 from quantpipe.store.history import Move
 from quantpipe.store.outputs import PublishFigures, PublishOutput
 from quantpipe.store.receipt import PublishReceipt
@@ -35,8 +36,13 @@ class PublishStage:
 
     def plan(self, context: Context) -> StagePlan:
         """Which pointer would move."""
-        pointer = context.store.pointer(context.recipe.name).path
-        return StagePlan(self.name, "run", f"{pointer}, keeping {context.recipe.publish.keep} generations")
+        store, recipe = context.store, context.recipe
+        return StagePlan(
+            self.name,
+            "run",
+            f"{store.pointer(recipe.name).path}, keeping {recipe.publish.keep} generations",
+            notes=_readers(store.model(recipe.name), store.root),
+        )
 
     def preflight(self, context: Context) -> None:
         """Nothing beyond what the store needs anyway."""
@@ -73,6 +79,14 @@ class PublishStage:
         name, digest = context.recipe.name, receipt.outputs.digest
         current = context.store.current(name)
         return (current is not None and current.name == digest) or retention.held(context.store, name, digest)
+
+
+def _readers(model: Path, root: Path) -> tuple[str, ...]:
+    """A note where servers of other uids could not read what is published."""
+    if not (found := folders.closed(model, below=root)):
+        return ()
+    modes, command = folders.how_to_open(found)
+    return (f"servers that run as another user cannot read the checkpoint: {modes}; `{command}` opens it",)
 
 
 def _require_intact(context: Context, generation: Path) -> None:

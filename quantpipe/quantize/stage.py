@@ -17,7 +17,7 @@ from quantpipe.quantize.estimate import BASE_MEMORY, HELD_LAYERS, Estimate, esti
 from quantpipe.quantize.worker.protocol import Job
 from quantpipe.recipe.datasets import dataset_digest, write_msmodelslim_dataset
 from quantpipe.stage import Context, QuantizePlan, StageName, StageResult
-from quantpipe.store import manifest
+from quantpipe.store import folders, manifest
 from quantpipe.store.manifest import FileEntry, Manifest
 from quantpipe.store.outputs import QuantizeFigures, QuantizeOutput
 from quantpipe.store.receipt import QuantizeReceipt
@@ -241,7 +241,8 @@ def _prepare_staging(context: Context, *, keep: bool) -> None:
         shutil.rmtree(staging, ignore_errors=True)
     # In this order: killed in between, the receipt describes files that are gone, and is invalid.
     context.run.receipt_path("quantize").unlink(missing_ok=True)
-    (staging / CHECKPOINT).mkdir(parents=True, exist_ok=True)
+    folders.make_private(staging)  # nobody else changes it between verify and the seal
+    (staging / CHECKPOINT).mkdir(exist_ok=True)
 
 
 def _identity(context: Context) -> dict[str, str]:

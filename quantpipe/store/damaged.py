@@ -16,6 +16,7 @@ from pathlib import Path
 
 from quantpipe import durable
 from quantpipe.checkpoint.strict_json import load_object
+from quantpipe.store import folders
 from quantpipe.store.manifest import Mismatch
 from quantpipe.text import now
 
@@ -25,8 +26,7 @@ FOLDER = "damaged"
 def mark(checkpoint: Path, found: Sequence[Mismatch]) -> None:
     """Mark a generation as damaged, durably; harmless where it is gone meanwhile."""
     place = _place(checkpoint)
-    place.parent.mkdir(exist_ok=True)
-    place.parent.chmod(0o755)
+    folders.make_readable(place.parent, parents=False)
     mismatches = [asdict(mismatch) for mismatch in found]
     durable.write_json(place, {"found": now(), "host": platform.node(), "mismatches": mismatches})
 

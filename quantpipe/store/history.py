@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from quantpipe import durable
 from quantpipe.checkpoint.strict_json import load_object
+from quantpipe.store import folders
 from quantpipe.text import now
 
 Action = Literal["publish", "rollback", "restore"]
@@ -106,8 +107,7 @@ class History:
 
     def record(self, move: Move) -> None:
         """Keep a move, durably, as the latest one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o755)
+        folders.make_readable(self.folder)
         entries = self._entries()
         number = entries[-1][0] + 1 if entries else 1
         durable.write_json(self._path(number, move.digest, secrets.token_hex(8)), move.to_json())

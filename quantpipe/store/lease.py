@@ -203,6 +203,7 @@ class Lease:
         claim = self.path.with_name(f"{durable.TEMPORARY_PREFIX}{self._me.nonce}-{self.path.name}")
         try:
             claim.write_text(json.dumps(self._me.to_json()) + "\n", "utf-8")
+            claim.chmod(0o644)  # for the status that other users ask for, whatever the umask
             durable.fsync_file(claim)  # after a power cut a lease without its content would be nobody's
             yield claim, claim.stat().st_mtime_ns
         finally:
@@ -222,6 +223,7 @@ class Lease:
         """For filesystems without links: a reader may see the file empty for an instant."""
         try:
             with self.path.open("x", encoding="utf-8") as file:
+                os.fchmod(file.fileno(), 0o644)
                 file.write(claim.read_text("utf-8"))
                 file.flush()
                 os.fsync(file.fileno())

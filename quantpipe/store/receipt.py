@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from quantpipe import durable
 from quantpipe.checkpoint.strict_json import load_object
+from quantpipe.store import folders
 from quantpipe.store.outputs import (
     CONTENTS,
     FetchFigures,
@@ -239,8 +240,9 @@ class RunDirectory:
 
     def create(self) -> None:
         """Create the run's folders; harmless if they exist."""
-        for folder in (self.logs, self.path / "receipts"):
-            folder.mkdir(parents=True, exist_ok=True)
+        folders.make_readable(self.path.parent)
+        for folder in (self.path, self.logs, self.path / "receipts"):
+            folders.make_own(folder)
 
     def lineage(self) -> Iterator[RunDirectory]:
         """This run, the one that it continues, and so on; each once, even if run.json has a loop."""

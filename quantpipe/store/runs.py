@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from quantpipe.console import Console
 from quantpipe.errors import InterruptedRunError, QuantpipeError, RetryableError
 from quantpipe.recipe.model import Recipe
+from quantpipe.store import folders
 from quantpipe.store.receipt import Receipts, RunDirectory
 from quantpipe.store.store import Store
 from quantpipe.text import now
@@ -69,9 +70,11 @@ def _take_staging(earlier: RunDirectory, run: RunDirectory) -> None:
     """Move the staging directory of `earlier`, or the one that `earlier` was about to take."""
     for source in earlier.lineage():
         if run.staging.exists():
-            return
+            break
         with contextlib.suppress(FileNotFoundError):
             source.staging.rename(run.staging)
+    if run.staging.is_dir():
+        folders.make_private(run.staging)
 
 
 @contextlib.contextmanager

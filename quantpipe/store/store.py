@@ -29,10 +29,12 @@ from typing import Any
 from quantpipe import durable
 from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.errors import VerificationError
+from quantpipe.store import folders
 from quantpipe.store.damaged import unmark
 from quantpipe.store.manifest import PROVENANCE
 from quantpipe.store.pointer import RECEIPTS, Pointer
 from quantpipe.store.receipt import Receipts, RunDirectory, read_receipt_file
+from quantpipe.store.stamps import Stamps
 from quantpipe.store.verified import Verified
 
 SPARE_BYTES = 64 << 20
@@ -95,6 +97,12 @@ class Store:
             with contextlib.suppress(OSError):
                 mark.unlink(missing_ok=True)
 
+    def create(self) -> None:
+        """Make the folders that all recipes share, with modes for readers and writers of other uids."""
+        folders.make_readable(self.root)
+        for name in ("leases", "models", "runs"):
+            folders.make_shared(self.root / name)
+
     # -- sources and runs -----------------------------------------------------------------------
 
     def snapshot(self, hub: str, repo: str, commit: str) -> Path:
@@ -105,6 +113,7 @@ class Store:
         """A run directory with a fresh id: UTC time (microseconds: names have to sort) and random digits."""
         stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
         run = RunDirectory(self.root / "runs" / recipe / f"{stamp}-{secrets.token_hex(3)}")
+        self.create()
         run.create()
         return run
 
@@ -168,6 +177,7 @@ class Store:
         provenance: dict[str, Any],
         *,
         replace: bool = False,
+        verified: Stamps | None = None,
     ) -> Path:
         """Turn a verified staging directory into a generation; afterwards it never changes.
 
@@ -177,11 +187,16 @@ class Store:
         Args:
             replace: the generation that is there is damaged: `staging` takes its place, in one step where the
                 filesystem can exchange two names, and it stays aside under a temporary name for `prune`.
+            verified: the stamps of the files before somebody verified their content.
+
+        Raises:
+            VerificationError: a file was changed since it was verified; nothing is sealed.
         """
         target = self.generation(recipe, digest)
-        self._make_model_folder(recipe)
+        self.create()
+        folders.make_readable(self.model(recipe))
         if replace and target.is_dir():
-            _make_unchangeable(staging, provenance)
+            _make_unchangeable(staging, provenance, verified)
             aside = target.with_name(f"{DAMAGED_PREFIX}{digest[:12]}-{secrets.token_hex(4)}")
             # The mark goes first: killed in between, staging is still there, and verify replaces it all the
             # same. The other way round the new copy would be taken for damaged, and made once more.
@@ -189,7 +204,7 @@ class Store:
             Verified.of_generation(target).forget()
             durable.exchange(staging, target, aside)
         elif not target.is_dir():
-            _make_unchangeable(staging, provenance)
+            _make_unchangeable(staging, provenance, verified)
             try:
                 staging.rename(target)
             except OSError:
@@ -198,14 +213,6 @@ class Store:
             durable.fsync_directory(target.parent)
         shutil.rmtree(staging, ignore_errors=True)
         return target
-
-    def _make_model_folder(self, recipe: str) -> None:
-        """Servers run under other uids: whatever the umask, they may pass through the folders made here."""
-        for folder in (self.root / "models", self.model(recipe)):
-            if not folder.is_dir():
-                folder.mkdir(parents=True, exist_ok=True)
-                folder.chmod(0o755)
-                durable.fsync_directory(folder.parent)
 
     def provenance(self, checkpoint: Path) -> dict[str, Any] | None:
         """The provenance of a checkpoint; None where quantpipe did not make it.
@@ -242,7 +249,7 @@ class Store:
     def save_receipts(self, recipe: str, digest: str, receipts: Receipts) -> None:
         """Keep the receipts of the run that published a generation."""
         path = self.receipts_path(recipe, digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folders.make_readable(path.parent)
         durable.write_json(path, receipts.to_json())
 
     def load_receipts(self, recipe: str, digest: str) -> Receipts:
@@ -262,8 +269,11 @@ class Store:
         return [self.load_receipts(recipe, generation.digest) for generation in reversed(published)]
 
 
-def _make_unchangeable(staging: Path, provenance: dict[str, Any]) -> None:
+def _make_unchangeable(staging: Path, provenance: dict[str, Any], verified: Stamps | None) -> None:
     """The last steps before the rename: provenance, modes for servers of other uids, everything flushed."""
+    before = Stamps.of(staging)
+    if verified is not None:
+        verified.require_same(before, staging)
     durable.write_json(staging / PROVENANCE, provenance)
     for directory, _, files in os.walk(staging):
         for name in files:
@@ -272,7 +282,10 @@ def _make_unchangeable(staging: Path, provenance: dict[str, Any]) -> None:
             else:
                 Path(directory, name).chmod(0o444)
         Path(directory).chmod(0o755)
-    durable.fsync_tree(staging)
+    unwritable = Stamps.of(staging)
+    before.require_same(unwritable, staging, chmod=True)
+    durable.fsync_tree(staging)  # takes a while: whoever had a file open may have written meanwhile
+    unwritable.require_same(Stamps.of(staging), staging)
 
 
 def _modified(path: Path) -> float | None:

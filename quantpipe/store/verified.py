@@ -15,6 +15,7 @@ from pathlib import Path
 
 from quantpipe import durable
 from quantpipe.checkpoint.strict_json import load_object
+from quantpipe.store import folders
 
 FOLDER = "scrub"
 
@@ -56,8 +57,7 @@ class Verified:
             return
         self._files = {**self._read(), **self._changed}
         self._changed = {}
-        self._place.parent.mkdir(exist_ok=True)
-        self._place.parent.chmod(0o755)
+        folders.make_readable(self._place.parent, parents=False)
         durable.write_json(self._place, {"files": dict(sorted(self._files.items()))})
 
     def forget(self) -> None:

@@ -17,6 +17,7 @@ from quantpipe.store.manifest import PROVENANCE, Manifest, Mismatch, check
 from quantpipe.store.outputs import VerifyFigures, VerifyOutput
 from quantpipe.store.receipt import VerifyReceipt
 from quantpipe.store.sealed import glance_at_sealed, record_verified
+from quantpipe.store.stamps import Stamps
 from quantpipe.text import human_bytes, now
 
 if TYPE_CHECKING:
@@ -76,8 +77,9 @@ class VerifyStage:
             report = self._verify(context, sealed, manifest)
             shutil.rmtree(staging, ignore_errors=True)
         else:
+            before = Stamps.of(staging) if staging.is_dir() else None
             report = self._verify(context, staging, manifest)
-            sealed = self._seal(context, staging, manifest, damage or [])
+            sealed = self._seal(context, staging, manifest, damage or [], before)
         unmark(sealed)
         record_verified(sealed, manifest, began)
         outputs = VerifyOutput(context.store.relative(sealed), digest)
@@ -97,11 +99,20 @@ class VerifyStage:
         fresh = context.store.absolute(context.quantize.checkpoint)
         return not fresh.is_dir() and not glance_at_sealed(context.store.absolute(receipt.outputs.checkpoint))
 
-    def _seal(self, context: Context, staging: Path, manifest: Manifest, damage: Sequence[Mismatch]) -> Path:
+    def _seal(
+        self,
+        context: Context,
+        staging: Path,
+        manifest: Manifest,
+        damage: Sequence[Mismatch],
+        verified: Stamps | None,
+    ) -> Path:
         """Seal what was verified, also in the place of a generation that was damaged after it was sealed."""
         name, digest = context.recipe.name, manifest.digest()
         provenance = _provenance(context, manifest)
-        sealed = context.store.seal(staging, name, digest, provenance, replace=bool(damage))
+        sealed = context.store.seal(
+            staging, name, digest, provenance, replace=bool(damage), verified=verified
+        )
         if damage:
             context.console.warning(
                 f"generation {digest[:12]} was damaged after it was sealed: {damage[0].path} "

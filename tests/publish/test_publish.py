@@ -138,7 +138,14 @@ def test_a_generation_that_went_away_is_not_pointed_at(context: Context) -> None
 def test_the_plan_names_the_pointer(context: Context) -> None:
     planned = PublishStage().plan(context)
     assert str(context.store.pointer("tiny").path) in planned.summary
-    assert (planned.disk_bytes, planned.memory_bytes) == (0, 0)
+    assert (planned.disk_bytes, planned.memory_bytes, planned.notes) == (0, 0, ())
+
+
+def test_the_plan_says_that_servers_could_not_read(context: Context) -> None:
+    context.store.root.chmod(0o750)
+    (note,) = PublishStage().plan(context).notes
+    assert f"{context.store.root} has mode 0750" in note
+    assert f"`chmod o+x {context.store.root}`" in note
     assert not context.store.pointer("tiny").path.exists()
 
 

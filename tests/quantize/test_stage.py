@@ -66,6 +66,7 @@ def test_an_interrupted_run_is_continued_to_the_same_bytes(
     assert status in ((75, 0) if number == signal.SIGTERM else (-9,))
     if status == 75:
         state = next(store.glob("runs/*/*/staging/state"))
+        assert state.parent.stat().st_mode & 0o777 == 0o700, "nobody else may reach it until it is sealed"
         assert len(list(state.glob("unit-*.json"))) >= 2
         assert len(list(state.glob("boundary-*"))) <= 1
     # After SIGKILL the worker may still be at its layer: it loses its directory and can do no harm.

@@ -127,6 +127,27 @@ def test_what_changed_since_it_was_written(context: Context, change: Plant) -> N
     assert context.store.generations(context.recipe.name) == []
 
 
+def test_what_changes_while_it_is_verified_is_not_sealed(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user of the store renames two files into each other after their hashes were compared."""
+    from quantpipe.verify import verify
+
+    staging, verify_checkpoint = context.run.staging, verify.verify_checkpoint
+
+    def then_swapped(*arguments: Any, **options: Any) -> Any:
+        report = verify_checkpoint(*arguments, **options)
+        for old, new in (("config.json", "x"), ("tokenizer.json", "config.json"), ("x", "tokenizer.json")):
+            (staging / old).rename(staging / new)
+        return report
+
+    monkeypatch.setattr(verify, "verify_checkpoint", then_swapped)
+    with pytest.raises(VerificationError, match="changed after it was verified") as caught:
+        VerifyStage().run(context)
+    assert caught.value.where == str(staging / "config.json")
+    assert context.store.generations(context.recipe.name) == []
+
+
 def test_headers_only_still_compares_every_hash(made: Path, tmp_path: Path) -> None:
     context = make_context(made, tmp_path, verify={"deep": False})
     flip_a_byte(context.run.staging)
