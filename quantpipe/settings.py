@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -59,7 +60,13 @@ def _jobs() -> int:
     return min(8, os.cpu_count() or 1)
 
 
+def _listed(value: Any) -> Any:
+    """The items of a text: flags and variables have no other form for a list."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
 _Place = Annotated[Path, AfterValidator(_absolute)]
+_Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class Settings(BaseModel):
@@ -102,6 +109,14 @@ class Settings(BaseModel):
         ge=1,
         description="Files fetched at the same time; overrides `jobs` and the hub's own limit.",
     )
+    pass_environment: _Names = Field(
+        default=(),
+        description="More variables for worker, server and benchmark; `X_*` is every name with this start.",
+    )
+    api_key_urls: _Names = Field(
+        default=(),
+        description="Addresses of running servers (launcher attach) that VLLM_API_KEY may be sent to.",
+    )
 
     @model_validator(mode="wrap")
     @classmethod
@@ -140,6 +155,8 @@ def default_text(name: str) -> str:
     field = Settings.model_fields[name]
     if field.default_factory is not None:
         return field.default_factory.__doc__ or ""
+    if field.default == ():
+        return "none"
     return "" if field.default is None else f"{field.default}".removesuffix(".0")
 
 
@@ -147,7 +164,8 @@ def kind(name: str) -> str:
     """The type of a setting, with its limits: `a whole number from 1 to 1024`."""
     schema = _schemas()[name]
     schema = {**schema.get("anyOf", [{}])[0], **schema}
-    text = {"integer": "a whole number", "number": "a number"}.get(schema["type"], "a path")
+    kinds = {"integer": "a whole number", "number": "a number", "array": "a list, separated by commas"}
+    text = kinds.get(schema["type"], "a path")
     if "maximum" in schema:
         return f"{text} from {schema['minimum']} to {schema['maximum']}"
     if "minimum" in schema:

@@ -53,6 +53,8 @@ SETTINGS = [
     "fetch_attempts",
     "fetch_stall_seconds",
     "fetch_jobs",
+    "pass_environment",
+    "api_key_urls",
 ]
 NAMES = {"Settings", *SIGNATURES, *ERRORS, *RESULTS}
 

@@ -81,13 +81,13 @@ def _settings_options() -> list[click.Option]:
 
     options = []
     for name, field in settings.Settings.model_fields.items():
-        is_path = settings.kind(name) == "a path"
+        is_path = (kind := settings.kind(name)) == "a path"
         default = settings.default_text(name)
         options.append(
             click.Option(
                 [settings.flag(name)],
                 type=PATH if is_path else click.STRING,
-                metavar="PATH" if is_path else "NUMBER",
+                metavar="PATH" if is_path else "LIST" if kind.startswith("a list") else "NUMBER",
                 help=f"{field.description} [{settings.variable(name)}{'; ' + default if default else ''}]",
             )
         )

@@ -98,7 +98,10 @@ class Recipe(Section):
         return value
 
     def _smoke_input(self) -> dict[str, Any]:
-        return self.smoke.model_dump(mode="json", exclude={"timeouts", "probes_file"})
+        value = self.smoke.model_dump(mode="json", exclude={"timeouts", "probes_file"})
+        if not self.smoke.unverified:  # a later key: without it, receipts of 0.1.0 stay valid
+            del value["unverified"]
+        return value
 
     def calibration_prompts(self) -> tuple[str, ...]:
         """The prompts that decide the activation scales."""

@@ -82,6 +82,8 @@ class Smoke(Section):
         device_memory: memory of one device, in GiB.
         container: for `docker` and `podman`.
         url: for `attach`, the server's address.
+        unverified: for `attach`: accept a server that does not report which directory it serves (a gateway,
+            say). Nothing then shows that the answers come from this checkpoint.
         serve: the options of the vLLM server.
         probes: prompts for the model; those of `probes_file` are read at load and appended.
         probes_file: further probes: a file with a JSON list of the same objects, or `builtin:` and the
@@ -99,6 +101,7 @@ class Smoke(Section):
     device_memory: float = Field(default=64, gt=0)
     container: Container = Container()
     url: str | None = Field(default=None, pattern=r"^https?://[^\s/@]+/?$")
+    unverified: bool = False
     serve: Serve = Serve()
     probes: tuple[Probe, ...] = (Probe(prompt="The future of AI is", max_tokens=50),)
     probes_file: ProbesFile | None = None
@@ -125,6 +128,8 @@ class Smoke(Section):
     def _launcher_has_what_it_needs(self) -> Smoke:
         if self.launcher == "attach" and self.url is None:
             raise ValueError("launcher attach needs `url`, the address of the server")
+        if self.launcher != "attach" and self.unverified:
+            raise ValueError("`unverified` is for launcher attach only")
         if self.launcher in ("docker", "podman") and self.hardware is None:
             raise ValueError(
                 f"launcher {self.launcher} needs `hardware`: a2 or a3 determines image and devices"

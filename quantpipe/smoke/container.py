@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantpipe.console import Console
@@ -18,6 +18,7 @@ from quantpipe.errors import PreflightError
 from quantpipe.host import machine, orphans
 from quantpipe.recipe.smoke import Smoke
 from quantpipe.settings import Settings
+from quantpipe.smoke.launchers import with_key
 from quantpipe.smoke.rules import DEVICES
 from quantpipe.smoke.server import Server, choose_port, running
 from quantpipe.smoke.server_command import ServerCommand, is_secret, smoke_command
@@ -127,7 +128,7 @@ class Containers:
     def serving(self, checkpoint: Path, log: Path, run_id: str, console: Console) -> Iterator[Server]:
         """Start the container, wait for its server, remove it, even if its client was killed."""
         port = choose_port(self.settings.port)
-        command = self.command(checkpoint, port, run_id)
+        command = replace(self, smoke=with_key(self.smoke)).command(checkpoint, port, run_id)
         console.event("server", **command.describe())
         with running(
             command,

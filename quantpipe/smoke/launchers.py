@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, UsageError
@@ -17,7 +19,7 @@ from quantpipe.host.machine import named_interpreter, require_interpreter, requi
 from quantpipe.recipe.smoke import Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke.server import Server, choose_port, running
-from quantpipe.smoke.server_command import ServerCommand, smoke_command
+from quantpipe.smoke.server_command import API_KEY, ServerCommand, smoke_command, with_api_key
 
 
 class Launcher(Protocol):
@@ -93,7 +95,7 @@ class Process:
     def serving(self, checkpoint: Path, log: Path, run_id: str, console: Console) -> Iterator[Server]:
         """Start it, wait for it, end it."""
         port = choose_port(self.settings.port)
-        command = self.command(checkpoint, port, run_id)
+        command = replace(self, smoke=with_key(self.smoke)).command(checkpoint, port, run_id)
         console.event("server", **command.describe())
         with running(
             command, port=port, log=log, run_id=run_id, timeouts=self.smoke.timeouts, console=console
@@ -151,7 +153,9 @@ class Attached:
         del checkpoint, log, run_id
         url = (self.smoke.url or "").rstrip("/")
         console.event("server", url=url)
-        yield Server(url)
+        # Not the key of the profile: the recipe names the address, the settings say who may have a key.
+        named = any(_origin(url) == _origin(each) for each in self.settings.api_key_urls)
+        yield Server(url, api_key=os.environ.get(API_KEY) if named else None)
 
     def bench_command(self, arguments: tuple[str, ...], result: Path, run_id: str) -> ServerCommand:
         """By this host's serving environment, if there is one."""
@@ -167,6 +171,18 @@ class Attached:
         """Nothing: nothing was started."""
         del wanted
         return []
+
+
+def with_key(smoke: Smoke) -> Smoke:
+    """The section with a key for the server that quantpipe starts itself; see `with_api_key`."""
+    return smoke.model_copy(update={"serve": with_api_key(smoke.serve)})
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port: what decides who gets a request."""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    scheme = parts.scheme.lower()
+    return scheme, (parts.hostname or "").lower(), parts.port or (443 if scheme == "https" else 80)
 
 
 def _is_file(python: Path | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
@@ -22,8 +21,6 @@ from quantpipe.smoke.reference import compare
 from quantpipe.smoke.server import Server
 from quantpipe.smoke.session import Session
 from quantpipe.store.outputs import SmokeFigures
-
-_API_KEY = "VLLM_API_KEY"
 
 
 def smoke_load(
@@ -51,7 +48,12 @@ def smoke_load(
     with launcher.serving(checkpoint, log, run_id, console) as server:
         ready = round(monotonic() - began, 3)
         session = _session(server, smoke)
-        model = session.require_checkpoint(checkpoint, ours=launcher.ours)
+        model = session.require_checkpoint(checkpoint, ours=launcher.ours, unverified=smoke.unverified)
+        unverified = model.get("root") is None
+        if unverified:
+            console.warning(
+                "the server does not report which directory it serves; smoke.unverified accepts its answers"
+            )
         effective = _effective(server, session, console)
         chat = has_chat_template(checkpoint)
         if not strict and not chat:
@@ -82,12 +84,12 @@ def smoke_load(
         known=sum(reply.matches is not None for reply in replies),
         checks=tuple(exchange.to_json() for exchange in exchanges),
         bench=bench,
+        unverified=unverified,
     )
 
 
 def _session(server: Server, smoke: Smoke) -> Session:
-    api_key = smoke.serve.environment.get(_API_KEY) or os.environ.get(_API_KEY)
-    client = Client(server.url, smoke.timeouts.probe, api_key)
+    client = Client(server.url, smoke.timeouts.probe, server.api_key)
     return Session(client, smoke.serve.served_model_name)
 
 

@@ -7,9 +7,8 @@ import http.client
 import socket
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantpipe.console import Console, Progress
@@ -19,10 +18,11 @@ from quantpipe.host.cgroups import out_of_memory_kills
 from quantpipe.host.child import Child
 from quantpipe.recipe.smoke import Timeouts
 from quantpipe.smoke import scratch
+from quantpipe.smoke.client import opener
 from quantpipe.smoke.devices import device_processes
 from quantpipe.smoke.diagnose import diagnose
 from quantpipe.smoke.progress import Watch
-from quantpipe.smoke.server_command import ServerCommand
+from quantpipe.smoke.server_command import API_KEY, ServerCommand
 
 _POLL_SECONDS = 0.25
 _DYING_SECONDS = 1.0
@@ -44,12 +44,14 @@ class Server:
         log: its output; None where somebody else started it.
         start: where in the log its output begins, bytes.
         command: that started it; empty where somebody else did.
+        api_key: the key that it gets with each request; None where it gets none.
     """
 
     url: str
     log: Path | None = None
     start: int = 0
     command: tuple[str, ...] = ()
+    api_key: str | None = field(default=None, repr=False)
 
 
 def choose_port(wanted: int) -> int:
@@ -110,7 +112,7 @@ def running(
             with console.progress("smoke", None) as bar:
                 life.wait_until_ready(url, timeouts, bar)
             try:
-                yield Server(url, log, start, command.arguments)
+                yield Server(url, log, start, command.arguments, command.environment.get(API_KEY))
             except SmokeError as error:
                 raise life.explained(error) from error
     except BaseException:
@@ -219,10 +221,9 @@ class _Life:
 
 
 def _healthy(url: str) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with (
         contextlib.suppress(OSError, http.client.HTTPException),
-        opener.open(f"{url}/health", timeout=5) as answer,
+        opener().open(f"{url}/health", timeout=5) as answer,
     ):
         return bool(answer.status == 200)
     return False

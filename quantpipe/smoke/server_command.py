@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from pathlib import Path
 
 from quantpipe.host.machine import for_other_python
 from quantpipe.recipe.serve import Serve
+
+API_KEY = "VLLM_API_KEY"
+"""The variable by which vLLM's server requires a key: with each request below /v1."""
 
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -169,6 +173,14 @@ def smoke_command(
             arguments += _ALONE_OPTION if _ALONE_OPTION[0] not in arguments else ()
         arguments += [option for option in ("--enforce-eager",) if option not in arguments]
     return ServerCommand(tuple(arguments), {**environment, **serve.environment})
+
+
+def with_api_key(serve: Serve) -> Serve:
+    """The profile with a key of this one load, so that nobody else on the host can use its server.
+
+    A key that the recipe gives stays. The caller's VLLM_API_KEY is for the caller's own servers only.
+    """
+    return serve.model_copy(update={"environment": {API_KEY: secrets.token_urlsafe(32), **serve.environment}})
 
 
 def _ranks(serve: Serve) -> int:

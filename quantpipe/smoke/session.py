@@ -14,6 +14,7 @@ from quantpipe.smoke.client import Client, short
 COMPLETIONS = "/v1/completions"
 CHAT_COMPLETIONS = "/v1/chat/completions"
 _MODELS = "/v1/models"
+_TAKEN = "another server took the port: name another with --port, or 0 for a free one"
 
 
 @dataclass(frozen=True)
@@ -107,15 +108,19 @@ class Session:
                     pieces.append(str(piece))
         return pieces
 
-    def require_checkpoint(self, checkpoint: Path, *, ours: bool = True) -> dict[str, Any]:
+    def require_checkpoint(
+        self, checkpoint: Path, *, ours: bool = True, unverified: bool = False
+    ) -> dict[str, Any]:
         """Ask /v1/models for the served name, and for the checkpoint that it stands for.
 
-        Without the second question the server of another run, on a port that both were given, would vouch
-        for a checkpoint that it never loaded. vLLM reports the path as `root`.
+        Without the second question the server of another run, on a port that both were given, or a gateway
+        in front of any model would vouch for a checkpoint that it never loaded. vLLM reports the path as
+        `root`.
 
         Args:
             ours: the server was started with this very path; a server that somebody else started, in a
                 container perhaps, may know the checkpoint by another path with the same last name.
+            unverified: accept a server that reports no `root`; one that reports another is refused anyway.
 
         Returns:
             What the server says of the model.
@@ -135,13 +140,19 @@ class Session:
             )
         model = models[served.index(self.model)]
         root = model.get("root")
+        if root is None and not unverified:
+            raise SmokeError(
+                "the server does not report which directory it serves, so it cannot vouch for a checkpoint",
+                where=where,
+                hint=_TAKEN
+                if ours
+                else "name the address of vLLM itself, not of a gateway; or set smoke.unverified: true",
+            )
         if root is not None and not _same(str(root), checkpoint, ours=ours):
             raise SmokeError(
                 f"the server serves {root} and not {checkpoint}",
                 where=where,
-                hint="another server took the port: name another with --port, or 0 for a free one"
-                if ours
-                else "name the checkpoint that this server was started with",
+                hint=_TAKEN if ours else "name the checkpoint that this server was started with",
             )
         return model
 
@@ -149,7 +160,8 @@ class Session:
 def _same(root: str, checkpoint: Path, *, ours: bool) -> bool:
     if root == str(checkpoint):
         return True
-    return not ours and Path(root).resolve().name == checkpoint.resolve().name
+    # The server's path is taken as text: a link on its host, `current` say, may have moved since it loaded.
+    return not ours and Path(root).name == checkpoint.resolve().name
 
 
 def _content(message: dict[str, Any]) -> Any:

@@ -117,4 +117,6 @@ def _summary(figures: SmokeFigures) -> str:
     text = f"{len(figures.probes)} probes answered, {figures.matched} of {figures.known} as expected"
     if figures.bench:
         text += f", {figures.bench['output_throughput']:.0f} tokens/s"
+    if figures.unverified:
+        text += ", by a server that does not report which directory it serves"
     return text

@@ -48,10 +48,12 @@ class Setup:
         smoke: the section to use.
         strict: the probes were made for this very model. Not so where a recipe for NPUs is rehearsed:
             the model that is rehearsed on a CPU is another one.
+        named: address that the command line names: it may have the API key, as those of the settings.
     """
 
     smoke: Smoke
     strict: bool = True
+    named: str | None = None
 
 
 def setup(recipe: Recipe | None, choice: Choice, path: Path) -> Setup:
@@ -66,10 +68,10 @@ def setup(recipe: Recipe | None, choice: Choice, path: Path) -> Setup:
     if recipe is None:
         launcher = "cpu" if rehearsing else "native"
         serve = _REHEARSAL_PROFILE if rehearsing else Serve()
-        return Setup(_changed(Smoke(serve=serve), choice, launcher))
+        return Setup(_changed(Smoke(serve=serve), choice, launcher), named=choice.url)
     smoke = recipe.smoke
     if not rehearsing or smoke.launcher == "cpu":
-        return Setup(_changed(smoke, choice, smoke.launcher))
+        return Setup(_changed(smoke, choice, smoke.launcher), named=choice.url)
     model = read_model(path)
     native = model.native_length if model else 0
     smoke = smoke.model_copy(update={"serve": reduced(smoke.serve, native, choice.tp or 1), "bench": None})
@@ -79,6 +81,8 @@ def setup(recipe: Recipe | None, choice: Choice, path: Path) -> Setup:
 def _changed(smoke: Smoke, choice: Choice, launcher: str) -> Smoke:
     update: dict[str, Any] = {"launcher": choice.launcher or launcher}
     update |= {key: value for key in ("hardware", "url") if (value := getattr(choice, key)) is not None}
+    if update["launcher"] != "attach":
+        update["unverified"] = False
     if choice.tp is not None:
         parallel = {"tensor_parallel_size": choice.tp}
         update["serve"] = smoke.serve.model_copy(update=parallel)
@@ -118,6 +122,9 @@ def smoke_directory(path: Path, setup: Setup, settings: Settings, console: Conso
         raise UsageError("no checkpoint: there is no config.json", where=str(path), hint=hint)
     checkpoint = path.absolute()
     _require_profile(setup.smoke, checkpoint)
+    if setup.named is not None:
+        urls = (*settings.api_key_urls, setup.named)
+        settings = settings.model_copy(update={"api_key_urls": urls})
     launcher = launcher_for(setup.smoke, settings, checkpoint)
     prefix = _run_prefix(checkpoint)
     reap(launcher, lambda run_id: run_id.startswith(f"{prefix}-"), console)

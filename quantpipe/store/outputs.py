@@ -261,6 +261,7 @@ class SmokeFigures(Figures):
         known: probes whose answer is known.
         checks: every check with its request, answer and time.
         bench: the benchmark's numbers; None where the recipe has none.
+        unverified: the server did not report which directory it serves, and the recipe accepts that.
     """
 
     launcher: str
@@ -273,6 +274,7 @@ class SmokeFigures(Figures):
     known: int
     checks: tuple[dict[str, Any], ...]
     bench: dict[str, Any] | None
+    unverified: bool = False
 
 
 @dataclass(frozen=True)

@@ -183,6 +183,8 @@ def _planned_bytes(context: Context) -> int:
 
 def _provenance(context: Context, manifest: Manifest) -> dict[str, Any]:
     recipe = context.recipe
+    # Only where the recipe says so; provenance is written before the smoke load.
+    accepted = {"smoke": {"unverified": True}} if recipe.smoke.unverified else {}
     return {
         "format": 1,
         "recipe": {"name": recipe.name, "digest": recipe.digest()},
@@ -195,5 +197,6 @@ def _provenance(context: Context, manifest: Manifest) -> dict[str, Any]:
         "created": now(),
         "quantpipe": __version__,
         "versions": context.receipts.quantize.figures.versions,
+        **accepted,
         "manifest": manifest.to_json(),
     }

@@ -23,7 +23,7 @@ from quantpipe.cli.json_fields import fields_of
 from quantpipe.smoke import bench, launchers
 from quantpipe.smoke.bench import BenchFigures
 from quantpipe.smoke.server_command import ServerCommand
-from quantpipe.store.outputs import QuantizeOutput
+from quantpipe.store.outputs import QuantizeOutput, SmokeFigures
 from quantpipe.store.status import LastRun
 from quantpipe.store.store import DAMAGED_PREFIX, Store
 from quantpipe.verify.fidelity.result import Fidelity, ModuleError
@@ -88,7 +88,9 @@ def fake_server(monkeypatch: pytest.MonkeyPatch) -> None:
     def command(
         launcher: str, python: Path, checkpoint: Path, serve: Any, port: int, **rest: Any
     ) -> ServerCommand:
-        return ServerCommand((sys.executable, str(FAKE_SERVER), str(port), "no-root"), {"A": "1"})
+        return ServerCommand(
+            (sys.executable, str(FAKE_SERVER), str(port), "rooted", str(checkpoint)), {"A": "1"}
+        )
 
     monkeypatch.setattr(launchers, "smoke_command", command)
     monkeypatch.setattr(launchers, "require_interpreter", lambda *arguments: None)
@@ -110,8 +112,8 @@ def test_every_command_and_event_is_as_documented(
     unseen = documented - commands.shapes.seen
     # Only a worker that is interrupted or fails says so; quantize/worker/protocol.py lists it.
     rare = ("units", "differences", "message", "type", "action", "fault", "errno", "file")
-    attached = (values.ServerEvent, "url")
-    assert unseen == {attached, *((values.WorkerMessage, name) for name in rare)}
+    attached = {(values.ServerEvent, "url"), (SmokeFigures, "unverified")}
+    assert unseen == {*attached, *((values.WorkerMessage, name) for name in rare)}
 
 
 def of_a_published_store(commands: Commands, folder: Path) -> None:

@@ -109,9 +109,9 @@ from quantpipe.settings import Settings
 from quantpipe.smoke import launchers, standalone
 from quantpipe.smoke.server_command import ServerCommand
 script, path, probe, mode = sys.argv[1:]
-mode = mode or ("slow" if probe == "slow" else "no-root")
+mode = mode or ("slow" if probe == "slow" else "rooted")
 def command(launcher, python, checkpoint, serve, port, *, program=None):
-    return ServerCommand((sys.executable, script, str(port), mode), {})
+    return ServerCommand((sys.executable, script, str(port), mode, str(checkpoint)), {})
 launchers.smoke_command = command
 launchers.Process.preflight = lambda self: None
 smoke = Smoke(launcher="cpu", serve=Serve(served_model_name="tiny"), probes=(Probe(prompt=probe),))

@@ -19,14 +19,14 @@ FAKE_SERVER = Path(__file__).with_name("fake_server.py")
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Callable[[str], Session]]:
+def server(tmp_path: Path) -> Iterator[Callable[..., Session]]:
     """Starts the fake in a mode; a session with it."""
     started = []
 
-    def start(mode: str) -> Session:
+    def start(mode: str, *more: str) -> Session:
         port = choose_port(0)
         with (tmp_path / "log").open("wb") as log:
-            command = [sys.executable, str(FAKE_SERVER), str(port), mode]
+            command = [sys.executable, str(FAKE_SERVER), str(port), mode, *more]
             started.append(subprocess.Popen(command, stdout=log, stderr=log))
         client = Client(f"http://127.0.0.1:{port}", 10)
         deadline = time.monotonic() + 20

@@ -20,6 +20,7 @@ MODELS = {
     "other-model": {"id": "other", "root": "/checkpoint"},
     "other-root": {"id": "tiny", "root": "/another/checkpoint"},
     "no-root": {"id": "tiny"},
+    "rooted": {"id": "tiny", "root": sys.argv[3] if len(sys.argv) > 3 else None},
 }
 TEXTS = {
     "wrong": " entirely wrong",
@@ -36,6 +37,7 @@ INFO = {
     "told-none-as-text": "model='/x', quantization=None, quantization_config=None",
     "told-nothing": {},
 }
+KEYS = {"locked": "geheim", "keyed": os.environ.get("VLLM_API_KEY")}
 ASKED = [0]
 EFFECTIVE = "INFO 01-01 00:00:00 [quantize.py:1] Using the vLLM Ascend modelslim Quantization now!"
 
@@ -54,8 +56,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/health":
             self.answer({}, 503 if MODE == "unhealthy" else 200)
-        elif MODE == "locked" and self.headers["Authorization"] != "Bearer geheim":
+        elif MODE in KEYS and self.headers["Authorization"] != f"Bearer {KEYS[MODE]}":
             self.answer({"error": "Unauthorized"}, 401)
+        elif MODE == "moved":
+            self.send_response(302)
+            self.send_header("Location", sys.argv[3] + self.path)
+            self.end_headers()
         elif self.path.startswith("/server_info"):
             self.answer({"vllm_config": INFO.get(MODE)}, 200 if MODE in INFO else 404)
         elif MODE == "odd-models":
@@ -66,7 +72,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if MODE == "error":
+        if MODE == "endless":
+            self.send_response(200)
+            self.end_headers()
+            while True:
+                self.wfile.write(b" " * (1 << 20))
+        elif MODE == "deep":
+            self.answer(b"[" * 100_000)
+        elif MODE == "error":
             self.answer({"error": {"message": "the engine fell over"}}, 500)
         elif MODE == "dies":
             print("ERROR 01-01 00:00:00 [core.py:1] RuntimeError: the kernel is broken", flush=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from quantpipe.errors import SmokeError
+from quantpipe.smoke import client as module
 from quantpipe.smoke.client import Client
 from quantpipe.smoke.session import Session
 
@@ -29,3 +30,24 @@ def test_a_key_is_sent_and_never_shown(server: Callable[[str], Session]) -> None
     key = Client(client.url, 10, "geheim")
     assert key.json("/v1/models")["data"]
     assert "geheim" not in repr(key)
+
+
+def test_redirects_are_not_followed(server: Callable[..., Session]) -> None:
+    """The key would go along, to whatever host the answer names."""
+    target = server("ready").client.url
+    moved = server("moved", target).client
+    with pytest.raises(SmokeError, match=f"HTTP 302: a redirect to '{target}/v1/models'") as caught:
+        Client(moved.url, 10, "geheim").json("/v1/models")
+    assert "not followed" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(("mode", "said"), [("endless", "more than 1 MiB"), ("deep", "RecursionError")])
+def test_an_answer_has_bounds(
+    server: Callable[..., Session], monkeypatch: pytest.MonkeyPatch, mode: str, said: str
+) -> None:
+    monkeypatch.setattr(module, "_LARGEST_ANSWER", 1 << 20)
+    with pytest.raises(SmokeError, match=said):
+        server(mode).client.json("/v1/completions", {})
+    if mode == "endless":
+        with pytest.raises(SmokeError, match=said):
+            server(mode).client.stream("/v1/completions", {})

@@ -78,7 +78,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
         script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_DOCKER_FOLDER", str(folder))
-    server = [sys.executable, str(HERE / "fake_server.py"), "PORT", "no-root"]
+    server = [sys.executable, str(HERE / "fake_server.py"), "PORT", "rooted", str(CHECKPOINT)]
     monkeypatch.setenv("FAKE_DOCKER_SERVER", json.dumps(server))
     return Engine(folder)
 

@@ -104,7 +104,7 @@ def start(tmp_path: Path, run_id: str) -> Server:
 # -- the life of a server -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["ready", "no-root", "loads"])
+@pytest.mark.parametrize("mode", ["ready", "loads"])
 def test_a_server_that_becomes_ready_is_asked_and_ended(start: Server, mode: str) -> None:
     answer = start.asked(mode)
     assert answer.text == " after One in 7"
@@ -243,6 +243,7 @@ def test_another_server_on_the_port_does_not_vouch_for_ours(
     [
         ("other-model", r"\['other'\] and not 'tiny'"),
         ("other-root", "serves /another/checkpoint and not /checkpoint"),
+        ("no-root", "does not report which directory it serves"),
         ("odd-models", "not 'tiny'"),
         ("error", "HTTP 500: .*the engine fell over"),
         ("no-choices", "no choices"),

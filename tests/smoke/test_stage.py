@@ -8,8 +8,10 @@ import secrets
 import socket
 import sys
 import urllib.request
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,7 @@ from quantpipe.smoke.launchers import Process, launcher_for
 from quantpipe.smoke.load import smoke_load
 from quantpipe.smoke.server import choose_port, running
 from quantpipe.smoke.server_command import ServerCommand
+from quantpipe.smoke.session import Session
 from quantpipe.smoke.standalone import Choice, Setup
 from quantpipe.store.outputs import SmokeFigures
 
@@ -154,10 +157,10 @@ def test_stand_alone_success_leaves_no_log_and_failure_keeps_it(
     monkeypatch.setattr(Process, "preflight", lambda self: None)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
-    modes[0] = "no-root"  # the fake does not know the path
+    modes[:] = ["rooted", str(tmp_path)]
     assert standalone.smoke_directory(tmp_path, Setup(SMOKE), settings, Console("quiet")).matched == 1
     assert list(tmp_path.glob("quantpipe-smoke-*")) == []
-    modes[0] = "exits"
+    modes[:] = ["exits"]
     with pytest.raises(SmokeError) as caught:
         standalone.smoke_directory(tmp_path, Setup(SMOKE), settings, Console("quiet"))
     assert Path(caught.value.where or "").is_file()
@@ -243,6 +246,7 @@ def test_a_server_that_runs_already_is_asked_and_left_alone(
         assert figures.effective_quantization is None
         assert figures.command == ()
         assert figures.matched == 1
+        assert not figures.unverified and "unverified" not in figures.to_json()
         other = tmp_path / "other"
         other.mkdir()
         (other / "config.json").write_text("{}")
@@ -252,6 +256,119 @@ def test_a_server_that_runs_already_is_asked_and_left_alone(
             standalone.server_command(checkpoint, Setup(smoke), settings)
         with urllib.request.urlopen(f"{server.url}/health") as answer:
             assert answer.status == 200
+
+
+@pytest.fixture
+def attached(server: Callable[..., Session]) -> Callable[..., Smoke]:
+    """The smoke section for the fake in a mode, as a server that somebody else started."""
+
+    def section(mode: str, *more: str, **update: Any) -> Smoke:
+        url = server(mode, *more).client.url
+        return SMOKE.model_copy(update={"launcher": "attach", "url": url, **update})
+
+    return section
+
+
+def test_a_server_that_does_not_report_its_directory_vouches_for_nothing(
+    tmp_path: Path, settings: Settings, attached: Callable[..., Smoke]
+) -> None:
+    """A gateway, a proxy, a server without any model: nothing is published after it answered well."""
+    smoke = attached("no-root")
+    with pytest.raises(SmokeError, match="does not report which directory") as caught:
+        load(tmp_path, settings, smoke)
+    assert caught.value.exit_code == 4
+    assert "smoke.unverified: true" in (caught.value.hint or "")
+
+
+def test_a_recipe_may_accept_that_and_the_receipt_says_so(
+    tmp_path: Path, settings: Settings, attached: Callable[..., Smoke]
+) -> None:
+    figures = load(tmp_path, settings, attached("no-root", unverified=True))
+    assert figures.unverified and figures.to_json()["unverified"] is True
+    assert "smoke.unverified accepts" in (tmp_path / "events.jsonl").read_text()
+    with pytest.raises(SmokeError, match="serves /another and not"):
+        load(tmp_path, settings, attached("rooted", "/another", unverified=True))
+
+
+def test_a_link_on_the_server_s_host_vouches_for_nothing(tmp_path: Path, settings: Settings) -> None:
+    """It may have moved since the server loaded: only the path that the server names counts."""
+    generation = tmp_path / "b"
+    generation.mkdir()
+    (tmp_path / "current").symlink_to("b")
+    session = Session(Models({"id": "tiny", "root": str(tmp_path / "current")}), "tiny")  # type: ignore[arg-type]
+    with pytest.raises(SmokeError, match="current and not"):
+        session.require_checkpoint(generation, ours=False)
+
+
+@dataclass(frozen=True)
+class Models:
+    """A client whose server serves this one model."""
+
+    model: dict[str, str]
+    url: str = "http://x"
+
+    def json(self, path: str) -> dict[str, Any]:
+        return {"data": [self.model]}
+
+
+@pytest.mark.parametrize(("named", "sent"), [("", False), ("same", True), ("http://127.0.0.1:1", False)])
+def test_a_key_goes_only_to_addresses_that_the_settings_name(
+    tmp_path: Path,
+    settings: Settings,
+    attached: Callable[..., Smoke],
+    monkeypatch: pytest.MonkeyPatch,
+    named: str,
+    sent: bool,
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "geheim")
+    recipe_key = Serve(served_model_name="tiny", environment={"VLLM_API_KEY": "geheim"})
+    smoke = attached("locked", serve=recipe_key)
+    urls = f"{smoke.url}/".replace("http", "HTTP") if named == "same" else named
+    settings = settings.model_copy(
+        update={"api_key_urls": Settings.model_validate({"api_key_urls": urls}).api_key_urls}
+    )
+    if sent:
+        assert load(tmp_path, settings, smoke).matched == 1
+        return
+    with pytest.raises(SmokeError, match="HTTP 401") as caught:
+        load(tmp_path, settings, smoke)
+    assert f"--api-key-urls {smoke.url}" in (caught.value.hint or "")
+
+
+def test_an_address_of_the_command_line_may_have_the_key(
+    tmp_path: Path, settings: Settings, attached: Callable[..., Smoke], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    monkeypatch.setenv("VLLM_API_KEY", "geheim")
+    smoke = attached("locked")
+    with pytest.raises(SmokeError, match="HTTP 401"):
+        standalone.smoke_directory(checkpoint, Setup(smoke), settings, Console("quiet"))
+    named = Setup(smoke, named=smoke.url)
+    assert standalone.smoke_directory(checkpoint, named, settings, Console("quiet")).matched == 1
+
+
+def test_the_server_of_a_load_has_a_key_of_its_own(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user of the host cannot use it, and the caller's key is not in it."""
+    seen = []
+
+    def command(*arguments: Any, program: str | None = None) -> ServerCommand:
+        serve, port = arguments[3:5]
+        seen.append(serve.environment["VLLM_API_KEY"])
+        return ServerCommand(
+            (sys.executable, str(FAKE_SERVER), str(port), "keyed"), {"VLLM_API_KEY": seen[-1]}
+        )
+
+    monkeypatch.setenv("VLLM_API_KEY", "geheim")
+    monkeypatch.setattr(launchers, "smoke_command", command)
+    for _ in range(2):
+        assert load(tmp_path, settings).matched == 1
+    assert len({*seen, "geheim"}) == 3 and all(len(key) > 30 for key in seen)
+    written = (tmp_path / "events.jsonl").read_text() + (tmp_path / "smoke.log").read_text()
+    assert not [key for key in seen if key in written]
 
 
 def replace_port(command: ServerCommand, port: int) -> ServerCommand:
