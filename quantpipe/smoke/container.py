@@ -18,10 +18,9 @@ from quantpipe.errors import PreflightError
 from quantpipe.host import machine, orphans
 from quantpipe.recipe.smoke import Smoke
 from quantpipe.settings import Settings
-from quantpipe.smoke.launchers import with_key
 from quantpipe.smoke.rules import DEVICES
 from quantpipe.smoke.server import Server, choose_port, running
-from quantpipe.smoke.server_command import ServerCommand, is_secret, smoke_command
+from quantpipe.smoke.server_command import ServerCommand, is_secret, smoke_command, with_key
 
 IMAGES = {
     "a2": "quay.io/ascend/vllm-ascend:v0.21.0rc1",

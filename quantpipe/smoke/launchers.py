@@ -19,7 +19,7 @@ from quantpipe.host.machine import named_interpreter, require_interpreter, requi
 from quantpipe.recipe.smoke import Smoke
 from quantpipe.settings import Settings
 from quantpipe.smoke.server import Server, choose_port, running
-from quantpipe.smoke.server_command import API_KEY, ServerCommand, smoke_command, with_api_key
+from quantpipe.smoke.server_command import API_KEY, ServerCommand, smoke_command, with_key
 
 
 class Launcher(Protocol):
@@ -171,11 +171,6 @@ class Attached:
         """Nothing: nothing was started."""
         del wanted
         return []
-
-
-def with_key(smoke: Smoke) -> Smoke:
-    """The section with a key for the server that quantpipe starts itself; see `with_api_key`."""
-    return smoke.model_copy(update={"serve": with_api_key(smoke.serve)})
 
 
 def _origin(url: str) -> tuple[str, str, int]:

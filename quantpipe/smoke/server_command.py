@@ -13,6 +13,7 @@ from pathlib import Path
 
 from quantpipe.host.machine import for_other_python
 from quantpipe.recipe.serve import Serve
+from quantpipe.recipe.smoke import Smoke
 
 API_KEY = "VLLM_API_KEY"
 """The variable by which vLLM's server requires a key: with each request below /v1."""
@@ -175,12 +176,13 @@ def smoke_command(
     return ServerCommand(tuple(arguments), {**environment, **serve.environment})
 
 
-def with_api_key(serve: Serve) -> Serve:
-    """The profile with a key of this one load, so that nobody else on the host can use its server.
+def with_key(smoke: Smoke) -> Smoke:
+    """The section with a key of this one load, so that nobody else on the host can use its server.
 
     A key that the recipe gives stays. The caller's VLLM_API_KEY is for the caller's own servers only.
     """
-    return serve.model_copy(update={"environment": {API_KEY: secrets.token_urlsafe(32), **serve.environment}})
+    environment = {API_KEY: secrets.token_urlsafe(32), **smoke.serve.environment}
+    return smoke.model_copy(update={"serve": smoke.serve.model_copy(update={"environment": environment})})
 
 
 def _ranks(serve: Serve) -> int:
