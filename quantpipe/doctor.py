@@ -12,7 +12,8 @@ from quantpipe.errors import QuantpipeError
 from quantpipe.host.machine import memory_limit, npus, require_interpreter
 from quantpipe.settings import Settings
 from quantpipe.store import folders
-from quantpipe.store.space import Space, check_store, existing
+from quantpipe.store.space import Space, existing
+from quantpipe.store.trial import check_store
 from quantpipe.text import human_bytes
 
 
@@ -55,9 +56,7 @@ def observe(settings: Settings) -> list[Observation]:
         Observation("memory", True, f"{human_bytes(memory_limit())} available, {os.cpu_count()} CPUs"),
         _disk(settings.store),
         _readers(settings.store),
-        _attempt(
-            "store semantics", lambda: check_store(settings.store), "rename, symbolic links and fsync work"
-        ),
+        _semantics(settings.store),
     ]
 
 
@@ -87,6 +86,21 @@ def _readers(store: Path) -> Observation:
     return Observation(
         "store readers", True, f"only servers that run as this user can read it: {modes}", command
     )
+
+
+def _semantics(store: Path) -> Observation:
+    """What the filesystem can do, and what quantpipe does instead of what it cannot."""
+    subject = "store semantics"
+    try:
+        found = check_store(store)
+    except QuantpipeError as error:
+        return Observation(subject, False, str(error), error.hint)
+    text = "rename, symbolic links and fsync work"
+    if not found.hard_links:
+        text += "; no hard links: leases are created exclusively, equal files of snapshots are not shared"
+    if not found.exchange:
+        text += "; names cannot be exchanged in one step: a damaged generation is replaced by two renames"
+    return Observation(subject, True, text)
 
 
 def _disk(store: Path) -> Observation:

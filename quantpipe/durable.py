@@ -138,6 +138,14 @@ def exchange(one: Path, other: Path, aside: Path) -> None:
         fsync_directory(folder)
 
 
+def try_exchange(one: Path, other: Path) -> bool:
+    """Let two names swap places in one step; False, and nothing done, where that is not possible."""
+    try:
+        return _renameat2(one, other)
+    except OSError:
+        return False
+
+
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _NOT_SUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)

@@ -28,6 +28,7 @@ from quantpipe.store.lease import Lease
 from quantpipe.store.receipt import AnyReceipt, Receipts
 from quantpipe.store.space import Space
 from quantpipe.store.store import SPARE_BYTES, Store
+from quantpipe.store.trial import check_publish
 from quantpipe.text import human_bytes, human_seconds, now
 from quantpipe.verify.stage import VerifyStage
 
@@ -250,13 +251,23 @@ def _obstacles(
     return found
 
 
+def _tried(context: Context) -> list[PreflightError]:
+    """What the store's filesystem lacks for a publish, tried between the run's folder and the generations."""
+    context.store.create_model(context.recipe.name)
+    try:
+        check_publish(context.run.path, context.store.model(context.recipe.name))
+    except PreflightError as error:
+        return [error]
+    return []
+
+
 def _execute(
     context: Context, selection: Selection, stages: Sequence[AnyStage], sources: Sequence[Receipts]
 ) -> None:
     _reuse(context, selection, stages, sources)
     _require_begun(selection, context)
     plans = _plans(context, stages)
-    if obstacles := _obstacles(context, stages, plans):
+    if obstacles := [*_tried(context), *_obstacles(context, stages, plans)]:
         raise _combined(obstacles)
     for planned in plans:
         for note in planned.notes if planned.action == "run" else ():

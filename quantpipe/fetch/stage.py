@@ -23,7 +23,8 @@ from quantpipe.fetch.sources import selector, trusts_remote_code, variant
 from quantpipe.stage import Context, FetchPlan, StageName, StageResult, digest_of
 from quantpipe.store.outputs import FetchFigures, FetchOutput
 from quantpipe.store.receipt import FetchReceipt
-from quantpipe.store.space import Space, check_semantics, check_writable
+from quantpipe.store.space import Space, check_writable
+from quantpipe.store.trial import check_semantics
 from quantpipe.text import human_bytes
 
 T = TypeVar("T")

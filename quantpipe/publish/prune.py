@@ -34,6 +34,8 @@ LEFTOVER_SECONDS = 24 * 3600.0
 _LEFTOVERS = (
     (".",),
     ("leases",),
+    ("models",),
+    ("runs",),
     ("sources",),
     ("models", "*"),
     ("models", "*", "receipts"),

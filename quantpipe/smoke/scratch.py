@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantpipe.errors import PreflightError
 from quantpipe.host.child import Child
 from quantpipe.smoke.server_command import ServerCommand
 
@@ -64,9 +65,25 @@ class Scratch:
         )
 
 
+def temporary_folder() -> Path:
+    """The folder for temporary files: TMPDIR, or /tmp and its like.
+
+    Raises:
+        PreflightError: none of them is writable.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:  # a container with a read-only root
+        raise PreflightError(
+            "no folder for temporary files is writable",
+            where=f"TMPDIR={os.environ.get('TMPDIR', '')}",
+            hint="mount one at /tmp (in Kubernetes an emptyDir), or set TMPDIR to a writable folder",
+        ) from error
+
+
 def for_sockets(run_id: str) -> contextlib.AbstractContextManager[Scratch]:
     """A folder in which the paths of vLLM's sockets are short enough, whatever TMPDIR is."""
-    base = Path(tempfile.gettempdir())
+    base = temporary_folder()
     length = len(os.fsencode(base)) + _FOLDER_NAME + _SOCKET_NAME
     if length > _LONGEST_SOCKET and os.access(_SHORT, os.W_OK | os.X_OK):
         base = _SHORT
@@ -75,7 +92,7 @@ def for_sockets(run_id: str) -> contextlib.AbstractContextManager[Scratch]:
 
 def for_logs(run_id: str, name: str) -> contextlib.AbstractContextManager[Scratch]:
     """A folder whose name begins with `quantpipe-NAME-`."""
-    return _scratch(run_id, f"{_PREFIX}{name}-", Path(tempfile.gettempdir()))
+    return _scratch(run_id, f"{_PREFIX}{name}-", temporary_folder())
 
 
 @contextlib.contextmanager
@@ -101,7 +118,9 @@ def sweep(wanted: Callable[[str], bool]) -> list[Path]:
     Returns:
         The removed ones. Folders that are kept, locked, or another user's stay.
     """
-    bases = {Path(tempfile.gettempdir()), _SHORT}
+    bases = {_SHORT}
+    with contextlib.suppress(PreflightError):
+        bases.add(temporary_folder())
     locks = sorted(lock for base in bases for lock in base.glob(f"{_PREFIX}*/{_LOCK}"))
     return [lock.parent for lock in locks if _swept(lock, wanted)]
 

@@ -46,12 +46,15 @@ class SmokeStage:
             PreflightError: this host lacks something.
         """
         from quantpipe.smoke.rules import require_rules
+        from quantpipe.smoke.scratch import temporary_folder
 
         smoke = context.recipe.smoke
         require_rules(smoke, _planned_model(context))
         launcher = _launcher(context)
         reap(launcher, of_runs(context.run), context.console)
         launcher.preflight()
+        if launcher.ours:
+            temporary_folder()
 
     def run(self, context: Context) -> StageResult[SmokeOutput, SmokeFigures]:
         """Start, ask, stop."""

@@ -97,6 +97,11 @@ class Store:
             with contextlib.suppress(OSError):
                 mark.unlink(missing_ok=True)
 
+    def create_model(self, recipe: str) -> None:
+        """Make the folder of a recipe's generations and pointer."""
+        self.create()
+        folders.make_readable(self.model(recipe))
+
     def create(self) -> None:
         """Make the folders that all recipes share, with modes for readers and writers of other uids."""
         folders.make_readable(self.root)
@@ -134,7 +139,7 @@ class Store:
         for kind in ("models", "runs"):
             folder = self.root / kind
             if folder.is_dir():
-                names.update(path.name for path in folder.iterdir() if path.is_dir())
+                names.update(path.name for path in folder.glob("[!.]*") if path.is_dir())
         return sorted(names)
 
     # -- generations ----------------------------------------------------------------------------
@@ -193,8 +198,7 @@ class Store:
             VerificationError: a file was changed since it was verified; nothing is sealed.
         """
         target = self.generation(recipe, digest)
-        self.create()
-        folders.make_readable(self.model(recipe))
+        self.create_model(recipe)
         if replace and target.is_dir():
             _make_unchangeable(staging, provenance, verified)
             aside = target.with_name(f"{DAMAGED_PREFIX}{digest[:12]}-{secrets.token_hex(4)}")
