@@ -111,7 +111,7 @@ def plan(recipe: Recipe, settings: Settings | None = None, console: Console | No
         QuantpipeError: of the stages' plans: a source that cannot be reached, say.
     """
     settings, console = settings or Settings(), console or Console("quiet")
-    store = Store(settings.store)
+    store = Store.at(settings.store)
     context = _context(recipe, settings, store, console)
     stages = Selection().stages()
     begun = runs.unfinished(store, recipe.name)
@@ -138,7 +138,7 @@ def run(
         QuantpipeError: a stage failed; finished work is kept and used by the next run.
     """
     settings, console = settings or Settings(), console or Console("quiet")
-    store = Store(settings.store)
+    store = Store.at(settings.store)
     stages = selection.stages()
     published = store.published_receipts(recipe.name)
     context = _context(recipe, settings, store, console)

@@ -35,7 +35,13 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 def _absolute(path: Path) -> Path:
     """Links stay: a virtual environment is found through the link that its interpreter is."""
-    return path.expanduser().absolute()
+    try:
+        return path.expanduser().absolute()
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"the current directory is gone, and {path} is relative to it",
+            hint="change to a directory that exists, or give absolute paths",
+        ) from error
 
 
 def _quantize_python() -> Path | None:

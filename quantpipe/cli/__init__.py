@@ -5,6 +5,7 @@ One file per group of verbs; options.py has what they share, render.py all that 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import NoReturn
 
@@ -62,7 +63,8 @@ def _call(console: Console) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         fail(console, InterruptedRunError("interrupted", hint="rerun the same command to resume"))
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+        with contextlib.suppress(OSError):  # the exit code says the most important
+            error.show()
         sys.exit(UsageError.exit_code)
     except click.ClickException as error:
         fail(console, _usage(error))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import click
 
-from quantpipe.cli.options import PATH
+from quantpipe.cli import streams
+from quantpipe.cli.options import BEGUN, PATH
 from quantpipe.console import Console
 from quantpipe.errors import RetryableError
 
@@ -19,7 +23,8 @@ class Root(click.Group):
         """Until a command has parsed its own options, errors are reported as these arguments request."""
         if "--json" in args:
             ctx.ensure_object(Console).mode = "json"
-        return super().parse_args(ctx, args)
+        with _written_help(ctx):
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Call the command.
@@ -27,13 +32,29 @@ class Root(click.Group):
         Raises:
             RetryableError: a pipe or connection of the command's work broke. click takes that for a reader of
                 stdout that has gone, and would silently exit with 1; `emit` deals with those.
+            PreflightError: the help cannot be written.
         """
         try:
-            return super().invoke(ctx)
+            with _written_help(ctx):
+                return super().invoke(ctx)
         except BrokenPipeError as error:
             raise RetryableError(
                 "a pipe or connection broke", hint="run again: finished work is kept"
             ) from error
+
+
+@contextlib.contextmanager
+def _written_help(ctx: click.Context) -> Iterator[None]:
+    """Help and version are data: a reader that has gone (`| head`) is no error, a full disk is one."""
+    try:
+        yield
+    except OSError as error:
+        if BEGUN in ctx.meta or error.filename is not None:
+            raise
+        streams.drop(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            raise streams.unwritable(error) from error
+        ctx.exit()
 
 
 class SettingsCommand(click.Command):

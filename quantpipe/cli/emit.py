@@ -23,7 +23,7 @@ def emit(console: Console, value: Any, lines: list[str], *, done: bool = False) 
             cannot be written is a warning.
 
     Raises:
-        OSError: it cannot be written. A reader that has gone (`| head`) is not an error.
+        PreflightError: it cannot be written. A reader that has gone (`| head`) is not an error.
     """
     try:
         if console.mode == "json":
@@ -36,7 +36,7 @@ def emit(console: Console, value: Any, lines: list[str], *, done: bool = False) 
     except OSError as error:
         streams.drop(sys.stdout)
         if not done:
-            raise
+            raise streams.unwritable(error) from error
         console.warning(f"all is done, but its result cannot be written to stdout: {error.strerror}")
 
 

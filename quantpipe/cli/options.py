@@ -20,6 +20,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 STAGE = click.Choice(STAGE_NAMES)
 PATH = click.Path(path_type=Path)
 
+BEGUN = "quantpipe.begun"
+"""In the meta of the context: the command's function was called; what was written before is help."""
+
 
 def output_options(command: Command) -> Command:
     """`--json`, `-q` and `-v`: the command's function gets `console`."""
@@ -31,7 +34,9 @@ def output_options(command: Command) -> Command:
     @click.option("-v", "--verbose", is_flag=True, help="Verbose output.")
     @wraps(command)
     def wrapped(*args: Any, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> Any:
-        console = click.get_current_context().ensure_object(Console)
+        context = click.get_current_context()
+        context.meta[BEGUN] = True
+        console = context.ensure_object(Console)
         console.mode = "json" if as_json else "quiet" if quiet else "human"
         console.verbose = verbose
         return command(*args, console=console, **options)

@@ -51,7 +51,7 @@ def scrub(
     names = [load_recipe(recipe).name for recipe in recipes] or None
     stop_on_sigterm()
     report = scrub(
-        Store(settings.store), console, recipes=names, budget=budget, older_than=age, jobs=settings.jobs
+        Store.at(settings.store), console, recipes=names, budget=budget, older_than=age, jobs=settings.jobs
     )
     emit(console, *render.scrubbed(report), done=True)
     if report.status == "damaged":

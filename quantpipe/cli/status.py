@@ -26,4 +26,4 @@ def status(recipe: Path | None, settings: Settings, console: Console) -> None:
     from quantpipe.store.store import Store
 
     name = load_recipe(recipe).name if recipe else None
-    emit(console, *render.statuses(status.collect(Store(settings.store), name)))
+    emit(console, *render.statuses(status.collect(Store.at(settings.store), name)))

@@ -32,7 +32,7 @@ def rollback(recipe: Path, reason: str | None, hashes: bool, settings: Settings,
     from quantpipe.store.sealed import glance_at_sealed
     from quantpipe.store.store import Store
 
-    name, store = load_recipe(recipe).name, Store(settings.store)
+    name, store = load_recipe(recipe).name, Store.at(settings.store)
     hashed = retention.hashing(store, console, jobs=settings.jobs)
     check = hashed if hashes else glance_at_sealed
     done = retention.rollback(store, name, reason=reason, check=check)
@@ -51,7 +51,7 @@ def prune(yes: bool, keep: int, settings: Settings, console: Console) -> None:
     from quantpipe.publish import prune
     from quantpipe.store.store import Store
 
-    store = Store(settings.store)
+    store = Store.at(settings.store)
     candidates = prune.candidates(store, keep=keep, on_unreadable=console.warning)
     if yes:
         candidates = prune.remove(store, candidates)

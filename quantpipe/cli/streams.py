@@ -11,6 +11,8 @@ import os
 import sys
 from typing import TextIO
 
+from quantpipe.errors import PreflightError
+
 
 def open_missing() -> None:
     """Let descriptors 0 to 2 be open: else a file of the store could become the stderr of a child."""
@@ -19,6 +21,15 @@ def open_missing() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor: this one
+
+
+def unwritable(error: OSError) -> PreflightError:
+    """The error for data that stdout does not take."""
+    return PreflightError(
+        f"the result cannot be written: {error.strerror}",
+        where="stdout",
+        hint="write it elsewhere, or free space",
+    )
 
 
 def settle() -> None:

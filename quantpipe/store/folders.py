@@ -59,6 +59,21 @@ def make_shared(folder: Path) -> None:
     _make(folder, _READABLE | writers | (stat.S_ISVTX if writers else 0))
 
 
+def require_folder(path: Path) -> None:
+    """Check that a path is a folder, or can become one: nothing else has its name.
+
+    Raises:
+        PreflightError: a link leads nowhere, such as to a mount that is away.
+        OSError: a file is in the way, links form a loop, the name is too long, ...
+    """
+    try:
+        if not stat.S_ISDIR(path.stat().st_mode):
+            raise _in_the_way(path)
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise _in_the_way(path) from None
+
+
 def closed(folder: Path, *, below: Path = Path("/")) -> list[Path]:
     """The folders on the way to `folder` that other users cannot pass through, outermost first.
 

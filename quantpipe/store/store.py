@@ -31,6 +31,7 @@ from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.errors import VerificationError
 from quantpipe.store import folders
 from quantpipe.store.damaged import unmark
+from quantpipe.store.faults import storage_faults
 from quantpipe.store.manifest import PROVENANCE
 from quantpipe.store.pointer import RECEIPTS, Pointer
 from quantpipe.store.receipt import Receipts, RunDirectory, read_receipt_file
@@ -73,6 +74,17 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @classmethod
+    def at(cls, root: Path) -> Store:
+        """The store below a root, which need not exist yet.
+
+        Raises:
+            PreflightError, RetryableError: something else has its name: a link to a mount that is away, say.
+        """
+        with storage_faults(root):
+            folders.require_folder(root)
+        return cls(root)
 
     def relative(self, path: Path) -> str:
         """`path` relative to the store, as receipts hold it: a store may be mounted elsewhere."""

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from quantpipe import durable
 from quantpipe.errors import PreflightError
+from quantpipe.store import folders
 from quantpipe.store.faults import storage_error
 from quantpipe.store.space import existing
 
@@ -71,6 +72,8 @@ def check_publish(run: Path, model: Path) -> Abilities:
 
 def check_store(root: Path) -> Abilities:
     """The trials of a whole store, which leave no folder that was not there. Raises as `check_publish`."""
+    with _explained(root):
+        folders.require_folder(root)
     missing = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         check_semantics(root)

@@ -9,12 +9,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 from helpers.commands import QUANTPIPE, environment, quantpipe, write_recipe
 
 from quantpipe.cli import cli
 from quantpipe.errors import RetryableError
+from quantpipe.store import status
 
 FULL = Path("/dev/full")
 
@@ -104,6 +104,43 @@ def test_a_broken_pipe_within_the_work_is_said(monkeypatch: pytest.MonkeyPatch) 
     def broke(*_: object) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr(click.Group, "invoke", broke)
+    monkeypatch.setattr(status, "collect", broke)
     with pytest.raises(RetryableError, match="broke"):
         cli.main(["status"], standalone_mode=False)
+
+
+HELP = [
+    ("--help",),
+    ("-h",),
+    ("--version",),
+    ("run", "--help"),
+    ("recipe", "--help"),
+    ("recipe", "list", "--help"),
+]
+
+
+@pytest.mark.parametrize("arguments", HELP)
+def test_help_that_nobody_reads_to_its_end_is_no_failure(arguments: tuple[str, ...], nobody: int) -> None:
+    """As with `quantpipe --help | head -1`."""
+    assert call(*arguments, stdout=nobody) == 0
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("status",)])
+def test_what_stdout_does_not_take_is_an_error(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    with FULL.open("wb") as full:
+        done = subprocess.run(
+            [str(QUANTPIPE), *arguments],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            check=False,
+        )
+    assert done.returncode == 5
+    assert "the result cannot be written: No space left on device" in done.stderr
+    assert "where: stdout" in done.stderr
+
+
+def test_a_command_line_without_a_command_needs_no_reader_either(nobody: int) -> None:
+    assert call(stderr=nobody) == 2
