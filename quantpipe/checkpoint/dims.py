@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MODEL_TYPES = ("qwen3_moe", "qwen3")
+MODEL_TYPES = ("qwen3_moe", "qwen3", "qwen2")
+_QKV = ("q_proj", "k_proj", "v_proj")
 _MAX_LAYERS = 4096
 _MAX_EXPERTS = 16384
 MAX_EXPERTS_IN_ALL = 100_000
@@ -18,6 +19,7 @@ MAX_EXPERTS_IN_ALL = 100_000
 _MAX_DIMENSION = 1 << 31
 
 _ABSENT: Mapping[str, Mapping[str, int]] = {
+    "qwen2": {"num_key_value_heads": 32},
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
     "qwen3_moe": {"num_key_value_heads": 4},
 }
@@ -27,10 +29,10 @@ stays a null, for which the models take one KV head per head, and hidden_size //
 
 @dataclass(frozen=True)
 class Dims:
-    """Sizes of a Qwen3 or Qwen3-MoE model.
+    """Sizes of a Qwen3-MoE, Qwen3 or Qwen2 model (Qwen2.5 is a Qwen2).
 
     Attributes:
-        model_type: `qwen3_moe` or `qwen3`.
+        model_type: one of MODEL_TYPES.
         hidden: width of the residual stream.
         intermediate: width of a dense MLP.
         moe_intermediate: width of one expert.
@@ -39,6 +41,8 @@ class Dims:
         sparse_step, dense_layers: which layers have experts (decoder_sparse_step, mlp_only_layers).
         kv_heads: heads of keys and values, which groups of attention heads share.
         tied: whether lm_head is the embedding.
+        head_norms: whether q and k go through a norm of each head (q_norm, k_norm).
+        biased: the linears that have a bias, by the last part of their names.
         dtype: `BF16` or `F16`, as headers name it: the type that the model runs in.
     """
 
@@ -56,7 +60,8 @@ class Dims:
     sparse_step: int
     dense_layers: frozenset[int]
     tied: bool
-    attention_bias: bool
+    head_norms: bool
+    biased: frozenset[str]
     dtype: str
     max_positions: int
 
@@ -128,7 +133,8 @@ class _Reader:
             sparse_step=self._count("decoder_sparse_step", default=1) or 1,
             dense_layers=self._layer_list("mlp_only_layers"),
             tied=self.config.get("tie_word_embeddings") is True,
-            attention_bias=self.config.get("attention_bias") is True,
+            head_norms=self.config.get("model_type") != "qwen2",
+            biased=self._biased(),
             dtype=self._dtype(),
             max_positions=self._count("max_position_embeddings", default=None if self.partial else 32768),
         )
@@ -139,6 +145,11 @@ class _Reader:
             return self._count(key, most=_MAX_EXPERTS)
         moe = self.config.get("model_type") == "qwen3_moe"
         return self._count("num_experts", most=_MAX_EXPERTS) if moe else 0
+
+    def _biased(self) -> frozenset[str]:
+        if self.config.get("model_type") == "qwen2":
+            return frozenset(_QKV)
+        return frozenset((*_QKV, "o_proj") if self.config.get("attention_bias") is True else ())
 
     def _count(self, key: str, *, default: int | None = None, most: int = _MAX_DIMENSION) -> int:
         value = self.config.get(key)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from quantpipe.checkpoint.description import Description
 from quantpipe.checkpoint.dims import Dims
-from quantpipe.checkpoint.tensors import FLOAT, Spec, tensor_specs
+from quantpipe.checkpoint.tensors import FLOAT, REAL, Spec, tensor_specs
 
 KINDS = ("embed", "head", "router", "norm", "attention", "mlp", "expert")
 """What a module may be."""
@@ -32,6 +32,7 @@ class Module:
         layer: number of its decoder layer; -1 outside of them.
         expert: number of the expert; -1 where it is none.
         group: the fused module of vLLM that it becomes a part of, by name.
+        bias: whether it is a linear with a bias.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Module:
     layer: int = -1
     expert: int = -1
     group: str = ""
+    bias: bool = False
 
     @property
     def leaf(self) -> str:
@@ -69,9 +71,12 @@ def _attention(dims: Dims, layer: int) -> Iterator[Module]:
     qkv = f"{prefix}.self_attn.qkv_proj"
     query, key = dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim
     for name, out in zip(FUSED["qkv_proj"], (query, key, key), strict=True):
-        yield Module(f"{prefix}.self_attn.{name}", "attention", out, dims.hidden, layer, group=qkv)
-    yield Module(f"{prefix}.self_attn.o_proj", "attention", dims.hidden, query, layer)
-    for name in ("q_norm", "k_norm"):
+        linear = f"{prefix}.self_attn.{name}"
+        bias = name in dims.biased
+        yield Module(linear, "attention", out, dims.hidden, layer, group=qkv, bias=bias)
+    bias = "o_proj" in dims.biased
+    yield Module(f"{prefix}.self_attn.o_proj", "attention", dims.hidden, query, layer, bias=bias)
+    for name in ("q_norm", "k_norm") if dims.head_norms else ():
         yield Module(f"{prefix}.self_attn.{name}", "norm", dims.head_dim, 0, layer)
     for name in ("input_layernorm", "post_attention_layernorm"):
         yield Module(f"{prefix}.{name}", "norm", dims.hidden, 0, layer)
@@ -107,6 +112,9 @@ def governing_type(module: Module, description: Description) -> str | None:
 
 
 def specs(module: Module, kind: str, dtype: str, *, static_scales: bool) -> dict[str, Spec] | None:
-    """The tensors of a module by suffix, as `tensor_specs`; None where the type is not known."""
+    """The tensors of a module by suffix, as `tensor_specs`, and its bias; None for an unknown type."""
     parts = _SPLIT_FOR_TP if module.leaf in ("down_proj", "o_proj") else 1
-    return tensor_specs(module.shape, kind, dtype, static_scales=static_scales, parts=parts)
+    found = tensor_specs(module.shape, kind, dtype, static_scales=static_scales, parts=parts)
+    if found is None or not module.bias:
+        return found
+    return {**found, "bias": Spec(REAL, (module.out,))}

@@ -12,17 +12,25 @@ from quantpipe.errors import PreflightError, VerificationError
 if TYPE_CHECKING:  # the worker's environment, where tests build specs, has no pydantic
     from quantpipe.recipe.quantize import Quantize
 
-ADAPTERS = {"Qwen3MoeForCausalLM": "Qwen3-235B", "Qwen3ForCausalLM": "Qwen3-32B"}
-"""msmodelslim's adapter by the architecture in config.json. A name covers its whole family: all
-sizes of Qwen3-MoE share one adapter class, and so do all sizes of dense Qwen3."""
+ADAPTERS = {
+    "Qwen3MoeForCausalLM": "Qwen3-235B",
+    "Qwen3ForCausalLM": "Qwen3-32B",
+    "Qwen2ForCausalLM": "Qwen2.5-7B-Instruct",
+}
+"""msmodelslim's adapter by the architecture in config.json. A name covers its whole family: all sizes of
+Qwen3-MoE share one adapter class, and so do all sizes of dense Qwen3, and of Qwen2 and Qwen2.5."""
 
 
-def adapter_for(snapshot: Path) -> str:
+_STOCK_IS_PLAIN = ("Qwen2ForCausalLM",)
+"""Architectures whose own adapter in msmodelslim has no maps for rotation and smoothing; ours has them."""
+
+
+def adapter_for(snapshot: Path, quantize: Quantize) -> str:
     """The name of msmodelslim's adapter for a snapshot.
 
     Raises:
         VerificationError: there is no readable config.json.
-        PreflightError: the architecture is not supported.
+        PreflightError: the architecture is not supported, or not by the recipe's engine.
     """
     path = snapshot / CONFIG
     try:
@@ -37,12 +45,23 @@ def adapter_for(snapshot: Path) -> str:
         ) from error
     for architecture in architectures:
         if architecture in ADAPTERS:
+            if architecture in _STOCK_IS_PLAIN and quantize.engine == "stock" and _rewrites(quantize):
+                raise PreflightError(
+                    f"engine `stock` neither rotates nor smooths {architecture}",
+                    where="quantize.engine",
+                    hint="set `engine: streaming`, or `rotate: false` and no `anti_outlier`",
+                )
             return ADAPTERS[architecture]
     raise PreflightError(
         f"no support for {', '.join(map(str, architectures))}",
         where=str(path),
         hint=f"supported architectures: {', '.join(ADAPTERS)}",
     )
+
+
+def _rewrites(quantize: Quantize) -> bool:
+    smooths = quantize.anti_outlier is not None and quantize.anti_outlier.method != "none"
+    return quantize.rotate or smooths
 
 
 def build_spec(quantize: Quantize, dataset: Path) -> dict[str, Any]:

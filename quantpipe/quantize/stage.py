@@ -179,7 +179,7 @@ class QuantizeStage:
         return Job(
             snapshot=str(snapshot),
             output=str(staging),
-            adapter=adapter_for(snapshot),
+            adapter=adapter_for(snapshot, quantize),
             spec=build_spec(quantize, dataset),
             device=kind,
             device_indices=[int(index) for index in indices.split(",")] if indices else None,

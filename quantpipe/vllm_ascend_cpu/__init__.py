@@ -2,7 +2,7 @@
 
 vLLM finds `register` through the entry point `vllm.general_plugins` and calls it in every process
 of a server (front end, engine core, each worker). With it, the real vLLM engine loads an
-msmodelslim W8A8 checkpoint (V0 or V1 layout, Qwen3-MoE or dense Qwen3) and computes with the
+msmodelslim W8A8 checkpoint (V0 or V1 layout, Qwen3-MoE, dense Qwen3 or Qwen2) and computes with the
 NPU's integer arithmetic, exactly and slowly. Run with `--enforce-eager`: it does not compile.
 
     description.py    quant_model_description.json: the type of each layer

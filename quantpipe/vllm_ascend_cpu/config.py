@@ -32,7 +32,7 @@ from .ledger import LoadLedger
 from .linear import DynamicLinearMethod, StaticLinearMethod
 from .moe import DynamicMoEMethod
 
-ARCHITECTURES = ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
+ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
 
 
 class AscendCpuConfig(QuantizationConfig):  # type: ignore[misc]

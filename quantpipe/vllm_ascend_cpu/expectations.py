@@ -75,9 +75,9 @@ def expect_layer_norms(ledger: LoadLedger, layer: str, dims: Dims, description: 
     sizes = {
         "input_layernorm": dims.hidden,
         "post_attention_layernorm": dims.hidden,
-        "self_attn.q_norm": dims.head_dim,
-        "self_attn.k_norm": dims.head_dim,
     }
+    if dims.head_norms:
+        sizes |= {"self_attn.q_norm": dims.head_dim, "self_attn.k_norm": dims.head_dim}
     for norm, size in sizes.items():
         expect_norm(ledger, f"{layer}.{norm}", size, description)
 

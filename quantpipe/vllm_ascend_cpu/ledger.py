@@ -52,6 +52,7 @@ class LoadLedger:
         self.layers: Counter[str] = Counter()
         self._expected: dict[str, Expected] = {}
         self._arrived: Counter[str] = Counter()
+        self._stored: frozenset[str] = frozenset()
         self._checked = False
 
     def expect(self, name: str, expected: Expected) -> None:
@@ -86,6 +87,7 @@ class LoadLedger:
         if problems:
             raise self._error(problems)
         self._checked = True
+        self._stored = frozenset(stored)
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(self.layers.items()))
         logger.info(
             "%s: %s; %d tensors in %d file(s)",
@@ -94,6 +96,10 @@ class LoadLedger:
             len(stored),
             len({tensor.shard for tensors in stored.values() for tensor in tensors}),
         )
+
+    def holds(self, name: str) -> bool:
+        """Whether the files hold this tensor; after `check_files`."""
+        return name in self._stored
 
     def check_arrived(self, names: Iterable[str]) -> None:
         """Check, after loading, that a layer got the tensors that it needs.

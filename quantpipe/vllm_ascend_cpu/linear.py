@@ -200,9 +200,23 @@ class StaticLinearMethod(_Int8LinearMethod):
             )
         ]
 
+    def _bias_problems(self, layer: torch.nn.Module) -> list[str]:
+        """Of a layer with a bias (column parallel: this rank's rows); vLLM's own loader has loaded it."""
+        if layer.bias is None or not all(self.ledger.holds(f"{part}.bias") for part in self.parts):
+            return []
+        return values.folded_bias_problems(
+            f"{' and '.join(self.parts)}: quant_bias",
+            layer.quant_bias,
+            layer.bias,
+            layer.deq_scale,
+            layer.input_offset,
+            layer.weight.sum(1, dtype=torch.int64),
+        )
+
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """As the base class; the reciprocal is rounded to the model's dtype, as in vllm-ascend."""
         super().process_weights_after_loading(layer)
+        self.ledger.fail(self._bias_problems(layer))
         layer.input_scale_reciprocal = 1 / layer.input_scale.data
         layer.input_offset_float = layer.input_offset.data.to(layer.input_scale.dtype)
 

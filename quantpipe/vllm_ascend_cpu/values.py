@@ -62,6 +62,26 @@ def deq_scale_problems(
     return [f"{name}: differs from input_scale * weight_scale by up to {100 * error:.3g} %"]
 
 
+def folded_bias_problems(
+    name: str,
+    quant_bias: torch.Tensor,
+    bias: torch.Tensor,
+    deq_scale: torch.Tensor,
+    input_offset: torch.Tensor,
+    weight_sum: torch.Tensor,
+) -> list[str]:
+    """quant_bias int32 [out] contains the linear's bias: `round(bias / deq_scale) - offset * rowsum(weight)`.
+
+    One step is allowed, and what bf16 takes from the bias: vllm-ascend does not add `bias` itself.
+    """
+    given = bias.double() / deq_scale.double()
+    exact = given - input_offset.double() * weight_sum.double()
+    wrong = int(((quant_bias.double() - exact).abs() > 1 + ROUNDED * given.abs()).sum())
+    if not wrong:
+        return []
+    return [f"{name}: {wrong} of {exact.numel()} values do not contain the linear's bias"]
+
+
 def quant_bias_problems(
     name: str, quant_bias: torch.Tensor, input_offset: torch.Tensor, weight_sum: torch.Tensor
 ) -> list[str]:

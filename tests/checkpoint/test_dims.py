@@ -45,6 +45,8 @@ def test_recorded_config() -> None:
     [
         ("qwen3", {}, 128, 32),
         ("qwen3_moe", {}, 16, 4),
+        ("qwen2", {}, 16, 32),
+        ("qwen2", {"head_dim": None, "num_key_value_heads": None}, 16, 64),
         ("qwen3", {"head_dim": None, "num_key_value_heads": None}, 16, 64),
         ("qwen3_moe", {"head_dim": None, "num_key_value_heads": None}, 16, 64),
         ("qwen3", {"head_dim": 8, "num_key_value_heads": 2}, 8, 2),
@@ -59,6 +61,21 @@ def test_what_stands_for_an_absent_size(
     del config["num_key_value_heads"]
     dims = read_dims({**config, **change}, partial=partial)
     assert (dims.head_dim, dims.kv_heads) == (head_dim, kv_heads)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "attention_bias", "biased", "head_norms"),
+    [
+        ("qwen2", False, {"q_proj", "k_proj", "v_proj"}, False),
+        ("qwen3", False, set(), True),
+        ("qwen3", True, {"q_proj", "k_proj", "v_proj", "o_proj"}, True),
+    ],
+)
+def test_biases_and_norms_of_the_families(
+    model_type: str, attention_bias: bool, biased: set[str], head_norms: bool
+) -> None:
+    dims = read_dims({**CONFIG, "model_type": model_type, "attention_bias": attention_bias})
+    assert (set(dims.biased), dims.head_norms, dims.experts) == (biased, head_norms, 0)
 
 
 def test_partial_takes_what_is_there() -> None:

@@ -40,6 +40,17 @@ def test_a_tied_head_is_no_module() -> None:
     assert "lm_head" not in names
 
 
+def test_linears_with_a_bias_need_its_tensor() -> None:
+    found = {module.name: module for module in modules(read_dims({**CONFIG, "model_type": "qwen2"}))}
+    layer = "model.layers.0.self_attn"
+    assert f"{layer}.q_norm" not in found
+    for kind in ("FLOAT", "W8A8", "W8A8_DYNAMIC"):
+        key = specs(found[f"{layer}.k_proj"], kind, "BF16", static_scales=False) or {}
+        assert key["bias"].shape == (32,) and not key["bias"].optional
+        assert "bias" not in (specs(found[f"{layer}.o_proj"], kind, "BF16", static_scales=False) or {})
+    assert specs(found[f"{layer}.k_proj"], "unknown", "BF16", static_scales=False) is None
+
+
 def test_the_first_expert_decides_for_all() -> None:
     description = parse_description({"model.layers.0.mlp.experts.0.up_proj.weight": "W8A8_DYNAMIC"})
     last = next(m for m in modules(read_dims(CONFIG)) if m.expert == 7 and m.leaf == "up_proj")

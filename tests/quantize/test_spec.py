@@ -102,13 +102,25 @@ def config(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize(("architecture", "adapter"), ADAPTERS.items())
 def test_the_adapter_of_each_supported_family(tmp_path: Path, architecture: str, adapter: str) -> None:
-    assert adapter_for(config(tmp_path, json.dumps({"architectures": ["Other", architecture]}))) == adapter
+    assert (
+        adapter_for(config(tmp_path, json.dumps({"architectures": ["Other", architecture]})), quantize())
+        == adapter
+    )
 
 
 def test_an_unsupported_architecture_names_the_supported_ones(tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match="LlamaForCausalLM") as caught:
-        adapter_for(config(tmp_path, '{"architectures": ["LlamaForCausalLM"]}'))
+        adapter_for(config(tmp_path, '{"architectures": ["LlamaForCausalLM"]}'), quantize())
     assert "Qwen3MoeForCausalLM" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("changes", [{"anti_outlier": None}, {"rotate": False}])
+def test_engine_stock_refuses_what_it_cannot_do_to_qwen2(tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = config(tmp_path, '{"architectures": ["Qwen2ForCausalLM"]}')
+    with pytest.raises(PreflightError, match="neither rotates nor smooths"):
+        adapter_for(folder, quantize(engine="stock", **changes))
+    assert adapter_for(folder, quantize(engine="stock", rotate=False, anti_outlier=None))
+    assert adapter_for(folder, quantize(**changes))
 
 
 @pytest.mark.parametrize(
@@ -117,11 +129,11 @@ def test_an_unsupported_architecture_names_the_supported_ones(tmp_path: Path) ->
 )
 def test_a_config_that_says_nothing_of_use(tmp_path: Path, text: str) -> None:
     with pytest.raises(VerificationError, match="architecture") as caught:
-        adapter_for(config(tmp_path, text))
+        adapter_for(config(tmp_path, text), quantize())
     assert caught.value.where == str(tmp_path / "config.json")
 
 
 def test_no_config_at_all(tmp_path: Path) -> None:
     with pytest.raises(VerificationError) as caught:
-        adapter_for(tmp_path)
+        adapter_for(tmp_path, quantize())
     assert "source.repo" in (caught.value.hint or "")

@@ -15,7 +15,7 @@ from filelock import FileLock
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = Path(os.environ.get("QUANTPIPE_QUANTIZE_PYTHON") or ROOT / ".venv-quantize" / "bin" / "python")
 SCRIPT = Path(__file__).with_name("make_checkpoints.py")
-KINDS = ("v1-moe", "v1-moe-smooth", "v1-dense", "v1-tied", "v0-moe")
+KINDS = ("v1-moe", "v1-moe-smooth", "v1-dense", "v1-qwen2", "v1-tied", "v0-moe")
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from verify.edit import change, config, description, remove, remove_everywhere, 
 
 MOE = ("v1-moe", "v0-moe", "v1-moe-smooth")
 V1 = ("v1-moe", "v1-dense")
+QWEN2 = ("v1-qwen2",)
 ALL = ("v1-moe", "v1-dense", "v0-moe")
 ATTENTION = "model.layers.1.self_attn"
 EXPERTS = "model.layers.1.mlp.experts"
@@ -193,6 +194,11 @@ def deq_scale_of_wrong_rank(path: Path) -> None:
     change(path, f"{ATTENTION}.q_proj.deq_scale", lambda a: a.reshape(-1, 1))
 
 
+@defect("A7", QWEN2)
+def bias_of_wrong_shape(path: Path) -> None:
+    change(path, f"{ATTENTION}.q_proj.bias", lambda a: a.reshape(-1, 1))
+
+
 @defect("A7", MOE)
 def weight_scale_flat(path: Path) -> None:
     change(path, f"{EXPERTS}.2.up_proj.weight_scale", lambda a: a.reshape(-1))
@@ -330,6 +336,11 @@ def deq_scale_missing(path: Path) -> None:
 @defect("B1")
 def quant_bias_missing(path: Path) -> None:
     remove(path, f"{ATTENTION}.o_proj.quant_bias")
+
+
+@defect("B1", QWEN2)
+def bias_missing(path: Path) -> None:
+    remove(path, f"{ATTENTION}.v_proj.bias")
 
 
 @defect("B1", MOE)
@@ -544,6 +555,20 @@ def quant_bias_zeroed(path: Path) -> None:
 @defect("B6", values=True)
 def quant_bias_of_q_stale(path: Path) -> None:
     change(path, f"{ATTENTION}.q_proj.quant_bias", lambda a: a[::-1].copy())
+
+
+@defect("B6", QWEN2, values=True)
+def bias_not_folded(path: Path) -> None:
+    name = f"{ATTENTION}.k_proj"
+    with tensors(path) as content:
+        sums = content[f"{name}.weight"].array.astype(np.int64).sum(1)
+        offset = float(content[f"{name}.input_offset"].array[0])
+        content[f"{name}.quant_bias"] = stored(-sums * offset, "I32")
+
+
+@defect("B6", QWEN2, values=True)
+def bias_of_another_run(path: Path) -> None:
+    change(path, f"{ATTENTION}.q_proj.bias", lambda a: a[::-1].copy())
 
 
 @defect("B6", values=True)

@@ -3,8 +3,8 @@
     .venv-quantize/bin/python tests/checkpoint/make_checkpoints.py OUT KIND...
 
 KIND is a key of MAKERS. Each makes OUT/<kind> (the checkpoint) and, where it is not there yet, its source
-(OUT/bf16-moe, OUT/bf16-dense or OUT/bf16-tied). Weights are random, with norms away from one so that their
-folding shows.
+(OUT/bf16-moe, OUT/bf16-dense, OUT/bf16-tied or OUT/bf16-qwen2). Weights are random, with norms away from one
+so that their folding shows, and Qwen2's biases away from zero.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
@@ -83,7 +85,7 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def source(out: Path, kind: str) -> Path:
-    """The BF16 model `bf16-moe`, `bf16-dense` or, with one matrix at both ends, `bf16-tied`."""
+    """The BF16 model `bf16-moe`, `bf16-dense`, `bf16-qwen2` or, with one matrix at both ends, `bf16-tied`."""
     folder = out / f"bf16-{kind}"
     if (folder / "tokenizer.json").is_file():
         return folder
@@ -91,6 +93,8 @@ def source(out: Path, kind: str) -> Path:
     model: Any
     if kind == "moe":
         model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHARED, **MOE))
+    elif kind == "qwen2":
+        model = Qwen2ForCausalLM(Qwen2Config(**SHARED, intermediate_size=128))
     else:
         tied = {"tie_word_embeddings": kind == "tied"}
         model = Qwen3ForCausalLM(Qwen3Config(**{**SHARED, **tied}, intermediate_size=128))
@@ -98,6 +102,8 @@ def source(out: Path, kind: str) -> Path:
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
+            if name.endswith("bias"):
+                parameter.copy_(0.5 * torch.randn_like(parameter))
     model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="120KB")
     save_tokenizer(folder)
     return folder
@@ -144,7 +150,10 @@ def spec(out: Path, *, smooth: bool, dense: bool) -> Path:
 
 
 def v1(out: Path, name: str, *, kind: str, smooth: bool) -> None:
-    """`msmodelslim quant`, in this process: its imports cost more than its work."""
+    """`msmodelslim quant`, in this process: its imports cost more than its work.
+
+    Qwen2 goes by the adapter of Qwen3, whose maps name the same modules: its own has no rotation.
+    """
     from msmodelslim.cli.__main__ import main
 
     model_type = "Qwen3-30B" if kind == "moe" else "Qwen3-8B"
@@ -238,6 +247,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "v1-moe": lambda out: v1(out, "v1-moe", kind="moe", smooth=False),
     "v1-moe-smooth": lambda out: v1(out, "v1-moe-smooth", kind="moe", smooth=True),
     "v1-dense": lambda out: v1(out, "v1-dense", kind="dense", smooth=False),
+    "v1-qwen2": lambda out: v1(out, "v1-qwen2", kind="qwen2", smooth=False),
     "v1-tied": lambda out: v1(out, "v1-tied", kind="tied", smooth=False),
     "v0-moe": lambda out: v0(out, "v0-moe"),
 }

@@ -27,6 +27,7 @@ MOE_CONFIG = {
     "num_experts_per_tok": TOP_K,
 }
 DENSE_CONFIG = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
+QWEN2_CONFIG = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
 COMMON_CONFIG = {
     "attention_bias": False,
     "bos_token_id": 1,
@@ -95,6 +96,20 @@ def build(*, moe: bool, layout: str, seed: int = 0, norm_biases: bool | None = N
     return model
 
 
+def build_qwen2(*, seed: int = 0) -> Checkpoint:
+    """A random dense Qwen2 in layout V1, with biases; q, k and v are static in layer 0, dynamic in 1."""
+    generator = torch.Generator().manual_seed(seed)
+    model = Checkpoint({**COMMON_CONFIG, **QWEN2_CONFIG}, "V1")
+    model.description |= {"model_quant_type": "W8A8", "version": "1.0.0", "group_size": 0, "metadata": {}}
+    writer = _Writer(model, generator, biased=False, qkv_bias=1.0)
+    writer.float_weight("model.embed_tokens", VOCAB, HIDDEN, 1.0)
+    writer.norm("model.norm", HIDDEN)
+    writer.float_weight("lm_head", VOCAB, HIDDEN, 0.15)
+    for layer in range(LAYERS):
+        _write_layer(writer, f"model.layers.{layer}", moe=False, head_norms=False, static=layer == 0)
+    return model
+
+
 def make_float(model: Checkpoint, layer: str) -> None:
     """Turn one quantized layer into a FLOAT one, as an exclusion in the recipe does. A bias stays."""
     for name in [name for name in model.tensors if name.startswith(f"{layer}.")]:
@@ -106,15 +121,19 @@ def make_float(model: Checkpoint, layer: str) -> None:
             model.put(name, tensor, "FLOAT")
 
 
-def _write_layer(writer: _Writer, layer: str, moe: bool) -> None:
+def _write_layer(
+    writer: _Writer, layer: str, moe: bool, *, head_norms: bool = True, static: bool = True
+) -> None:
     for norm in ("input_layernorm", "post_attention_layernorm"):
         writer.norm(f"{layer}.{norm}", HIDDEN)
-    for norm in ("q_norm", "k_norm"):
+    for norm in ("q_norm", "k_norm") if head_norms else ():
         writer.norm(f"{layer}.self_attn.{norm}", HEAD_DIM)
     attention = f"{layer}.self_attn"
-    writer.static(f"{attention}.q_proj", HEADS * HEAD_DIM, HIDDEN, 0.03, -9, qkv=True)
-    writer.static(f"{attention}.k_proj", KV_HEADS * HEAD_DIM, HIDDEN, 0.03, -9, qkv=True)
-    writer.static(f"{attention}.v_proj", KV_HEADS * HEAD_DIM, HIDDEN, 0.03, -9, qkv=True)
+    for part, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
+        if static:
+            writer.static(f"{attention}.{part}_proj", heads * HEAD_DIM, HIDDEN, 0.03, -9, qkv=True)
+        else:
+            writer.dynamic(f"{attention}.{part}_proj", heads * HEAD_DIM, HIDDEN, qkv=True)
     writer.static(f"{attention}.o_proj", HIDDEN, HEADS * HEAD_DIM, 0.02, 5)
     if moe:
         writer.float_weight(f"{layer}.mlp.gate", EXPERTS, HIDDEN, 0.4)
@@ -141,6 +160,7 @@ class _Writer:
     model: Checkpoint
     generator: torch.Generator
     biased: bool
+    qkv_bias: float = 0.0
 
     def random(self, *shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=self.generator)
@@ -159,8 +179,15 @@ class _Writer:
         scale = weight.abs().amax(1, keepdim=True) / 127
         return torch.round(weight / scale).to(torch.int8), scale
 
-    def dynamic(self, layer: str, out: int, in_: int) -> None:
+    def bias(self, out: int, *, qkv: bool) -> torch.Tensor | None:
+        """Of q, k and v: Qwen2's own, or what m4 smoothing of V0 adds."""
+        size = self.qkv_bias or (0.05 if self.biased else 0.0)
+        return size * self.random(out) if qkv and size else None
+
+    def dynamic(self, layer: str, out: int, in_: int, *, qkv: bool = False) -> None:
         weight, scale = self.int8(out, in_)
+        if (bias := self.bias(out, qkv=qkv)) is not None:
+            self.model.put(f"{layer}.bias", bias, "FLOAT")
         dtype = torch.bfloat16 if self.model.layout == "V0" else torch.float32
         fields = {
             "weight": weight,
@@ -176,8 +203,9 @@ class _Writer:
         dtype = torch.bfloat16 if old else torch.float32
         input_scale = torch.tensor([scale]).to(torch.bfloat16)
         deq_scale = input_scale.float() * weight_scale.flatten()
-        bias = 0.05 * self.random(out) if self.biased and qkv else torch.zeros(out)
-        quant_bias = torch.round(bias / deq_scale - weight.long().sum(1) * offset).to(torch.int32)
+        bias = self.bias(out, qkv=qkv)
+        given = torch.zeros(out) if bias is None else bias
+        quant_bias = torch.round(given / deq_scale - weight.long().sum(1) * offset).to(torch.int32)
         fields = {
             "weight": weight,
             "input_scale": input_scale.to(dtype),
@@ -188,7 +216,7 @@ class _Writer:
         if old:
             fields["weight_scale"] = weight_scale.to(dtype)
             fields["weight_offset"] = torch.zeros(out, 1, dtype=dtype)
-        if self.biased and qkv:
+        if bias is not None:
             fields["bias"] = bias.to(dtype)
         for name, tensor in fields.items():
             self.model.put(f"{layer}.{name}", tensor, "W8A8")

@@ -66,14 +66,17 @@ class ReferenceModel:
         token_scale = x.float().abs().amax(-1, keepdim=True) / 127
         q = torch.round(x.float() / token_scale).long()
         channel_scale = self.tensors[f"{name}.weight_scale"].to(BF16).float().T
-        return (q @ weight.long().T).float() * channel_scale * token_scale
+        bias = self.tensors.get(f"{name}.bias", torch.zeros(()))  # rounded to the parameter's type
+        return (q @ weight.long().T).float() * channel_scale * token_scale + bias.to(BF16).float()
 
     def attention(self, name: str, x: torch.Tensor) -> torch.Tensor:
         count, size = x.shape[0], self.config["head_dim"]
         q = self.linear(f"{name}.q_proj", x).view(count, -1, size)
         k = self.linear(f"{name}.k_proj", x).view(count, -1, size)
         v = self.linear(f"{name}.v_proj", x).view(count, -1, size)
-        q, k = self.rotate(self.norm(f"{name}.q_norm", q)), self.rotate(self.norm(f"{name}.k_norm", k))
+        if f"{name}.q_norm.weight" in self.tensors:
+            q, k = self.norm(f"{name}.q_norm", q), self.norm(f"{name}.k_norm", k)
+        q, k = self.rotate(q), self.rotate(k)
         group = q.shape[1] // k.shape[1]
         future = torch.ones(count, count, dtype=torch.bool).triu(1)
         heads = []
@@ -121,7 +124,8 @@ class UnquantizedActivations(ReferenceModel):
             return super().linear_float32(name, x)
         weight = self.tensors[f"{name}.weight"].float()
         if self.types[f"{name}.weight"] == "W8A8_DYNAMIC":
-            return x.float() @ (weight * self.tensors[f"{name}.weight_scale"].float()).T
+            bias = self.tensors.get(f"{name}.bias", torch.zeros(())).float()
+            return x.float() @ (weight * self.tensors[f"{name}.weight_scale"].float()).T + bias
         deq_scale = self.tensors[f"{name}.deq_scale"]
         channel_scale = deq_scale / self.tensors[f"{name}.input_scale"].float()
         offset = self.tensors[f"{name}.input_offset"].float()

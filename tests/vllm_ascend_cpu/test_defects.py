@@ -14,7 +14,7 @@ from vllm.distributed import init_distributed_environment, initialize_model_para
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.model_loader import get_model
 
-from .checkpoints import Checkpoint, build, make_float
+from .checkpoints import Checkpoint, build, build_qwen2, make_float
 
 LAYER = "model.layers.1"
 Q, K, OUT = (f"{LAYER}.self_attn.{part}_proj" for part in "qko")
@@ -99,6 +99,23 @@ def test_good_checkpoints_load(tmp_path: Path) -> None:
 
 def test_v1_with_norm_biases_loads(tmp_path: Path) -> None:
     load(build(moe=True, layout="V1", norm_biases=True).write(tmp_path))
+
+
+def test_biases_of_qwen2(tmp_path: Path) -> None:
+    static, dynamic = (f"model.layers.{layer}.self_attn.k_proj" for layer in (0, 1))
+    spoils = {
+        rf"{dynamic}\.bias: missing from all files": without(f"{dynamic}.bias"),
+        "quant_bias: 64 of 256 values do not contain": changed(f"{static}.bias", lambda b: b + 1),
+    }
+    for number, (pattern, spoil) in enumerate(spoils.items()):
+        model = build_qwen2()
+        spoil(model)
+        expect_error(model.write(tmp_path / str(number)), pattern)
+    model = build_qwen2()
+    for part in ("q_proj", "v_proj"):  # a static layer does without: quant_bias contains them
+        without(f"model.layers.0.self_attn.{part}.bias")(model)
+    without(f"{static}.bias")(model)
+    load(model.write(tmp_path / "without"))
 
 
 def test_one_missing_expert_tensor(tmp_path: Path) -> None:

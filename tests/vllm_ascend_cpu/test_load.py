@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from vllm import LLM, SamplingParams
 
-from .checkpoints import Checkpoint, build, make_float
+from .checkpoints import Checkpoint, build, build_qwen2, make_float
 from .engines import TOKENS, assert_close_to_reference, engine, engine_logprobs
 from .reference import ReferenceModel
 
@@ -68,3 +68,7 @@ def test_dense_v1(tmp_path: Path) -> None:
 
 def test_dense_v0_with_norm_biases(tmp_path: Path) -> None:
     compare(tmp_path / "dense-v0", build(moe=False, layout="V0"))
+
+
+def test_qwen2_with_static_and_dynamic_biases(tmp_path: Path) -> None:
+    compare(tmp_path / "qwen2", build_qwen2())

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from quantpipe.checkpoint.tensors import FLOAT
 from quantpipe.verify.checks.needs import SOURCE, Compared
 from quantpipe.verify.checks.registry import check
+from quantpipe.verify.fidelity.result import ModuleError
 from quantpipe.verify.fidelity.rotation import ENDS, FLOAT_BOUND
 from quantpipe.verify.finding import Defect
+from quantpipe.verify.model import Model
 
 # Per-channel int8 of near-Gaussian rows is about 1 %; rows ruled by one outlier go up to 15 %.
 _INT8_BOUND = 0.1
@@ -31,10 +33,14 @@ def like_the_source(compared: Compared) -> Iterator[Defect]:
     for item in fidelity.errors:
         if fidelity.rotation == "described" and item.module.kind in ENDS:
             continue  # B11's: they show whether the described rotation is the one that was applied
-        kind = model.types[item.module.name]
-        bound = FLOAT_BOUND if kind == FLOAT else _INT8_BOUND
-        name = f"{item.module.name}.weight"
-        if item.error > bound:
-            yield Defect(name, "a weight differs from the source", f"off by {item.error:.1%}")
+        name = f"{item.module.name}.{item.tensor}"
+        if item.error > _bound(model, item):
+            yield Defect(name, f"a {item.tensor} differs from the source", f"off by {item.error:.1%}")
         elif item.worst > _WORST_BOUND:
             yield Defect(name, "some rows of a weight differ from the source", f"off by {item.worst:.1%}")
+
+
+def _bound(model: Model, item: ModuleError) -> float:
+    """By the module's type, of a bias as well: v's is compared by a fit of the int8 weight."""
+    kind = model.types[item.module.name]
+    return FLOAT_BOUND if kind == FLOAT else _INT8_BOUND

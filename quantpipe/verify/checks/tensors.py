@@ -39,7 +39,8 @@ _CONFIG_KEYS = {
     "A9",
     needs=FILES,
     effect="loading ends in a shape mismatch or a KeyError, or builds a model with random layers",
-    fix="copy config.json from the source that was quantized; the model type must be qwen3_moe or qwen3",
+    fix="copy config.json from the source that was quantized; the model type must be qwen3_moe, qwen3 "
+    "or qwen2",
 )
 def dimensions(examination: Examination) -> Iterator[Defect]:
     """Dimensions and the numbers of layers and experts are the same in config.json and in the tensors."""
@@ -135,15 +136,9 @@ def _described_only(model: Model, described: dict[str, str]) -> Iterator[Defect]
 
 
 def _missing(model: Model) -> Iterator[Defect]:
-    absent = [
-        name for name, spec in model.expected.items() if not spec.optional and name not in model.tensors
-    ]
-    if model.dims.attention_bias:
-        for module in model.modules.values():
-            if module.kind == "attention" and f"{module.name}.bias" not in model.tensors:
-                absent.append(f"{module.name}.bias")
-    for name in absent:
-        yield Defect(name, "a tensor is missing")
+    for name, spec in model.expected.items():
+        if not spec.optional and name not in model.tensors:
+            yield Defect(name, "a tensor is missing")
 
 
 @check(
@@ -203,15 +198,17 @@ def _norm_biases(model: Model, norms: list[str], biases: set[str]) -> Iterator[D
 
 
 def _linear_biases(model: Model, biases: set[str]) -> Iterator[Defect]:
-    """q/k/v of V0 keep a bias that quant_bias contains already: safe on static linears only."""
+    """The others: q/k/v of V0 keep a bias that quant_bias contains already, safe on static linears only."""
     for name in sorted(biases):
         module = model.modules.get(_split(name)[0])
         if module is None:
             yield Defect(name, "no module of the model has this bias")
+        elif module.bias:
+            continue  # one of the tensors that A7, B1 and B2 look at
         elif model.tensors[name].shape != (module.out,):
             shape = list(model.tensors[name].shape)
             yield Defect(name, "a bias has the wrong shape", f"{shape} instead of {[module.out]}")
-        elif module.kind == "norm" or (module.kind == "attention" and model.dims.attention_bias):
+        elif module.kind == "norm":
             continue
         elif (kind := model.types.get(module.name)) not in (None, *STATIC_TYPES):
             yield Defect(name, f"a linear of type {kind} has a bias without a parameter")

@@ -153,8 +153,8 @@ def _quant_bias(
     if sums is None or sums.size != bias.size or weight is None or weight.shape != model.modules[name].shape:
         return
     stored = values.small.get(f"{name}.bias")
-    if stored is None and _smoothed_bias(model, name):
-        return
+    if stored is None and (model.modules[name].bias or _smoothed_bias(model, name)):
+        return  # B1 says where a bias is missing
     if stored is not None and stored.size != bias.size:
         return
     linear = np.zeros_like(bias) if stored is None else stored.astype(np.float64) / deq

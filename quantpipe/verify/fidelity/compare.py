@@ -92,6 +92,7 @@ class _Comparison:
             elif module.leaf == "v_proj":
                 heads, error = self._value(module)
                 yield error
+                yield from self._bias(module, heads)
             elif module.leaf == "o_proj":
                 if heads is not None:
                     yield self._output(module, heads)
@@ -102,6 +103,7 @@ class _Comparison:
                 yield self._down(module, rows.get(module.expert))
             else:
                 yield self._reader(module)
+                yield from self._bias(module, None)
 
     # -- what is on disk -----------------------------------------------------------------------
 
@@ -208,6 +210,24 @@ class _Comparison:
             parts.append(fits[-1] @ expected[rows])
         # The error is measured on the found side, onto which the fit has mapped the source.
         return np.stack(fits), ModuleError(module, *distance(found, np.concatenate(parts), 1))
+
+    def _bias(self, module: Module, heads: Array | None) -> Iterator[ModuleError]:
+        """The bias of q, k or v, as a whole: v's went through X, as its weight did.
+
+        Smoothing that gives the norm in front a bias (m4 of V0) changes it in another way.
+        """
+        name = f"{module.name}.bias"
+        found, expected = self._model.tensors.get(name), self._source.tensors.get(name)
+        if not module.bias or found is None or expected is None or found.shape != expected.shape:
+            return
+        if f"{self._norm_in_front(module)}.bias" in self._model.tensors:
+            return
+        given = read_tensor(self._source.path, expected).astype(np.float32)
+        if heads is not None:
+            given = np.einsum("khd,kd->kh", heads, given.reshape(heads.shape[:2])).reshape(-1)
+        stored = read_tensor(self._model.path, found).astype(np.float32)
+        error, _ = distance(stored[None, :], given[None, :], 1)
+        yield ModuleError(module, error, error, tensor="bias")
 
     def _output(self, module: Module, heads: Array) -> ModuleError:
         """o_proj: with X put back, its columns are those of the source, rotated on the output side."""

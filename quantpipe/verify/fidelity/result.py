@@ -41,11 +41,16 @@ class FidelityFigures(TypedDict):
 
 @dataclass(frozen=True)
 class ModuleError:
-    """How far a module is from its source: relative to the source's size, in all and in its worst row."""
+    """How far a module is from its source: relative to the source's size, in all and in its worst row.
+
+    Attributes:
+        tensor: which of its tensors was compared: `weight` or `bias`.
+    """
 
     module: Module
     error: float
     worst: float
+    tensor: str = "weight"
 
 
 @dataclass
@@ -68,13 +73,14 @@ class Fidelity:
         """Mean and largest error per kind of module and per layer."""
         kinds: dict[str, list[float]] = defaultdict(list)
         layers: dict[int, list[float]] = defaultdict(list)
-        for item in self.errors:
+        compared = [item for item in self.errors if item.tensor == "weight"]
+        for item in compared:
             kinds[item.module.leaf].append(item.error)
             if item.module.layer >= 0:
                 layers[item.module.layer].append(item.error)
         return {
             "rotation": self.rotation,
-            "modules": len(self.errors),
+            "modules": len(compared),
             "left_out": len(self.left_out),
             "by_kind": {kind: _summary(errors) for kind, errors in kinds.items()},
             "by_layer": {str(layer): _summary(errors) for layer, errors in sorted(layers.items())},

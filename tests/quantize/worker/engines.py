@@ -15,9 +15,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config, Qwen3MoeConfig
 
-from quantpipe.quantize.spec import build_spec
+from quantpipe.quantize.spec import ADAPTERS, build_spec
 from quantpipe.quantize.worker import main
 from quantpipe.quantize.worker.protocol import EXIT_STOPPED, Job, Reporter, StoppedError
 
@@ -48,7 +48,7 @@ MOE: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 DENSE: dict[str, Any] = {
-    "moe": False,
+    "kind": Qwen3Config,
     "hidden_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -58,6 +58,9 @@ DENSE: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 
+QWEN2: dict[str, Any] = {**DENSE, "kind": Qwen2Config}
+"""With head_dim, which its config.json may have: msmodelslim's map of rotations for Qwen3 reads it."""
+
 
 def spec(rotate: bool = True, method: str = "flex_smooth_quant") -> dict[str, Any]:
     """A recipe's quantize section, as msmodelslim's spec without a dataset. Its own model needs pydantic."""
@@ -66,11 +69,12 @@ def spec(rotate: bool = True, method: str = "flex_smooth_quant") -> dict[str, An
 
 
 def make(folder: Path, spec: dict[str, Any]) -> None:
-    """Write a random bf16 model whose norms and embeddings have outliers, with the tiny model's tokenizer."""
+    """Write a random bf16 model whose norms have outliers, with biases where the kind has them, and the
+    tiny model's tokenizer."""
 
     given = dict(spec)
     shard, seed = given.pop("shard", "10GB"), given.pop("seed", 0)
-    kind = Qwen3MoeConfig if given.pop("moe", True) else Qwen3Config
+    kind = given.pop("kind", Qwen3MoeConfig)
     torch.manual_seed(seed)
     config = kind(vocab_size=768, eos_token_id=2, torch_dtype="bfloat16", initializer_range=0.08, **given)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -79,6 +83,8 @@ def make(folder: Path, spec: dict[str, Any]) -> None:
             if name.endswith("norm.weight"):
                 parameter.uniform_(0.5, 1.5)
                 parameter[3 % parameter.numel()] *= 16
+            if name.endswith("proj.bias"):
+                parameter.normal_(0, 0.5)
     model.save_pretrained(folder, max_shard_size=shard)
     for file in TINY.iterdir():
         if "token" in file.name:
@@ -164,6 +170,7 @@ class Quantizer:
         smoothing: list[str] | None = None,
         exact: bool = True,
         identity: dict[str, str] | None = None,
+        adapter: str | None = None,
         process: dict[str, Any] | None = None,
         **how: Any,
     ) -> dict[str, Any]:
@@ -173,7 +180,7 @@ class Quantizer:
         job = {
             "snapshot": str(snapshot),
             "output": str(out / "checkpoint"),
-            "adapter": "Qwen3-235B" if "Moe" in architecture else "Qwen3-32B",
+            "adapter": adapter or ADAPTERS[architecture],
             "spec": {**(process or spec()), "dataset": dataset(out, "calibration", prompts)},
             "device": "cpu",
             "device_indices": None,

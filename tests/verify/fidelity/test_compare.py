@@ -16,19 +16,20 @@ from verify.edit import change, stored, tensors
 pytestmark = pytest.mark.quantize_env
 CopyOf = Callable[[str], Path]
 ALL = ("v1-moe", "v1-moe-smooth", "v1-dense", "v0-moe")
+VALID = (*ALL, "v1-qwen2")
 MOE = ("v1-moe", "v1-moe-smooth", "v0-moe")
 EXPERTS = "model.layers.1.mlp.experts"
 
 
 def source_of(made: Path, kind: str) -> Path:
-    return made / ("bf16-dense" if "dense" in kind else "bf16-moe")
+    return made / ("bf16-" + {"v1-dense": "dense", "v1-qwen2": "qwen2"}.get(kind, "moe"))
 
 
 def mlp(kind: str) -> str:
     return "model.layers.1.mlp" if "dense" in kind else f"{EXPERTS}.2"
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", VALID)
 def test_valid_weights_are_near_their_source(made: Path, copy_of: CopyOf, kind: str) -> None:
     report = verify_checkpoint(copy_of(kind), deep=True, against=source_of(made, kind))
     assert report.ok
@@ -93,6 +94,29 @@ def output_heads_swapped(path: Path, kind: str) -> None:
         return np.concatenate([array[:, 64:], array[:, :64]], axis=1)
 
     change(path, "model.layers.1.self_attn.o_proj.weight", swap)
+
+
+def another_bias(path: Path, part: str) -> None:
+    """A bias that is not the source's, folded into quant_bias as the format wants it."""
+    name = f"model.layers.1.self_attn.{part}_proj"
+    with tensors(path) as content:
+        bias, deq = content[f"{name}.bias"].array[::-1].copy(), content[f"{name}.deq_scale"].array
+        sums = content[f"{name}.weight"].array.astype(np.int64).sum(1)
+        offset = float(content[f"{name}.input_offset"].array[0])
+        content[f"{name}.bias"] = stored(bias, "F32")
+        content[f"{name}.quant_bias"] = stored(np.round(bias / deq - sums * offset), "I32")
+
+
+@pytest.mark.parametrize("part", ["q", "v"])
+def test_a_bias_of_another_model(made: Path, copy_of: CopyOf, part: str) -> None:
+    path = copy_of("v1-qwen2")
+    another_bias(path, part)
+    assert verify_checkpoint(path, deep=True).ok
+    report = verify_checkpoint(path, deep=True, against=made / "bf16-qwen2")
+    where = (f"model.layers.1.self_attn.{part}_proj.bias",)
+    assert [(f.id, f.text, f.where) for f in report.errors] == [
+        ("B13", "a bias differs from the source", where)
+    ], report.lines()
 
 
 SWAPS = [

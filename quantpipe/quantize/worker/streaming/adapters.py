@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 from msmodelslim.core.graph import AdapterConfig
+from msmodelslim.model.qwen2_5.model_adapter import Qwen25ModelAdapter
 from msmodelslim.model.qwen3.model_adapter import Qwen3ModelAdapter, qwen3_get_rotate_map
 from msmodelslim.model.qwen3_moe.model_adapter import Qwen3MoeModelAdapter, qwen3_moe_get_rotate_map
+from msmodelslim.processor.anti_outlier.flex_smooth import FlexSmoothQuantInterface
+from msmodelslim.processor.anti_outlier.iter_smooth import IterSmoothInterface
 from msmodelslim.processor.quarot import QuaRotInterface
 from torch import nn
 
@@ -49,9 +52,16 @@ class Layerwise:
         if self._matrices is None:
             config = copy.copy(self.config)
             config.num_hidden_layers = 0
+            config.head_dim = self.head_dim
             _, _, rot, rot_uv = self.rotate_map(config, block_size)
             self._matrices = rot, rot_uv
         return self._matrices
+
+    @property
+    def head_dim(self) -> int:
+        """The size of one attention head."""
+        size = getattr(self.config, "head_dim", None)
+        return int(size or self.config.hidden_size // self.config.num_attention_heads)
 
     def fuse_map_of_layer(self, index: int, layer: nn.Module) -> dict[str, list[str]]:
         """The layer's norms, and the linears after each."""
@@ -97,13 +107,43 @@ class LayerwiseQwen3(Layerwise, Qwen3ModelAdapter):  # type: ignore[misc]
     rotate_map = staticmethod(qwen3_get_rotate_map)
 
 
+class LayerwiseQwen2(
+    Layerwise,
+    Qwen25ModelAdapter,  # type: ignore[misc]
+    QuaRotInterface,  # type: ignore[misc]
+    FlexSmoothQuantInterface,  # type: ignore[misc]
+    IterSmoothInterface,  # type: ignore[misc]
+):
+    """All sizes of dense Qwen2 and Qwen2.5.
+
+    msmodelslim's own adapter has neither rotation nor smoothing. The modules are named as in Qwen3, so that
+    Qwen3's maps apply. The biases of q, k and v are on the output side of their linears: only v's is rotated,
+    with the heads (rotate_linear does that); residual stream and norms are on the input side.
+    """
+
+    rotate_map = staticmethod(qwen3_get_rotate_map)
+
+    def get_adapter_config_for_subgraph(self) -> list[AdapterConfig]:
+        """The subgraphs that smoothing may use: Qwen3's."""
+        found: list[AdapterConfig] = Qwen3ModelAdapter.get_adapter_config_for_subgraph(self)
+        return found
+
+    def _load_tokenizer(self, trust_remote_code: bool = False) -> Any:
+        # Qwen25ModelAdapter's adds tokens of the first Qwen to the vocabulary.
+        return Qwen3ModelAdapter._load_tokenizer(self, trust_remote_code)
+
+
 def adapter_for(name: str, snapshot: Path, trust_remote_code: bool) -> Any:
     """Our adapter for msmodelslim's name of a model family.
 
     Raises:
         ValueError: there is none.
     """
-    kinds: dict[str, Any] = {"Qwen3-235B": LayerwiseQwen3Moe, "Qwen3-32B": LayerwiseQwen3}
+    kinds: dict[str, Any] = {
+        "Qwen3-235B": LayerwiseQwen3Moe,
+        "Qwen3-32B": LayerwiseQwen3,
+        "Qwen2.5-7B-Instruct": LayerwiseQwen2,
+    }
     if name not in kinds:
         raise ValueError(f"engine `streaming` has no adapter for {name}: use engine `stock`")
     return kinds[name](name, snapshot, trust_remote_code)

@@ -103,7 +103,9 @@ def _attention(
     linears = [attention.q_proj, attention.k_proj, attention.v_proj]
     x = _rounded(linears, x, prompts)
     projected = [_product(linear, x).view(x.shape[0], -1, attention.head_dim) for linear in linears]
-    query, key, value = attention.q_norm(projected[0]), attention.k_norm(projected[1]), projected[2]
+    query, key, value = projected
+    if hasattr(attention, "q_norm"):
+        query, key = attention.q_norm(query), attention.k_norm(key)
     results = []
     split = zip(query.split(lengths), key.split(lengths), value.split(lengths), keywords, strict=True)
     for q, k, v, given in split:

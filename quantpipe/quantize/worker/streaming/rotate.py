@@ -71,7 +71,9 @@ class LeanQuaRotProcessor(QuaRotProcessor):  # type: ignore[misc]
     def _plain_weight(self, command: Any) -> torch.Tensor | None:
         """The weight that the command rotates, if that is one product with a matrix of its size."""
         linear, rot = self.model.get_submodule(command.target), command.rot
-        if not isinstance(linear, nn.Linear) or linear.bias is not None or not isinstance(rot, torch.Tensor):
+        if not isinstance(linear, nn.Linear) or not isinstance(rot, torch.Tensor):
+            return None
+        if linear.bias is not None and command.side == RotSide.LEFT:  # the bias is rotated as well
             return None
         weight: torch.Tensor = linear.weight.data
         size = weight.shape[1] if command.side == RotSide.RIGHT else weight.shape[0]

@@ -10,7 +10,7 @@ import pytest
 
 from quantpipe.checkpoint.names import DESCRIPTION, INDEX
 
-from ..engines import DENSE, MOE, OTHER, SHORT, Quantizer, files, spec, tensors
+from ..engines import DENSE, MOE, OTHER, QWEN2, SHORT, Quantizer, files, spec, tensors
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "moe": (MOE, {}),
@@ -37,7 +37,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "dense": (DENSE, {}),
     "dense, not rotated": (DENSE, {"rotate": False}),
     "dense, not smoothed": (DENSE, {"method": "none"}),
-    "dense with biases": ({**DENSE, "attention_bias": True}, {"rotate": False}),
+    "dense with biases": ({**DENSE, "attention_bias": True}, {}),
+    "dense with biases, not rotated": ({**DENSE, "attention_bias": True}, {"rotate": False}),
+    "qwen2, as msmodelslim can": (QWEN2, {"rotate": False, "method": "none"}),
     "epsilon": ({**MOE, "rms_norm_eps": 1e-5}, {}),
 }
 
@@ -59,6 +61,20 @@ def test_both_engines_write_the_same(quantizer: Quantizer, tmp_path: Path, name:
     assert entries(tmp_path / "stock") == entries(tmp_path / "streaming")
     index = json.loads((tmp_path / "streaming" / "checkpoint" / INDEX).read_text())
     assert set(index["weight_map"]) == {name for name in ours if name != "global_rotation"}
+
+
+@pytest.mark.parametrize("recipe", [{}, {"method": "none"}, {"rotate": False}], ids=str)
+def test_qwen2_is_rotated_and_smoothed_as_a_qwen3_would_be(
+    quantizer: Quantizer, tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    """msmodelslim's adapter of Qwen2.5 can do neither; that of Qwen3 names the same modules."""
+    snapshot = quantizer.make(tmp_path / "model", **QWEN2)
+    process = spec(**recipe)
+    done = quantizer.run(snapshot, tmp_path / "stock", "stock", process=process, adapter="Qwen3-32B")
+    assert done["status"] == 0, done["events"]
+    assert quantizer.run(snapshot, tmp_path / "ours", process=process)["status"] == 0
+    assert tensors(tmp_path / "stock" / "checkpoint") == tensors(tmp_path / "ours" / "checkpoint")
+    assert entries(tmp_path / "stock") == entries(tmp_path / "ours")
 
 
 def test_two_threads_give_stocks_bits_of_two_threads(quantizer: Quantizer, tmp_path: Path) -> None:
