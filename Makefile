@@ -10,6 +10,8 @@ RECIPE ?= recipes/tiny-qwen3-moe-w8a8-rot.yaml
 STORE ?= store
 ARGS ?=
 JOBS ?= 2
+POINTS ?= 100
+MINUTES ?= 6
 TORCH_INDEX ?=
 QUANTIZE_PYTHON ?=
 SERVE_PYTHON ?=
@@ -29,7 +31,7 @@ ifneq ($(SERVE_PYTHON),)
 export QUANTPIPE_SERVE_PYTHON := $(SERVE_PYTHON)
 endif
 
-.PHONY: help setup quantize smollm2 test test-slow lint format messages changelog clean
+.PHONY: help setup quantize smollm2 test test-slow test-attack lint format messages changelog clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +50,11 @@ test: setup
 
 test-slow: setup
 	$(BIN)/pytest -m slow $(ARGS)
+
+# Kills, errnos, hosts, power cuts and a soak, in their long forms; what ran is printed as a table. POINTS are those
+# of each command, 0 for all: hours; MINUTES those of each soak. `make test` runs some points of each.
+test-attack: setup
+	ATTACK=long ATTACK_POINTS=$(POINTS) ATTACK_MINUTES=$(MINUTES) nice -n 10 $(BIN)/pytest tests/attack -n $(JOBS) $(ARGS)
 
 lint: $(CORE)
 	$(BIN)/ruff check .

@@ -88,7 +88,10 @@ def hashing(store: Store, console: Console, *, jobs: int) -> Check:
     def check(checkpoint: Path) -> list[Mismatch]:
         if found := glance_at_sealed(checkpoint):
             return found
-        size = manifest_of(checkpoint).total_bytes
+        try:
+            size = manifest_of(checkpoint).total_bytes
+        except FileNotFoundError:  # another host has removed it just now
+            return glance_at_sealed(checkpoint)
         with console.progress(f"hash {checkpoint.name[:12]}", size, unit="B") as bar:
             return check_sealed(checkpoint, clock=store.clock, jobs=jobs, on_bytes=bar.advance)
 

@@ -12,6 +12,7 @@ number of hosts and without a lock.
 from __future__ import annotations
 
 import contextlib
+import errno
 import secrets
 from pathlib import Path
 
@@ -50,6 +51,8 @@ class Pointer:
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno != errno.EINVAL:  # a fault of the storage says nothing about the pointer
+                raise
             raise VerificationError(
                 f"the pointer is not a link: {error.strerror}",
                 where=str(self.path),

@@ -104,16 +104,23 @@ def check_sealed(
         jobs: files hashed at a time.
 
     Raises:
-        RetryableError: as `check_file`.
+        RetryableError: as `check_file`, or the generation was replaced while it was read.
         OSError: a file cannot be read.
     """
     if found := glance_at_sealed(checkpoint):
         return found
-    manifest, began = manifest_of(checkpoint), clock()
-    found = glance_at_name(checkpoint, manifest)
-    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        checked = pool.map(lambda entry: check_file(checkpoint, entry, on_bytes), manifest.entries)
-        found += [mismatch for mismatch in checked if mismatch is not None]
+    try:
+        manifest, began = manifest_of(checkpoint), clock()
+        found = glance_at_name(checkpoint, manifest)
+        with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+            checked = pool.map(lambda entry: check_file(checkpoint, entry, on_bytes), manifest.entries)
+            found += [mismatch for mismatch in checked if mismatch is not None]
+    except FileNotFoundError as error:  # another host is removing it: nothing is damaged, it is gone
+        if found := glance_at_sealed(checkpoint):
+            return found
+        raise RetryableError(
+            "the generation was replaced while it was read", where=str(checkpoint), hint="run again"
+        ) from error
     if found:
         mark(checkpoint, found)
     else:

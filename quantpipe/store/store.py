@@ -214,11 +214,9 @@ class Store:
         if replace and target.is_dir():
             _make_unchangeable(staging, provenance, verified)
             aside = target.with_name(f"{DAMAGED_PREFIX}{digest[:12]}-{secrets.token_hex(4)}")
-            # The mark goes first: killed in between, staging is still there, and verify replaces it all the
-            # same. The other way round the new copy would be taken for damaged, and made once more.
-            unmark(target)
             Verified.of_generation(target).forget()
             durable.exchange(staging, target, aside)
+            unmark(target)  # last: killed before, the mark would be gone, and the damaged copy up to date
         elif not target.is_dir():
             _make_unchangeable(staging, provenance, verified)
             try:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from helpers.stores import RECIPE, provenance, published, stage
 
+from quantpipe.store import store as store_module
 from quantpipe.store.damaged import mark, marked, unmark
 from quantpipe.store.manifest import Mismatch
 from quantpipe.store.sealed import glance_at_sealed
@@ -44,6 +45,26 @@ def test_a_new_copy_takes_the_mark_away(store: Store) -> None:
     assert same == digest
     store.seal(staging, RECIPE, digest, provenance(staging), replace=True)
     assert marked(place) == [] == glance_at_sealed(place)
+
+
+@pytest.mark.parametrize("killed_in", ["exchange", "unmark"])
+def test_killed_while_a_new_copy_takes_its_place_the_mark_is_right(
+    store: Store, monkeypatch: pytest.MonkeyPatch, killed_in: str
+) -> None:
+    """Without the mark the damaged copy would be up to date; with it the new one would be made once more."""
+    digest = published(store, "a")
+    place = store.generation(RECIPE, digest)
+    mark(place, FOUND)
+    staging, _ = stage(store, "a")
+
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    module = store_module.durable if killed_in == "exchange" else store_module
+    monkeypatch.setattr(module, killed_in, killed)
+    with pytest.raises(SystemExit):
+        store.seal(staging, RECIPE, digest, {**provenance(staging), "run": "the second"}, replace=True)
+    assert marked(place) == (FOUND if killed_in == "exchange" else [])
 
 
 def test_marks_are_no_generations(store: Store) -> None:

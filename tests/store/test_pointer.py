@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import shutil
 import subprocess
@@ -88,6 +90,20 @@ def test_pointing_at_what_is_current_moves_nothing(store: Store) -> None:
     first = published(store, "a")
     point(store, first)
     assert store.pointer(RECIPE).history.digests() == [first]
+
+
+def test_a_fault_of_the_storage_is_not_taken_for_a_pointer_that_is_no_link(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(store, "a")
+
+    def failed(self: Path) -> Path:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+
+    monkeypatch.setattr(Path, "readlink", failed)
+    with pytest.raises(OSError) as caught:
+        store.pointer(RECIPE).named()
+    assert caught.value.errno == errno.EIO
 
 
 WORKER = """

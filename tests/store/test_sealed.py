@@ -70,3 +70,27 @@ def test_a_provenance_that_is_none(place: Path, text: str) -> None:
         manifest_of(place)
     [found] = glance_at_sealed(place)
     assert found.path == PROVENANCE and "cannot be read" in found.problem
+
+
+def test_one_that_is_removed_while_it_is_read_is_missing_and_not_damaged(
+    store: Store, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removed(path: Path, on_bytes: OnBytes | None = None) -> str:
+        place.rename(place.with_name(".tmp-grave"))
+        return hash_file(path, on_bytes)
+
+    monkeypatch.setattr(sealed, "hash_file", removed)
+    assert [found.problem for found in check_sealed(place, clock=store.clock)] == ["is missing"]
+    assert marked(place) == []
+
+
+def test_one_that_is_replaced_while_it_is_read_is_read_again(
+    store: Store, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replaced(path: Path, on_bytes: OnBytes | None = None) -> str:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr(sealed, "hash_file", replaced)
+    with pytest.raises(RetryableError, match="was replaced"):
+        check_sealed(place, clock=store.clock)
+    assert marked(place) == []
