@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from helpers.stores import RECIPE, provenance, published, stage
 
+from quantpipe import durable
 from quantpipe.store import store as store_module
 from quantpipe.store.damaged import mark, marked, unmark
 from quantpipe.store.manifest import Mismatch
@@ -60,7 +61,7 @@ def test_killed_while_a_new_copy_takes_its_place_the_mark_is_right(
     def killed(*_: object) -> None:
         raise SystemExit
 
-    module = store_module.durable if killed_in == "exchange" else store_module
+    module = durable if killed_in == "exchange" else store_module
     monkeypatch.setattr(module, killed_in, killed)
     with pytest.raises(SystemExit):
         store.seal(staging, RECIPE, digest, {**provenance(staging), "run": "the second"}, replace=True)
