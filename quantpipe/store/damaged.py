@@ -5,8 +5,8 @@
 
 A generation's directory never changes, so that what was found lies beside it. The mark goes when a new copy
 takes the generation's place, or when somebody reads the generation again and finds it intact. It names the
-copy that it is about by the SHA-256 of its provenance: one that has taken its place is not marked, even if the
-run was killed before it could remove the mark.
+copy that it is about by the SHA-256 of its provenance: one that has taken its place is not marked, even where
+the run was killed before it removed the mark.
 """
 
 from __future__ import annotations
