@@ -1,14 +1,18 @@
 """Keep secrets out of everything that is printed or stored.
 
-Known secrets (the environment's tokens, and those that a client read from its own files) are masked
-wherever they occur; shapes that only secrets have (bearer headers, URL credentials, signatures) as well.
+Known secrets (the environment's tokens, those that a client read from its own files, those of a recipe) are
+masked wherever they occur; shapes that only secrets have (bearer headers, URL credentials, signatures) as
+well. Where names are known (variables, options, keys of JSON), values are masked by name.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 _SECRET_VARIABLES = (
@@ -35,6 +39,12 @@ _SIGNATURE = re.compile(
 )
 _TOKENS = re.compile(r"\b(?:hf_[A-Za-z0-9]{8,}|ms-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b")
 
+_SECRET_NAME = re.compile(
+    r"KEY(?!WORD|BOARD)|TOKEN(?!S(?:_|$)|IZ|_THRESHOLD|_LIMIT)|SECRET|PASSW|PASSPHRASE|CREDENTIAL|_(?:AUTH|PASS|PWD)$",
+    re.IGNORECASE,
+)
+"""Not in names that count tokens or configure a tokenizer: MAX_TOKENS, TOKENIZERS_PARALLELISM."""
+
 _known: set[str] = set()
 
 
@@ -55,6 +65,49 @@ def redact(text: str) -> str:
     text = _COOKIE.sub(rf"\1{_MASK}", text)
     text = _SIGNATURE.sub(rf"\1{_MASK}", text)
     return _TOKENS.sub(_MASK, text)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable, an option or a key of this name holds a secret."""
+    return _SECRET_NAME.search(name.replace("-", "_")) is not None
+
+
+def has_credentials(value: str) -> bool:
+    """Whether a value is an address with a user and a password in it."""
+    return _CREDENTIALS.search(value) is not None
+
+
+def masked(value: Any) -> Any:
+    """A JSON value without its secrets: what a secret's key names, and secrets within texts."""
+    if isinstance(value, Mapping):
+        return {key: _MASK if is_secret(str(key)) and item else masked(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+def masked_arguments(arguments: Sequence[str]) -> list[str]:
+    """A command line without its secrets: values of options that are named so, and keys of JSON values."""
+    shown = []
+    secret = False
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument.startswith("-"):
+            secret = is_secret(name) and not equals
+            shown.append(f"{name}={_MASK if is_secret(name) else _masked_text(value)}" if equals else name)
+        else:
+            shown.append(_MASK if secret else _masked_text(argument))
+    return shown
+
+
+def _masked_text(text: str) -> str:
+    if text.startswith("{"):
+        try:
+            value = json.loads(text)
+            return text if masked(value) == value else json.dumps(masked(value))
+        except (ValueError, RecursionError):
+            pass
+    return redact(text)
 
 
 class _Filter(logging.Filter):

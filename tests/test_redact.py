@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from quantpipe import redact as module
-from quantpipe.redact import add_secret, guard_logger, redact
+from quantpipe.redact import add_secret, guard_logger, is_secret, masked_arguments, redact
 
 SECRET = "s3cr3tValue"
 
@@ -47,6 +47,49 @@ def test_tokens_of_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -
 def test_password_of_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://me:hunter22@proxy:3128")
     assert redact("the proxy refused hunter22") == "the proxy refused ***"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "VLLM_API_KEY",
+        "HF_TOKEN",
+        "pgpassword",
+        "--api-key",
+        "--hf_token",
+        "AWS_ACCESS_KEY_ID",
+        "DB_PASS",
+        "X_AUTH",
+    ],
+)
+def test_names_of_secrets(name: str) -> None:
+    assert is_secret(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "PATH",
+            "PWD",
+            "MAX_TOKENS",
+            "--max-num-batched-tokens",
+            "TOKENIZERS_PARALLELISM",
+            "--tokenizer-mode",
+        ),
+        *("VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD", "SSH_AUTH_SOCK", "--enable-auto-tool-choice"),
+        *("VLLM_ENABLE_PREGRAD_PASSES", "QUANTPIPE_PASS_ENVIRONMENT", "--kv-cache-dtype"),
+    ],
+)
+def test_names_of_no_secrets(name: str) -> None:
+    assert not is_secret(name)
+
+
+def test_a_command_line_without_its_secrets() -> None:
+    given = ["vllm", "--hf-token", "a", "b", "--x", "c", "--p=http://me:d@h", '{"token": "e", "n": 1}', "{no"]
+    shown = ["vllm", "--hf-token", "***", "***", "--x", "c", "--p=http://***@h"]
+    assert masked_arguments(given) == [*shown, '{"token": "***", "n": 1}', "{no"]
+    assert masked_arguments(plain := ["x", '{"a":1}']) == plain  # unchanged, not written anew
 
 
 def test_secret_that_a_client_found(monkeypatch: pytest.MonkeyPatch) -> None:

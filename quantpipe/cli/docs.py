@@ -12,11 +12,24 @@ import click
 
 from quantpipe.cli import cli
 from quantpipe.cli.json_docs import json_page
+from quantpipe.host.environment import CONTAINER_CLIENT, PASSED
 from quantpipe.settings import PROJECT_ROOT, Settings, default_text, flag, kind, variable
+
+_CHILDREN = """\
+## What children get of the environment
+
+The quantize worker, the smoke server, its benchmark and a container's client get these variables of the
+caller, what the recipe gives them (`smoke.serve.environment`), what `--pass-environment` names, and nothing
+else: no token of a hub or a cloud, no proxy. A name that looks like a secret, or an address with a password, is
+passed on only if `--pass-environment` names it. A container itself gets what the recipe gives, and nothing of
+the caller.
+
+| for | variables |
+|---|---|"""
 
 
 def settings_page() -> str:
-    """A row per setting."""
+    """A row per setting, and what children get of the environment."""
     lines = [
         "# Settings",
         "",
@@ -28,6 +41,9 @@ def settings_page() -> str:
     for name, field in Settings.model_fields.items():
         cells = [f"`{flag(name)}`", f"`{variable(name)}`", kind(name), default_text(name), field.description]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    lines += ["", *_CHILDREN.splitlines()]
+    for passed in (*PASSED, CONTAINER_CLIENT):
+        lines.append(f"| {passed.purpose} | {', '.join(f'`{name}`' for name in passed.names)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantpipe.cli.values import PlanJson, PruneJson, RollbackJson, RunJson, ShippedRecipeJson
 from quantpipe.errors import QuantpipeError
+from quantpipe.redact import masked, masked_arguments
 from quantpipe.text import age, human_bytes, human_seconds
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def outcome(recipe: Recipe, settings: Settings, result: RunResult) -> Rendered:
     value["digest"] = digest
     value["path"], value["pointer"] = str(generation), str(pointer)
     value["bytes"], value["source_bytes"] = figures.bytes, figures.source_bytes
-    value["serve"] = {"arguments": list(command.arguments), "environment": command.environment}
+    shown = command.to_json()
+    value["serve"] = {"arguments": shown["arguments"], "environment": shown["environment"]}
     share = 100 * figures.bytes / figures.source_bytes
     size = f"{human_bytes(figures.bytes)}, {share:.0f} % of {human_bytes(figures.source_bytes)} in BF16"
     lines = [f"{recipe.name}: {result.status}", f"  {pointer} -> {digest[:12]} ({size})"]
@@ -262,9 +264,10 @@ def recipes(shipped: Mapping[str, Path]) -> Rendered:
 
 
 def recipe(loaded: Recipe) -> Rendered:
-    """The recipe with its defaults, as YAML."""
+    """The recipe with its defaults, as YAML; without secrets of its serve profile."""
     import yaml
 
-    value = loaded.model_dump(mode="json")
+    value = masked(loaded.model_dump(mode="json"))
+    value["smoke"]["serve"]["extra_args"] = masked_arguments(loaded.smoke.serve.extra_args)
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
     return value, [f"# digest {loaded.digest()}", *text.splitlines()]

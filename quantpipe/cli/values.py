@@ -13,8 +13,8 @@ class ServeJson(TypedDict):
     """A command that starts a server.
 
     Attributes:
-        arguments: program and arguments.
-        environment: variables beyond those of the caller.
+        arguments: program and arguments; `***` in the place of secrets.
+        environment: variables beyond those of the caller; `***` in the place of secrets.
     """
 
     arguments: list[str]

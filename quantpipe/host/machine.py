@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from quantpipe.errors import PreflightError
-from quantpipe.host import cgroups, procfs
+from quantpipe.host import cgroups, environment, procfs
 
 NPU_DEVICES = Path("/dev")
 """Where the Ascend driver shows one davinci<N> per device."""
@@ -21,20 +18,6 @@ sys.path[:] = [entry for entry in sys.path if entry]
 import importlib.util
 print(*[name for name in sys.argv[1:] if importlib.util.find_spec(name) is None])
 """
-
-_OWN_PYTHON = ("PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
-
-
-def for_other_python(base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The caller's environment without variables that would point another interpreter at quantpipe's own.
-
-    PYTHONPATH stays, apart from entries of this environment: on Ascend hosts CANN's set_env.sh puts the
-    operator compiler there, without which torch_npu cannot run.
-    """
-    environment = {name: value for name, value in base.items() if name not in _OWN_PYTHON}
-    entries = environment.pop("PYTHONPATH", "").split(os.pathsep)
-    kept = [entry for entry in entries if entry and not Path(entry).is_relative_to(sys.prefix)]
-    return {**environment, "PYTHONPATH": os.pathsep.join(kept)} if kept else environment
 
 
 def memory_limit() -> int:
@@ -94,7 +77,7 @@ def require_interpreter(python: Path | None, variable: str, packages: tuple[str,
             text=True,
             timeout=60,
             check=True,
-            env=for_other_python(),
+            env=environment.for_child(),
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise PreflightError(

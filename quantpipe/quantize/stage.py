@@ -136,6 +136,7 @@ class QuantizeStage:
             log=context.run.logs / "quantize.log",
             run_id=context.run.id,
             stall_seconds=context.settings.stall_seconds,
+            passed=context.settings.pass_environment,
             console=context.console,
             threads=context.recipe.quantize.threads,
             grace=_LAYER_SECONDS if streaming else GRACE_SECONDS,

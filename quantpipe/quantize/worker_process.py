@@ -9,7 +9,7 @@ import select
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from quantpipe.errors import (
     RetryableError,
 )
 from quantpipe.host import cgroups, child, supervisor
-from quantpipe.host.machine import for_other_python
+from quantpipe.host.environment import for_child
 from quantpipe.quantize import worker_failures
 from quantpipe.quantize.worker.protocol import Job
 
@@ -69,6 +69,7 @@ def run(
     stall_seconds: float,
     console: Console,
     threads: int | None = None,
+    passed: Sequence[str] = (),
     grace: float = child.GRACE_SECONDS,
 ) -> WorkerReport:
     """Run a job in the interpreter `python` and wait for its end.
@@ -78,6 +79,7 @@ def run(
         log: receives the output of the worker and msmodelslim.
         stall_seconds: after so long without an event, CPU time or I/O the worker counts as hung.
         threads: CPU threads of torch; None leaves the choice to it.
+        passed: variables of the caller that it gets beyond those of `for_child`.
         grace: seconds that it gets to finish the layer in progress when quantpipe is asked to stop (SIGTERM).
 
     Raises:
@@ -91,7 +93,7 @@ def run(
     kills = cgroups.out_of_memory_kills()
     reading, writing = os.pipe()
     command = [str(python), str(WORKER), str(job_file), str(writing)]
-    environment = _environment(run_id, threads)
+    environment = _environment(run_id, threads, passed)
     with os.fdopen(reading, "rb", buffering=0) as pipe:
         try:
             worker = child.Child(
@@ -127,10 +129,10 @@ def _kill(worker: child.Child) -> None:
 
 
 def _environment(
-    run_id: str, threads: int | None = None, base: Mapping[str, str] = os.environ
+    run_id: str, threads: int | None, passed: Sequence[str], base: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """The user's environment without variables that break another interpreter."""
-    environment = for_other_python(base)
+    """What the worker needs of the user's environment: no token of a hub, no proxy."""
+    environment = for_child(passed, base)
     # The snapshot is complete and local: no hub is needed any more.
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     # Exactly so many: with fewer threads on a busy host a library would sum in another order.

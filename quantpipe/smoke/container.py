@@ -16,11 +16,13 @@ from pathlib import Path
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError
 from quantpipe.host import machine, orphans
+from quantpipe.host.environment import for_child
 from quantpipe.recipe.smoke import Smoke
+from quantpipe.redact import is_secret
 from quantpipe.settings import Settings
 from quantpipe.smoke.rules import DEVICES
 from quantpipe.smoke.server import Server, choose_port, running
-from quantpipe.smoke.server_command import ServerCommand, is_secret, smoke_command, with_key
+from quantpipe.smoke.server_command import ServerCommand, smoke_command, with_key
 
 IMAGES = {
     "a2": "quay.io/ascend/vllm-ascend:v0.21.0rc1",
@@ -116,7 +118,8 @@ class Containers:
             # A secret goes in the client's environment: command lines are visible to all, and in receipts.
             arguments += ["-e", name if name in secrets else f"{name}={value}"]
         arguments += [self.image, "bash", "-c", _SET_UP + 'exec "$@"', "vllm", *inner.arguments]
-        return ServerCommand(tuple(arguments), secrets, contained=True)
+        passed = self.settings.pass_environment
+        return ServerCommand(tuple(arguments), secrets, contained=True, passed=passed)
 
     @property
     def image(self) -> str:
@@ -150,6 +153,7 @@ class Containers:
             (*outside, self.engine, "exec", "-e", "OPENAI_API_KEY", _name(run_id), *inside),
             {},
             contained=True,
+            passed=self.settings.pass_environment,
         )
 
     def reap(self, wanted: Callable[[str], bool]) -> list[str]:
@@ -184,6 +188,7 @@ class Containers:
                 text=True,
                 timeout=_ENGINE_TIMEOUT_SECONDS,
                 check=True,
+                env=for_child(self.settings.pass_environment, container=True),
             )
         except subprocess.CalledProcessError as error:
             raise self._unusable(error.stderr.strip() or str(error)) from error

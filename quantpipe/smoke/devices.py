@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 
+from quantpipe.host.environment import for_child
+
 _ROW = re.compile(r"^\|\s*\d+\s+\d+\s*\|\s*(\d+)\s*\|[^|]*\|\s*(\d+)\s*\|$")
 _TIMEOUT_SECONDS = 20
 
@@ -16,7 +18,12 @@ def device_processes() -> dict[int, int]:
     """
     try:
         done = subprocess.run(
-            ["npu-smi", "info"], capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=True
+            ["npu-smi", "info"],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_SECONDS,
+            check=True,
+            env=for_child(),
         )
     except (OSError, subprocess.SubprocessError):
         return {}

@@ -89,7 +89,10 @@ class Process:
         del run_id  # passed in the environment, at the start
         program = self._program()
         python = self._python() if program is None else Path(program)
-        return smoke_command(self.smoke.launcher, python, checkpoint, self.smoke.serve, port, program=program)
+        command = smoke_command(
+            self.smoke.launcher, python, checkpoint, self.smoke.serve, port, program=program
+        )
+        return replace(command, passed=self.settings.pass_environment)
 
     @contextlib.contextmanager
     def serving(self, checkpoint: Path, log: Path, run_id: str, console: Console) -> Iterator[Server]:
@@ -109,7 +112,8 @@ class Process:
         start = (program,) if program else (str(self._python()), "-m", "vllm.entrypoints.cli.main")
         folder = ("--save-result", "--result-dir", str(result.parent), "--result-filename", result.name)
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-        return ServerCommand((*start, *arguments, *folder), environment)
+        passed = self.settings.pass_environment
+        return ServerCommand((*start, *arguments, *folder), environment, passed=passed)
 
     def reap(self, wanted: Callable[[str], bool]) -> list[str]:
         """By the run id in the environment of processes."""

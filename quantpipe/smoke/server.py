@@ -17,6 +17,7 @@ from quantpipe.host import orphans, procfs
 from quantpipe.host.cgroups import out_of_memory_kills
 from quantpipe.host.child import Child
 from quantpipe.recipe.smoke import Timeouts
+from quantpipe.redact import masked_arguments
 from quantpipe.smoke import scratch
 from quantpipe.smoke.client import opener
 from quantpipe.smoke.devices import device_processes
@@ -112,7 +113,13 @@ def running(
             with console.progress("smoke", None) as bar:
                 life.wait_until_ready(url, timeouts, bar)
             try:
-                yield Server(url, log, start, command.arguments, command.environment.get(API_KEY))
+                yield Server(
+                    url,
+                    log,
+                    start,
+                    tuple(masked_arguments(command.arguments)),
+                    command.environment.get(API_KEY),
+                )
             except SmokeError as error:
                 raise life.explained(error) from error
     except BaseException:

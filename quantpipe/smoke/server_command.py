@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from quantpipe.host.machine import for_other_python
+from quantpipe.host.environment import for_child
 from quantpipe.recipe.serve import Serve
 from quantpipe.recipe.smoke import Smoke
+from quantpipe.redact import add_secret, masked, masked_arguments
 
 API_KEY = "VLLM_API_KEY"
 """The variable by which vLLM's server requires a key: with each request below /v1."""
@@ -28,8 +29,6 @@ _OFFLINE = {
     "VLLM_LOGGING_LEVEL": "INFO",
 }
 """A smoke load uses no hub and reports no usage."""
-
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 
 _REHEARSAL = {
     # Unset, each worker takes most of the host's memory for its KV cache.
@@ -52,11 +51,6 @@ _REHEARSAL_RANKS = {
 }
 
 
-def is_secret(name: str) -> bool:
-    """Whether an environment variable of this name is a secret."""
-    return _SECRET.search(name) is not None
-
-
 @dataclass(frozen=True)
 class ServerCommand:
     """What starts a server.
@@ -65,30 +59,40 @@ class ServerCommand:
         arguments: program and arguments.
         environment: variables beyond those of the caller.
         contained: it is the client of a container engine; the server's files are in the container.
+        passed: variables of the caller that it gets beyond those of `for_child`.
     """
 
     arguments: tuple[str, ...]
     environment: dict[str, str]
     contained: bool = False
+    passed: tuple[str, ...] = ()
 
     def full_environment(self, run_id: str, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """The caller's environment with this command's added, without variables that break another Python."""
-        return {**for_other_python(base), **self.environment, "QUANTPIPE_RUN_ID": run_id}
+        """What its process gets: what it needs of the caller's environment, its own, and the run's id."""
+        inherited = for_child(self.passed, base, container=self.contained)
+        return {**inherited, **self.environment, "QUANTPIPE_RUN_ID": run_id}
 
-    def to_json(self) -> dict[str, object]:
-        """As a JSON object, for scripts: complete."""
-        return {"arguments": list(self.arguments), "environment": self.environment}
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object, for scripts: with `***` in the place of secrets."""
+        return {"arguments": masked_arguments(self.arguments), "environment": masked(self.environment)}
 
-    def describe(self) -> dict[str, object]:
-        """For events: without the values of secrets."""
-        shown = {name: "***" if is_secret(name) else value for name, value in self.environment.items()}
-        return {"command": list(self.arguments), "environment": shown}
+    def describe(self) -> dict[str, Any]:
+        """For events: without secrets as well."""
+        return {"command": masked_arguments(self.arguments), "environment": masked(self.environment)}
 
     def shell(self) -> str:
-        """The command as a person would type it, an option a line; a shell runs it as it is."""
-        exports = [f"export {name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        """The command as a person would type it, an option a line; a shell runs it as it is.
+
+        Secrets are not in it: the shell takes them from its own environment, and says so where it has none.
+        """
+        exports = [
+            f"export {name}={shlex.quote(value)}" if value == shown else f'export {name}="${{{name}:?}}"'
+            for (name, value), shown in zip(
+                self.environment.items(), masked(self.environment).values(), strict=True
+            )
+        ]
         lines: list[str] = []
-        for argument in map(shlex.quote, self.arguments):
+        for argument in map(shlex.quote, masked_arguments(self.arguments)):
             is_value = lines and not argument.startswith("--") and lines[-1].startswith("--")
             if is_value:
                 lines[-1] += f" {argument}"
@@ -182,6 +186,7 @@ def with_key(smoke: Smoke) -> Smoke:
     A key that the recipe gives stays. The caller's VLLM_API_KEY is for the caller's own servers only.
     """
     environment = {API_KEY: secrets.token_urlsafe(32), **smoke.serve.environment}
+    add_secret(environment[API_KEY])
     return smoke.model_copy(update={"serve": smoke.serve.model_copy(update={"environment": environment})})
 
 

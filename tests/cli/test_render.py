@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,20 @@ def test_show_puts_the_digest_on_top() -> None:
     recipe = load_recipe(RECIPES / "qwen3-32b-w8a8-rot.yaml")
     _, lines = render.recipe(recipe)
     assert lines[0] == f"# digest {recipe.digest()}"
+
+
+def test_secrets_of_a_serve_profile_are_not_shown(outcome: RunResult, tmp_path: Path) -> None:
+    """Neither in the serve command at the end of a run nor by `recipe show`, for people and as JSON."""
+    recipe = load_recipe(RECIPES / "qwen3-32b-w8a8-rot.yaml")
+    secretive = {"extra_args": ("--some-key", "geheim"), "environment": {"VLLM_API_KEY": "geheim", "A": "b"}}
+    serve = recipe.smoke.serve.model_copy(update=secretive)
+    recipe = recipe.model_copy(update={"smoke": recipe.smoke.model_copy(update={"serve": serve})})
+    for value, lines in (
+        render.outcome(recipe, Settings(store=tmp_path), outcome),
+        render.recipe(recipe),
+    ):
+        text = json.dumps(value) + "\n".join(lines)
+        assert "--some-key" in text and "VLLM_API_KEY" in text and "geheim" not in text
 
 
 def test_an_empty_store_has_words_too(tmp_path: Path) -> None:

@@ -87,19 +87,3 @@ def test_nothing_is_imported_to_find_it(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "explodes.py").write_text("raise SystemExit('imported')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     machine.require_interpreter(Path(sys.executable), "V", ("explodes",))
-
-
-def test_another_interpreter_gets_cann_s_path_and_nothing_of_ours() -> None:
-    own = str(Path(sys.prefix) / "lib" / "site-packages")
-    base = {
-        "PYTHONPATH": os.pathsep.join(["/usr/local/Ascend/tbe", own, "", "/opt/x"]),
-        "PYTHONHOME": "/x",
-        "VIRTUAL_ENV": sys.prefix,
-        "LD_LIBRARY_PATH": "/usr/local/Ascend/lib64",
-    }
-    assert machine.for_other_python(base) == {
-        "PYTHONPATH": os.pathsep.join(["/usr/local/Ascend/tbe", "/opt/x"]),
-        "LD_LIBRARY_PATH": "/usr/local/Ascend/lib64",
-    }
-    assert machine.for_other_python({"PYTHONPATH": own}) == {}
-    assert machine.for_other_python({}) == {}

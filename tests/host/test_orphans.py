@@ -133,6 +133,7 @@ def loader(tmp_path: Path, folder: Path, mark: str) -> Callable[..., subprocess.
     (checkpoint / "config.json").write_text("{}")
     script = str(Path(__file__).parents[1] / "smoke" / "fake_server.py")
     environment = {**os.environ, "SMOKE_TEST_MARK": mark, "TMPDIR": str(folder)}
+    environment["QUANTPIPE_PASS_ENVIRONMENT"] = "SMOKE_TEST_MARK"
 
     def load(probe: str, mode: str = "") -> subprocess.Popen[str]:
         command = [sys.executable, "-c", LOAD, script, str(checkpoint), probe, mode]

@@ -137,10 +137,13 @@ def test_its_environment_and_folder(worker: Worker, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("VIRTUAL_ENV", "/ours")
     monkeypatch.setenv("PYTHONPATH", "/usr/local/Ascend/tbe")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    worker(["environment"], FINISHED, threads=3)
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "MY_OWN", "MY_OTHER"):
+        monkeypatch.setenv(name, "x")
+    worker(["environment"], FINISHED, threads=3, passed=("MY_OWN",))
     told = worker.events()[0]
     environment = told["environment"]
     assert "VIRTUAL_ENV" not in environment
+    assert {name for name, value in environment.items() if value == "x"} == {"MY_OWN"}
     assert environment["PYTHONPATH"] == "/usr/local/Ascend/tbe"
     assert environment["HF_HUB_OFFLINE"] == environment["TRANSFORMERS_OFFLINE"] == "1"
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"

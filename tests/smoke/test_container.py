@@ -78,6 +78,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
         script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_DOCKER_FOLDER", str(folder))
+    monkeypatch.setenv("QUANTPIPE_PASS_ENVIRONMENT", "FAKE_DOCKER_*")
     server = [sys.executable, str(HERE / "fake_server.py"), "PORT", "rooted", str(CHECKPOINT)]
     monkeypatch.setenv("FAKE_DOCKER_SERVER", json.dumps(server))
     return Engine(folder)
@@ -85,7 +86,8 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(store=tmp_path / "store", serve_python=tmp_path / "none")
+    none = tmp_path / "none"
+    return Settings(store=tmp_path / "store", serve_python=none, pass_environment=("FAKE_DOCKER_*",))
 
 
 def containers(smoke: Smoke, settings: Settings) -> Containers:

@@ -57,6 +57,7 @@ def test_the_rehearsal_in_the_place_of_a_container_s_server(
     inside = ["/usr/bin/env", *variables, f"TMPDIR={folder}", f"SMOKE_TEST_MARK={mark}", *server]
     monkeypatch.setenv("PATH", f"{docker.parent}:/usr/bin:/bin")
     monkeypatch.setenv("FAKE_DOCKER_FOLDER", str(folder))
+    monkeypatch.setenv("QUANTPIPE_PASS_ENVIRONMENT", "FAKE_DOCKER_*")
     monkeypatch.setenv("FAKE_DOCKER_SERVER", json.dumps(inside))
     smoke = SMOKE.model_copy(update={"launcher": "docker", "hardware": "a3"})
     figures = smoke_load(

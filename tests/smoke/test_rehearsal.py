@@ -143,7 +143,9 @@ class Loads:
         began = time.monotonic()
         process = subprocess.Popen(
             [*self.command, "--port", str(port)],
-            env=environment(TMPDIR=str(self.folder), SMOKE_TEST_MARK=mark),
+            env=environment(
+                TMPDIR=str(self.folder), SMOKE_TEST_MARK=mark, QUANTPIPE_PASS_ENVIRONMENT="SMOKE_TEST_MARK"
+            ),
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -134,6 +134,8 @@ def test_it_runs_where_nothing_shadows_its_modules_with_the_given_environment(
     start: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIRTUAL_ENV", "/ours")
+    for name in ("HF_TOKEN", "MODELSCOPE_API_TOKEN", "VLLM_API_KEY", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "geheim")
     seen = tmp_path / "seen.json"
     with start("where", str(seen)):
         folder, environment = json.loads(seen.read_text())
@@ -141,6 +143,7 @@ def test_it_runs_where_nothing_shadows_its_modules_with_the_given_environment(
     assert environment["MARK"] == "set"
     assert environment["QUANTPIPE_RUN_ID"] == start.run_id
     assert "VIRTUAL_ENV" not in environment
+    assert "geheim" not in environment.values()
 
 
 def test_the_log_of_an_earlier_start_is_kept_and_not_blamed(start: Server) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 from quantpipe.recipe.load import load_recipe
@@ -139,12 +140,56 @@ def test_an_option_a_line() -> None:
 
 def test_the_full_environment() -> None:
     command = ServerCommand(("x",), {"A": "mine"})
-    base = {"A": "theirs", "B": "kept", "VIRTUAL_ENV": "/ours", "PYTHONPATH": "/usr/local/Ascend/tbe"}
+    base = {
+        "A": "theirs",
+        "LANG": "C",
+        "HF_TOKEN": "x",
+        "VIRTUAL_ENV": "/ours",
+        "PYTHONPATH": "/usr/local/Ascend/tbe",
+    }
     assert command.full_environment("run-1", base) == {
         "A": "mine",
-        "B": "kept",
+        "LANG": "C",
         "PYTHONPATH": "/usr/local/Ascend/tbe",
         "QUANTPIPE_RUN_ID": "run-1",
     }
     assert command.full_environment("r")["PATH"] == os.environ["PATH"]
+    assert replace(command, passed=("HF_*",)).full_environment("run-1", base)["HF_TOKEN"] == "x"
     assert command.to_json() == {"arguments": ["x"], "environment": {"A": "mine"}}
+
+
+SECRETIVE = Serve(
+    extra_args=(
+        "--some-token",
+        "geheim-1",
+        "--other-key=geheim-2",
+        "--x-config",
+        '{"a": {"api_key": "geheim-3"}}',
+    ),
+    additional_config={"password": "geheim-4", "max_tokens": 7},
+    environment={"VLLM_API_KEY": "geheim-5", "PROXY": "http://me:geheim-6@proxy", "MAX_TOKENS": "9"},
+)
+
+
+def test_secrets_are_in_nothing_that_is_printed() -> None:
+    command = serve_command("/x", SECRETIVE)
+    shown = [json.dumps(command.to_json()), json.dumps(command.describe()), command.shell()]
+    assert not [text for text in shown if "geheim" in text]
+    environment = command.to_json()["environment"]
+    assert environment == {"VLLM_API_KEY": "***", "PROXY": "http://***@proxy", "MAX_TOKENS": "9"}
+    assert command.to_json()["arguments"][-5:] == [
+        *("--some-token", "***", "--other-key=***", "--x-config"),
+        '{"a": {"api_key": "***"}}',
+    ]
+    assert "geheim-5" in command.full_environment("r").values()  # the server itself needs them
+
+
+def test_the_shell_takes_a_secret_from_its_own_environment() -> None:
+    serve = Serve(environment={"VLLM_API_KEY": "geheim", "PLAIN": "1"})
+    shown = ServerCommand(("env",), serve_command("/x", serve).environment).shell()
+    outer = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(["sh", "-c", shown], capture_output=True, text=True, env=outer, check=False)
+    assert done.returncode != 0 and "VLLM_API_KEY" in done.stderr
+    outer["VLLM_API_KEY"] = "mine"
+    done = subprocess.run(["sh", "-c", shown], capture_output=True, text=True, env=outer, check=True)
+    assert "VLLM_API_KEY=mine\n" in done.stdout and "PLAIN=1\n" in done.stdout
