@@ -20,9 +20,9 @@ _CHILDREN = """\
 
 The quantize worker, the smoke server, its benchmark and a container's client get these variables of the
 caller, what the recipe gives them (`smoke.serve.environment`), what `--pass-environment` names, and nothing
-else: no token of a hub or a cloud, no proxy. A name that looks like a secret, or an address with a password, is
-passed on only if `--pass-environment` names it. A container itself gets what the recipe gives, and nothing of
-the caller.
+else: no token of a hub or a cloud, no proxy. A name that looks like a secret, or an address with a password,
+is passed on only if `--pass-environment` names it. A container itself gets what the recipe gives, and nothing
+of the caller.
 
 | for | variables |
 |---|---|"""
