@@ -140,7 +140,7 @@ def run(
     settings, console = settings or Settings(), console or Console("quiet")
     store = Store.at(settings.store)
     stages = selection.stages()
-    published = store.published_receipts(recipe.name)
+    published = list(store.published_receipts(recipe.name))
     context = _context(recipe, settings, store, console)
     _reuse(context, selection, stages, published)
     if len(context.receipts) == len(stages):

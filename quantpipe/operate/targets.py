@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -13,7 +14,7 @@ from quantpipe.fetch.hashes import Hashes
 from quantpipe.fetch.snapshot import PRIVATE, FileReceipt, Snapshot
 from quantpipe.store import sealed
 from quantpipe.store.damaged import mark, marked, unmark
-from quantpipe.store.manifest import PROVENANCE, Manifest, Mismatch, glance
+from quantpipe.store.manifest import PROVENANCE, Manifest, Mismatch, compare_sizes, scan
 from quantpipe.store.store import Store
 from quantpipe.store.verified import FOLDER, Verified
 
@@ -75,7 +76,7 @@ class Target(Protocol):
 
 
 class GenerationTarget:
-    """A sealed checkpoint."""
+    """A sealed checkpoint, as it was at its last `glance`."""
 
     kind: Kind = "generation"
 
@@ -87,10 +88,11 @@ class GenerationTarget:
         self._inode = _inode(path)
         self._manifest, self._defects = _manifest(path)
         self._marked = marked(path)
+        self._wrong: list[Mismatch] = []
 
     def files(self) -> list[File]:
         """The manifest's, as far as their sizes are right; those that are marked count as never verified."""
-        wrong = {mismatch.path for mismatch in self._look()}
+        wrong = {mismatch.path for mismatch in self._wrong}
         doubtful = {mismatch.path for mismatch in self._marked}
         return [
             File(e.path, e.size, None if e.path in doubtful else self.verified.time(e.path))
@@ -100,24 +102,28 @@ class GenerationTarget:
 
     def glance(self) -> list[Mismatch]:
         """Names, sizes, modes, and whether the directory's name is the manifest's digest."""
-        found = self._look()
+        files, self._wrong = self._look()
+        if files is None or not self.same():
+            return self._wrong
         try:
-            return found + sealed.glance_at_modes(self.path)
-        except VerificationError as error:
-            return found or [Mismatch(Path(error.where or "").name, error.what)]
+            return self._wrong + sealed.compare_modes(self.path, files)
         except FileNotFoundError:
-            return found
+            return self._wrong
 
-    def _look(self) -> list[Mismatch]:
-        if self._defects:
-            return self._defects
+    def _look(self) -> tuple[Mapping[str, os.stat_result] | None, list[Mismatch]]:
+        """One pass over the files, None where there is none; and what is wrong with names and sizes."""
         try:
-            found = glance(self.path, self._manifest, exclude=(PROVENANCE,))
+            files = scan(self.path)
         except FileNotFoundError:
-            return []
+            return None, self._defects
         except VerificationError as error:
-            return [Mismatch(Path(error.where or "").name, error.what)]
-        return found + sealed.glance_at_name(self.path, self._manifest)
+            return None, self._defects or [Mismatch(Path(error.where or "").name, error.what)]
+        if self._defects:
+            return files, self._defects
+        content = {path: status for path, status in files.items() if path != PROVENANCE}
+        return files, compare_sizes(content, self._manifest) + sealed.glance_at_name(
+            self.path, self._manifest
+        )
 
     def check(self, path: str, on_bytes: OnBytes) -> Mismatch | None:
         """Against the manifest."""
@@ -137,7 +143,7 @@ class GenerationTarget:
     def intact(self, read: Iterable[str]) -> None:
         """Remove the mark, if all that it names was read or is gone from the manifest's point of view."""
         named = {mismatch.path for mismatch in self._marked}
-        if named and not (named & set(self._manifest.paths())) - set(read) and not self._look():
+        if named and not (named & set(self._manifest.paths())) - set(read) and not self._look()[1]:
             unmark(self.path)
 
     def same(self) -> bool:

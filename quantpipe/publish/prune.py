@@ -12,8 +12,9 @@ import glob
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,16 @@ def candidates(
     needed: set[Path] = set()
     unreadable = False
     for recipe in store.recipes():
+        runs = store.runs(recipe)
         try:
-            needed |= _needed_snapshots(store, recipe)
+            needed |= _needed_snapshots(store, recipe, runs)
             found += _expired(store, recipe, keep)
         except VerificationError as error:
             unreadable = True
             on_unreadable(
                 f"keeping all generations of {recipe} and all snapshots: {error.what}: {error.where}"
             )
-        old = [run for run in store.runs(recipe)[:-KEPT_RUNS] if not _running(run)]
+        old = [run for run in runs[:-KEPT_RUNS] if not _running(run)]
         found += [_candidate(store, "run", recipe, run.path) for run in old]
     found += _leftovers(store)
     return found if unreadable else found + _unneeded_snapshots(store, needed)
@@ -175,8 +177,8 @@ def _buried(path: Path, folder: Path, *, wanted: Callable[[], bool] = lambda: Fa
 
 def _expired(store: Store, recipe: str, keep: int) -> list[Candidate]:
     """Generations beyond `keep`, or beyond what the recipe itself wanted when it was last published."""
-    published = [receipts for receipts in store.published_receipts(recipe) if "publish" in receipts]
-    kept = max(keep, published[0].publish.figures.keep if published else 0)
+    published = (receipts for receipts in store.published_receipts(recipe) if "publish" in receipts)
+    kept = max([keep, *(receipts.publish.figures.keep for receipts in islice(published, 1))])
     expired = retention.expired(store, recipe, kept, grace=UNPUBLISHED_GRACE_SECONDS)
     return [_candidate(store, "generation", recipe, generation.path) for generation in expired]
 
@@ -185,10 +187,10 @@ def _running(run: RunDirectory) -> bool:
     return run.state().get("status") == "running"
 
 
-def _needed_snapshots(store: Store, recipe: str) -> set[Path]:
+def _needed_snapshots(store: Store, recipe: str, runs: Sequence[RunDirectory]) -> set[Path]:
     """The snapshots of the current generation and of runs that may be resumed."""
-    receipts = [published.get("fetch") for published in store.published_receipts(recipe)[:1]]
-    for run in store.runs(recipe)[-KEPT_RUNS:]:
+    receipts = [published.get("fetch") for published in islice(store.published_receipts(recipe), 1)]
+    for run in runs[-KEPT_RUNS:]:
         with contextlib.suppress(FileNotFoundError):  # another prune removes it
             receipts.append(run.load("fetch"))
     return {store.absolute(receipt.outputs.snapshot) for receipt in receipts if receipt is not None}
@@ -197,7 +199,9 @@ def _needed_snapshots(store: Store, recipe: str) -> set[Path]:
 def _is_needed(store: Store, snapshot: Path) -> bool:
     """Whether a receipt needs it; also where one cannot be read."""
     try:
-        return any(snapshot in _needed_snapshots(store, recipe) for recipe in store.recipes())
+        return any(
+            snapshot in _needed_snapshots(store, recipe, store.runs(recipe)) for recipe in store.recipes()
+        )
     except VerificationError:
         return True
 
@@ -258,10 +262,16 @@ def _candidate(store: Store, kind: str, recipe: str | None, path: Path) -> Candi
 
 def _sizes(path: Path) -> Iterator[int]:
     """Bytes of each file; what another prune has removed meanwhile has none."""
-    with contextlib.suppress(FileNotFoundError):
-        if not path.is_dir() or path.is_symlink():
+    folders = [str(path)]
+    if not path.is_dir() or path.is_symlink():
+        folders = []
+        with contextlib.suppress(FileNotFoundError):
             yield path.lstat().st_size
-    for folder, _, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                yield Path(folder, name).lstat().st_size
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as listed:
+            for entry in listed:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    with contextlib.suppress(FileNotFoundError):
+                        yield entry.stat(follow_symlinks=False).st_size

@@ -7,10 +7,10 @@ sorted by path, paths are relative and POSIX, and the digest depends on nothing 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypedDict
 
 from quantpipe.digest import OnBytes, digest_of, hash_file
@@ -36,8 +36,7 @@ class FileEntry:
     sha256: str
 
     def __post_init__(self) -> None:
-        pure = PurePosixPath(self.path)
-        if pure.is_absolute() or ".." in pure.parts or str(pure) != self.path or self.path == ".":
+        if not {"", ".", ".."}.isdisjoint(self.path.split("/")):
             raise VerificationError(
                 f"manifest path {self.path!r} is not a plain relative path",
                 hint="the manifest was made by something else or tampered with: do not trust the directory",
@@ -132,30 +131,34 @@ def list_files(root: Path, *, exclude: Iterable[str] = ()) -> list[str]:
         VerificationError: there is something that is neither a file nor a directory, such as a link.
         OSError: a directory is not there or cannot be read.
     """
-    skipped = set(exclude)
-    found = []
-    for directory, folders, files in os.walk(root, onerror=_raise):
-        base = Path(directory).relative_to(root)
-        folders[:] = sorted(f for f in folders if (base / f).as_posix() not in skipped)
-        for name in files:
-            relative = (base / name).as_posix()
-            if relative in skipped or name.startswith(TEMPORARY_PREFIX):
-                continue
-            found.append(relative)
-        for name in [*files, *folders]:
-            entry = Path(directory, name)
-            if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
-                raise VerificationError(
-                    "neither a plain file nor a directory",
-                    where=str(entry),
-                    hint="a checkpoint holds plain files only: replace links by what they point to",
-                )
-    return sorted(found)
+    return sorted(path for path, _ in _entries(root, set(exclude)))
 
 
-def _raise(error: OSError) -> None:
-    """Of itself os.walk() passes over what it cannot list, and a manifest would lack it without a word."""
-    raise error
+def scan(root: Path, *, exclude: Iterable[str] = ()) -> dict[str, os.stat_result]:
+    """The files as `list_files`, each with its status: one stat for each."""
+    found = {path: entry.stat(follow_symlinks=False) for path, entry in _entries(root, set(exclude))}
+    return dict(sorted(found.items()))
+
+
+def _entries(root: Path, skipped: set[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Regular files by relative path. Types come with the names: no stat is needed for them."""
+    folders = [("", str(root))]
+    while folders:
+        base, folder = folders.pop()
+        with os.scandir(folder) as listed:
+            for entry in listed:
+                path = base + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if path not in skipped:
+                        folders.append((f"{path}/", entry.path))
+                elif not entry.is_file(follow_symlinks=False):
+                    raise VerificationError(
+                        "neither a plain file nor a directory",
+                        where=entry.path,
+                        hint="a checkpoint holds plain files only: replace links by what they point to",
+                    )
+                elif path not in skipped and not entry.name.startswith(TEMPORARY_PREFIX):
+                    yield path, entry
 
 
 def build(root: Path, *, jobs: int, exclude: Iterable[str] = (), on_bytes: OnBytes | None = None) -> Manifest:
@@ -176,13 +179,17 @@ def build(root: Path, *, jobs: int, exclude: Iterable[str] = (), on_bytes: OnByt
 
 
 def glance(root: Path, manifest: Manifest, *, exclude: Iterable[str] = ()) -> list[Mismatch]:
-    """Compare a directory with its manifest by names and sizes: one stat for each file, nothing is read."""
-    present = set(list_files(root, exclude=exclude))
-    found = [Mismatch(path, "is not in the manifest") for path in present - set(manifest.paths())]
+    """Compare a directory with its manifest by names and sizes; nothing is read."""
+    return compare_sizes(scan(root, exclude=exclude), manifest)
+
+
+def compare_sizes(files: Mapping[str, os.stat_result], manifest: Manifest) -> list[Mismatch]:
+    """Compare the result of a `scan` with the manifest, by names and sizes."""
+    found = [Mismatch(path, "is not in the manifest") for path in files.keys() - set(manifest.paths())]
     for entry in manifest.entries:
-        if entry.path not in present:
+        if entry.path not in files:
             found.append(Mismatch(entry.path, "is missing"))
-        elif (size := (root / entry.path).stat().st_size) != entry.size:
+        elif (size := files[entry.path].st_size) != entry.size:
             found.append(Mismatch(entry.path, f"has {size:,} bytes instead of {entry.size:,}"))
     return sorted(found, key=lambda mismatch: mismatch.path)
 

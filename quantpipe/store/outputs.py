@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
+from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from quantpipe.store.quality import Quality
 from quantpipe.store.stages import StageName
 
 if TYPE_CHECKING:
+    from pydantic import TypeAdapter
     from typing_extensions import Self
 
 
@@ -45,16 +47,25 @@ class Record:
         Raises:
             VerificationError: a field is missing, or of another type.
         """
-        from pydantic import TypeAdapter, ValidationError  # slow to import, and most commands read no receipt
+        from pydantic import ValidationError  # slow to import, and most commands read no receipt
 
         try:
             # By way of JSON text: pydantic's strict rules take arrays for tuples only there.
-            record: Self = TypeAdapter(cls).validate_json(json.dumps(value), strict=True)
+            text = json.dumps(value)
+            record: Self = _adapter(cls).validate_json(text, strict=True)  # type: ignore[arg-type]
         except ValidationError as error:
             found = error.errors(include_url=False)[0]
             name = ".".join(str(part) for part in found["loc"])
             raise not_a_receipt(f"{name}: {found['msg']}" if name else found["msg"], where) from error
         return record
+
+
+@cache
+def _adapter(record: type[Record]) -> TypeAdapter[Any]:
+    """Made once: that takes 3 ms, and a store has thousands of receipts."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(record)
 
 
 class Output(Record):

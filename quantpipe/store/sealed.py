@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.digest import OnBytes, hash_file
 from quantpipe.errors import RetryableError, VerificationError
 from quantpipe.store.damaged import mark, marked
-from quantpipe.store.manifest import PROVENANCE, FileEntry, Manifest, Mismatch, glance, list_files
+from quantpipe.store.manifest import PROVENANCE, FileEntry, Manifest, Mismatch, glance
 from quantpipe.store.verified import Verified
 
 FILE_MODE = 0o444
@@ -52,17 +53,23 @@ def glance_at_name(checkpoint: Path, manifest: Manifest) -> list[Mismatch]:
     return [Mismatch(PROVENANCE, f"holds the manifest of {digest} instead of {checkpoint.name}")]
 
 
-def glance_at_modes(checkpoint: Path) -> list[Mismatch]:
-    """Files that are not 0444 and folders that are not 0755: somebody may write, or a server may not read."""
-    paths = list_files(checkpoint)
-    folders = {folder.as_posix() for path in paths for folder in Path(path).parents}
-    wanted = {**dict.fromkeys(paths, FILE_MODE), **dict.fromkeys({".", *folders}, FOLDER_MODE)}
-    found = []
-    for path, mode in sorted(wanted.items()):
-        actual = stat.S_IMODE((checkpoint / path).stat().st_mode)
-        if actual != mode:
-            found.append(Mismatch(path, f"has mode {actual:04o} instead of {mode:04o}"))
-    return found
+def compare_modes(checkpoint: Path, files: Mapping[str, os.stat_result]) -> list[Mismatch]:
+    """Files that are not 0444 and folders that are not 0755: somebody may write, or a server may not read.
+
+    Args:
+        files: of a `scan` of the checkpoint.
+    """
+    folders = {"."}
+    for path in files:
+        while path := path.rpartition("/")[0]:
+            folders.add(path)
+    modes = {path: (stat.S_IMODE(status.st_mode), FILE_MODE) for path, status in files.items()}
+    modes |= {path: (stat.S_IMODE((checkpoint / path).stat().st_mode), FOLDER_MODE) for path in folders}
+    return [
+        Mismatch(path, f"has mode {actual:04o} instead of {wanted:04o}")
+        for path, (actual, wanted) in sorted(modes.items())
+        if actual != wanted
+    ]
 
 
 def check_file(checkpoint: Path, entry: FileEntry, on_bytes: OnBytes | None = None) -> Mismatch | None:

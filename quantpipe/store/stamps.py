@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from quantpipe.errors import VerificationError
-from quantpipe.store.manifest import PROVENANCE, list_files
+from quantpipe.store.manifest import PROVENANCE, scan
 
 
 class Stamp(NamedTuple):
@@ -37,11 +37,10 @@ class Stamps:
     @classmethod
     def of(cls, checkpoint: Path) -> Stamps:
         """As they are now; the provenance, which is written last, is left out."""
-        found = {}
-        for path in list_files(checkpoint, exclude=(PROVENANCE,)):
-            status = (checkpoint / path).stat()
-            found[path] = Stamp(status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
-        return cls(found)
+        files = scan(checkpoint, exclude=(PROVENANCE,))
+        return cls(
+            {path: Stamp(s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns) for path, s in files.items()}
+        )
 
     def require_same(self, now: Stamps, checkpoint: Path, *, chmod: bool = False) -> None:
         """Check that nobody touched a file since.

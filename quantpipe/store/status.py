@@ -113,11 +113,13 @@ def _generation(generation: Generation) -> GenerationStatus:
 
 
 def _verified(generation: Generation) -> str | None:
+    verified = Verified.of_generation(generation.path)
+    if verified.never:
+        return None
     try:
-        paths = manifest_of(generation.path).paths()
+        since = verified.since(manifest_of(generation.path).paths())
     except (FileNotFoundError, VerificationError):
         return None
-    since = Verified.of_generation(generation.path).since(paths)
     return None if since is None else utc(since)
 
 

@@ -21,6 +21,7 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -140,10 +141,13 @@ class Store:
         In the order of `RunDirectory.began`: ids are made from clocks of hosts, which may be hours off.
         """
         folder = self.root / "runs" / recipe
-        if not folder.is_dir():
+        try:
+            with os.scandir(folder) as listed:
+                names = [entry.name for entry in listed if entry.name[0] != "." and entry.is_dir()]
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        found = [RunDirectory(path) for path in folder.iterdir() if not path.name.startswith(".")]
-        return sorted((run for run in found if run.path.is_dir()), key=lambda run: (run.began(), run.id))
+        found = [RunDirectory(folder / name) for name in names]
+        return sorted(found, key=lambda run: (run.began(), run.id))
 
     def recipes(self) -> list[str]:
         """The names of the recipes that have runs or checkpoints here."""
@@ -277,10 +281,16 @@ class Store:
             return Receipts()
         return Receipts.from_json(read_receipt_file(path), where=str(path))
 
-    def published_receipts(self, recipe: str) -> list[Receipts]:
-        """The receipts of all generations that were current, the present one's first, then the latest."""
+    def published_receipts(self, recipe: str) -> Iterator[Receipts]:
+        """The receipts of all generations that were current, the present one's first, then the latest.
+
+        Each is read when it is asked for: most callers need the first.
+
+        Raises:
+            VerificationError: as `load_receipts`.
+        """
         published = [g for g in self.generations(recipe) if g.rank is not None]
-        return [self.load_receipts(recipe, generation.digest) for generation in reversed(published)]
+        return (self.load_receipts(recipe, generation.digest) for generation in reversed(published))
 
 
 def _make_unchangeable(staging: Path, provenance: dict[str, Any], verified: Stamps | None) -> None:

@@ -37,6 +37,11 @@ class Verified:
         """The times of a generation's files."""
         return cls(checkpoint.parent / FOLDER / f"{checkpoint.name}.json")
 
+    @property
+    def never(self) -> bool:
+        """Whether no file was ever found right."""
+        return not self._files
+
     def time(self, path: str) -> float | None:
         """When the file `path` was last found right, seconds since the epoch; None for never."""
         return self._files.get(path)

@@ -1,15 +1,13 @@
 """A store as it is after years: many recipes, each with generations of many shards, sources and runs.
 
-All of it is written by the package's own writers, except that files of weights are sparse, and flushing is left
-out. The first recipe is a real one: its snapshot was really fetched, and its receipts have the keys of a run with
-nothing to do.
+All of it is written by the package's own writers; files of weights are sparse, and nothing is flushed. The
+first recipe is a real one: its snapshot was really fetched, and its receipts say that it is up to date.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,8 +18,6 @@ import yaml
 
 from helpers.commands import ROOT, TINY_RECIPE
 from helpers.receipts import (
-    MANIFEST,
-    QUANTIZE_FIGURES,
     SMOKE_FIGURES,
     STARTED,
     fetch_receipt,
@@ -43,21 +39,18 @@ from quantpipe.store.manifest import FileEntry, Manifest
 from quantpipe.store.outputs import (
     FetchedFile,
     FetchFigures,
-    FetchOutput,
-    Figures,
-    Output,
-    PublishFigures,
-    PublishOutput,
-    QuantizeOutput,
     SmokeOutput,
-    VerifyFigures,
-    VerifyOutput,
 )
 from quantpipe.store.receipt import FetchReceipt, Receipt, Receipts
 from quantpipe.store.sealed import record_verified
 from quantpipe.store.store import Store
 
-SMALL_FILES = ("config.json", "quant_model_description.json", "model.safetensors.index.json", "tokenizer.json")
+SMALL_FILES = (
+    "config.json",
+    "quant_model_description.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+)
 WEEK = 7 * 24 * 3600.0
 
 
@@ -182,7 +175,11 @@ def _settle(store: Store, recipe: Recipe) -> None:
     assert current is not None
     before = store.load_receipts(recipe.name, current.name)
     context = Context(
-        recipe, Settings(store=store.root), store, Console("quiet"), RunDirectory(store.root / "runs" / "none")
+        recipe,
+        Settings(store=store.root),
+        store,
+        Console("quiet"),
+        RunDirectory(store.root / "runs" / "none"),
     )
     for stage in Selection().stages():
         context.receipts[stage.name] = replace(before[stage.name], key=stage.key(context))

@@ -202,7 +202,7 @@ def test_nothing_is_current_before_the_first_publish(store: Store) -> None:
     sealed(store, "a")
     assert store.current(RECIPE) is None
     assert store.load_receipts(RECIPE, "a" * 64) == {}
-    assert store.published_receipts(RECIPE) == []
+    assert list(store.published_receipts(RECIPE)) == []
 
 
 def test_the_pointer_never_names_what_is_not_there(store: Store) -> None:
