@@ -16,12 +16,16 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from quantpipe import durable
 from quantpipe.errors import RecipeError
 from quantpipe.recipe.datasets import dataset_digest, load_prompts
-from quantpipe.recipe.shipped import Role, builtin
+from quantpipe.recipe.shipped import Role, builtin, is_file, is_folder
 
 HubName = Literal["modelscope", "huggingface", "local"]
 Content = TypeVar("Content")
+
+MAX_RECIPE_BYTES = 256 << 10
+"""Bytes of a recipe's file: the longest that ship have 3 KB."""
 
 WRONG_FILE = "wrong_file"
 """Type of a validation error that carries the RecipeError of a file (`ctx["error"]`)."""
@@ -56,7 +60,9 @@ class Loading:
             path = builtin(str(text), role) or Path(os.path.normpath(self.folder / Path(text).expanduser()))
         except RecipeError as error:
             raise _wrong(error) from error
-        if not (path.is_dir() if role == "source" else path.is_file()):
+        except RuntimeError:  # the home of an unknown user
+            path = Path(text)
+        if not (is_folder(path) if role == "source" else is_file(path)):
             raise PydanticCustomError("missing_file", "no such file or folder: {path}", {"path": str(path)})
         return path
 
@@ -112,14 +118,19 @@ Dataset = Annotated[
 """In the file a path, relative to the recipe's folder; in the loaded recipe the prompts."""
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, most: int = MAX_RECIPE_BYTES) -> str:
     """The text of a recipe or of a probes file.
 
+    Args:
+        most: bytes; a longer file is refused unread.
+
     Raises:
-        RecipeError: it is missing, cannot be read or is not UTF-8.
+        RecipeError: it is missing, cannot be read, is not UTF-8, too long, or a pipe or a device.
     """
+    if is_folder(path):
+        raise RecipeError("is a directory", where=str(path), hint="name a file in it")
     try:
-        return path.read_text("utf-8")
+        return durable.read_bytes(path, most=most).decode("utf-8")
     except FileNotFoundError:
         near = _similar_files(path)
         hint = f"did you mean {near}?" if near else "`quantpipe recipe list` lists the shipped ones"
@@ -128,6 +139,9 @@ def read_text(path: Path) -> str:
         raise RecipeError(
             f"not UTF-8 at byte {error.start}", where=str(path), hint="save it as UTF-8"
         ) from error
+    except ValueError as error:
+        hint = f"a plain file of at most {most:,} bytes is read"
+        raise RecipeError(f"the file {error}", where=str(path), hint=hint) from error
     except OSError as error:
         raise RecipeError(
             f"cannot be read: {error.strerror}", where=str(path), hint="check the path and its permissions"

@@ -87,6 +87,8 @@ class Recipe(Section):
         value = self.source.model_dump(mode="json")
         if self.source.hub == "local":
             del value["repo"]
+        if not self.source.unverified:  # the digests of recipes that are older than the key stay as they are
+            del value["unverified"]
         return value
 
     def _quantize_input(self) -> dict[str, Any]:

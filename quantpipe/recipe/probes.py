@@ -13,6 +13,8 @@ from quantpipe.recipe.files import read_named, read_text
 from quantpipe.recipe.problems import refusal
 from quantpipe.recipe.section import Section
 
+MAX_PROBES_BYTES = 4 << 20
+
 
 class Probe(Section):
     """A prompt for the loaded model.
@@ -41,11 +43,11 @@ def load_probes(path: Path) -> tuple[Probe, ...]:
         RecipeError: missing, not JSON, or not such a list.
     """
     try:
-        value = json.loads(read_text(path))
+        value = json.loads(read_text(path, most=MAX_PROBES_BYTES))
         return TypeAdapter(tuple[Probe, ...]).validate_python(value)
     except ValidationError as error:
         raise refusal(path, error.errors(), {}, Probe) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"not valid JSON: {error}", where=str(path), hint="fix the file") from error
 
 

@@ -43,16 +43,16 @@ def find_recipe(recipe: str | Path) -> Path:
         RecipeError: it can only be a name, and no shipped recipe has it.
     """
     path, name = Path(recipe), str(recipe)
-    if path.is_file():
+    if is_file(path):
         return path
     known = recipes()
     if name in known:
         return known[name]
-    if path.stem in known and not path.exists():
+    if path.stem in known and not _exists(path):
         hint = f"refer to a shipped recipe by its name: {path.stem}"
         raise RecipeError("no such file", where=name, hint=hint)
-    if _can_be_a_name(name) and not path.exists():
-        files_here = [f"{name}{ending}" for ending in (".yaml", ".yml") if Path(f"{name}{ending}").is_file()]
+    if _can_be_a_name(name) and not _exists(path):
+        files_here = [f"{name}{ending}" for ending in (".yaml", ".yml") if is_file(Path(f"{name}{ending}"))]
         raise RecipeError(
             f"no such file, and no shipped recipe is named {name}",
             hint=f"did you mean {files_here[0]}?" if files_here else _close_to(name, list(known)),
@@ -74,6 +74,29 @@ def builtin(text: str, role: Role) -> Path | None:
         names = ", ".join(_PREFIX + name for name in known)
         raise RecipeError(f"quantpipe ships no {role} named {text}", hint=f"available: {names}")
     return path
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a file; False for what no file can be named (too long, say)."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder; False for what no folder can be named."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _close_to(name: str, known: list[str]) -> str:

@@ -37,6 +37,7 @@ class Source(Section):
         revision: branch, tag or commit; None is the hub's default. Resolved to a commit before anything else.
         include: shell patterns of files to fetch; empty means all that serving and quantizing need.
         exclude: shell patterns of files never to fetch.
+        unverified: also take files for which the hub lists no hash, so that nothing vouches for their bytes.
     """
 
     hub: HubName = "huggingface"
@@ -44,6 +45,7 @@ class Source(Section):
     revision: str | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    unverified: bool = False
     _hub_is_named: bool = PrivateAttr(default=True)
 
     @property
@@ -76,4 +78,6 @@ class Source(Section):
             raise ValueError(f"repo {self.repo!r} is not of the form owner/name")
         if self.hub == "local" and self.revision is not None:
             raise ValueError("a local source has no revision: remove the key")
+        if self.hub == "local" and self.unverified:
+            raise ValueError("a local source is hashed here: remove `unverified`")
         return self

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +303,15 @@ def test_a_wrong_dataset_is_an_error_of_loading(folder: Path) -> None:
         ("name: a\n---\nname: b\n", ":2:1", "another document"),
         ("name: !!python/object:os.system a\n", ":1:7", "could not determine a constructor"),
         ("name: \x01\n", "", "special characters"),
+        ('"so\\eurce": a\n', ":1:1", "control character U+001B"),
+        ('source: {repo: "a/b\\0"}\n', ":1:16", "control character U+0000"),
+        ('name: "\\ud800"\n', ":1:7", "control character U+D800"),
+        ("name: &a {b: *a}\n", ":1:7", "contains itself"),
+        ("name: " + "[" * 1500, ":1:56", "more than 50 levels"),
+        ("- x\n" * 20_000, ":10000:3", "more than 10,000 values"),
+        ("name: !!set {a}\n", ":1:7", "no !!set"),
+        ("name: .inf\n", ":1:7", "not a finite number"),
+        ("name: 0x" + "f" * 40, ":1:7", "too large"),
     ],
 )
 def test_broken_yaml_is_told_with_its_place(folder: Path, text: str, place: str, said: str) -> None:
@@ -316,6 +327,44 @@ def test_broken_yaml_is_told_with_its_place(folder: Path, text: str, place: str,
 def test_odd_yaml_is_a_recipe_error_too(folder: Path, text: str) -> None:
     with pytest.raises(RecipeError):
         load_recipe(write(folder, text))
+
+
+def bomb(first: str, again: str) -> str:
+    """Anchors a to j; each of the others stands for ten of the one before."""
+    lines = [f"a: &a {first}"]
+    for before, name in zip("abcdefghi", "bcdefghij", strict=True):
+        lines.append(f"{name}: &{name} " + again.replace("...", ", ".join([f"*{before}"] * 10)))
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("text", [bomb("[1, 2]", "[...]"), bomb("{x: 1}", "{<<: [...]}")])
+def test_few_lines_that_stand_for_a_billion_values(folder: Path, text: str) -> None:
+    assert len(text) < 700
+    began = time.monotonic()
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(folder, text))
+    assert time.monotonic() - began < 1
+    assert "more than 10,000 values" in (caught.value.hint or "")
+
+
+def test_a_recipe_is_a_plain_file_of_a_plain_size(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.yaml")
+    for path in (folder / "pipe.yaml", Path("/dev/zero")):
+        with pytest.raises(RecipeError, match="not a plain file"):
+            load_recipe(path)
+    with pytest.raises(RecipeError, match="more than 262,144"):
+        load_recipe(write(folder, "#" * 300_000))
+    with pytest.raises(RecipeError):
+        load_recipe("x" * 5000)
+
+
+def test_paths_that_no_file_can_have(folder: Path) -> None:
+    for path in ("x" * 5000, "~nobody-has-this-name/x"):
+        text = GOOD.replace("data/smooth.json", path)
+        assert text != GOOD
+        with pytest.raises(RecipeError, match="1 problem") as caught:
+            load_recipe(write(folder, text))
+        assert "no such file" in caught.value.details[0]
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "- a\n- b\n", "just text\n"])
@@ -379,8 +428,14 @@ def test_each_file_of_a_recipe_is_opened_once(folder: Path, monkeypatch: pytest.
             opened.append(Path(file).name)
         return original(file, *args, **kwargs)
 
-    path = write(folder, GOOD)
+    def counting_descriptors(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).startswith(str(folder)):
+            opened.append(Path(path).name)
+        return original_descriptor(path, *args, **kwargs)
+
+    path, original_descriptor = write(folder, GOOD), os.open
     monkeypatch.setattr(io, "open", counting)
+    monkeypatch.setattr(os, "open", counting_descriptors)
     recipe = load_recipe(path)
     recipe.digest()
     recipe.stage_inputs()

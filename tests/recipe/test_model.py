@@ -41,6 +41,7 @@ DECIDES: list[tuple[str, Any]] = [
     ("source.revision", "v2"),
     ("source.include", ["*.safetensors"]),
     ("source.exclude", ["*.bin"]),
+    ("source.unverified", True),
     ("quantize.engine", "streaming"),
     ("quantize.rotate", False),
     ("quantize.anti_outlier", None),
