@@ -111,7 +111,11 @@ class Hub(Protocol):
         ...
 
     def read(self, repo: str, commit: str, path: str) -> bytes:
-        """The content of one small file, unchecked: for plans. Raises as `resolve` does."""
+        """The content of one small file, unchecked: for plans.
+
+        Raises:
+            ValueError: it is longer than `MAX_JSON_BYTES`, or no plain file; and as `resolve` does.
+        """
         ...
 
     def fetch(self, repo: str, commit: str, file: RemoteFile, sink: Sink) -> None:

@@ -12,7 +12,6 @@ first, since a rename keeps inode and mtime: an existing file without a receipt 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,10 +20,12 @@ from typing import Any
 
 from quantpipe import durable
 from quantpipe.checkpoint.fetched import FileHashes
+from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.digest import OnBytes
 from quantpipe.errors import VerificationError
 from quantpipe.fetch.hashes import Hashes
 from quantpipe.fetch.hub import RemoteFile
+from quantpipe.fetch.listing import listed_file, require_inside
 from quantpipe.store.manifest import FileEntry, Manifest
 
 PRIVATE = ".quantpipe"
@@ -134,10 +135,10 @@ class Snapshot:
         """The source manifest; None before `begin`.
 
         Raises:
-            VerificationError: it is not JSON.
+            VerificationError: it is not one.
         """
         try:
-            value = json.loads(self.manifest_path.read_text("utf-8"))
+            value = load_object(self.manifest_path)
             return {**value, "files": list(value["files"]), "complete": bool(value["complete"])}
         except FileNotFoundError:
             return None
@@ -152,16 +153,13 @@ class Snapshot:
         """
         value = self.manifest() or {"files": []}
         try:
-            files = tuple(RemoteFile(**file) for file in value.get("listed", value["files"]))
-            if not all(isinstance(file.path, str) and isinstance(file.size, int) for file in files):
-                raise TypeError("a path is not a string, or a size is not a number")
-        except TypeError as error:
+            return tuple(require_inside(listed_file(**file) for file in value.get("listed", value["files"])))
+        except (TypeError, ValueError, VerificationError) as error:
             raise self._no_manifest(error) from error
-        return files
 
     def _no_manifest(self, why: Exception) -> VerificationError:
         return VerificationError(
-            f"not a source manifest: {why!r}",
+            f"not a source manifest: {why}",
             where=str(self.manifest_path),
             hint="remove the snapshot's folder, then run again to fetch it anew",
         )
@@ -175,7 +173,7 @@ class Snapshot:
     def receipt(self, path: str) -> FileReceipt | None:
         """The receipt of a file; None where there is none, or where it is unreadable."""
         try:
-            return FileReceipt.from_json(json.loads(self.receipt_path(path).read_text("utf-8")))
+            return FileReceipt.from_json(load_object(self.receipt_path(path)))
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None
 

@@ -7,8 +7,9 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from quantpipe.checkpoint.names import SHARD_GLOB, SHARD_SUFFIX
-from quantpipe.errors import RecipeError, VerificationError
+from quantpipe.errors import RecipeError
 from quantpipe.fetch.hub import RemoteFile
+from quantpipe.fetch.listing import require_inside, require_storable
 from quantpipe.recipe.model import Recipe
 from quantpipe.stage import digest_of
 
@@ -48,11 +49,11 @@ def select(
 
     Raises:
         RecipeError: no safetensors file is left.
-        VerificationError: a path would lead out of the snapshot.
+        VerificationError, RecipeError: the listing has paths that the store cannot hold; see `listing`.
     """
     wanted = tuple(include)
     unwanted = tuple(exclude)
-    every = [_inside(file) for file in files]
+    every = require_inside(files)
     found = [
         file
         for file in every
@@ -68,6 +69,7 @@ def select(
             where="source",
             hint=_hint(every, wanted or unwanted),
         )
+    require_storable(found)
     return tuple(sorted(found))
 
 
@@ -88,18 +90,6 @@ def selector(recipe: Recipe) -> Select:
 def trusts_remote_code(recipe: Recipe) -> bool:
     """Whether the model's own Python code is wanted, for quantizing or for serving."""
     return recipe.quantize.trust_remote_code or recipe.smoke.serve.trust_remote_code
-
-
-def _inside(file: RemoteFile) -> RemoteFile:
-    """The file, unless its path leads out of the snapshot: the list comes from outside."""
-    pure = PurePosixPath(file.path)
-    if pure.is_absolute() or ".." in pure.parts or str(pure) != file.path or "\0" in file.path:
-        raise VerificationError(
-            f"the source lists {file.path!r}, which is not a plain relative path",
-            where="source",
-            hint="do not trust this repository or mirror; report it",
-        )
-    return file
 
 
 def _matches(path: str, patterns: Iterable[str]) -> bool:

@@ -6,16 +6,17 @@ What only a transfer needs is imported there: a no-op refresh stays quick.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from quantpipe.checkpoint.names import CONFIG
+from quantpipe.checkpoint.strict_json import load_object, parse_object
 from quantpipe.errors import VerificationError
 from quantpipe.fetch.hub import Hub, RemoteFile
 from quantpipe.fetch.hubs.choose import make_hub
 from quantpipe.fetch.hubs.local import LocalHub
+from quantpipe.fetch.listing import require_vouched, unvouched
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.snapshot import PRIVATE, Snapshot
 from quantpipe.fetch.source import Source
@@ -128,6 +129,8 @@ class FetchStage:
             snapshot.begin(files, self._about(context, source))
             if not isinstance(source.hub, LocalHub):
                 offline.remember(snapshot.path.parent, context.recipe.source.revision, source.commit)
+            if unverified := unvouched(files):
+                context.console.warning(_accepted(unverified, len(files)))
             fetched = fill(context, source, files, policy=self._retry_policy(context), deep=self._deep)
             sanity.check_weights(snapshot.path, [file.path for file in files])
             manifest = snapshot.finish(finished(snapshot, files))
@@ -140,6 +143,7 @@ class FetchStage:
                 bytes_transferred=sum(f.bytes_transferred for f in fetched),
                 seconds=round(time.monotonic() - started, 3),
                 retries=sum(f.retries for f in fetched),
+                unverified=tuple(unverified),
                 per_file=tuple(f.finished() for f in sorted(fetched, key=lambda f: f.path)),
             ),
             summary=f"{len(files)} files, {human_bytes(manifest.total_bytes)}",
@@ -177,12 +181,20 @@ class FetchStage:
         return self._source.hub if self._source else make_hub(context, selector(context.recipe))
 
     def _files(self, context: Context, source: Source) -> tuple[RemoteFile, ...]:
-        """The needed files; from the stored source manifest if there is one: a commit never changes."""
+        """The needed files; from the stored source manifest if there is one: a commit never changes.
+
+        Raises:
+            PreflightError: the hub lists some without a hash, and the recipe does not accept that.
+        """
+        accepted = context.recipe.source.unverified
         stored = source.snapshot.files()
-        if stored:
+        if stored and (accepted or not unvouched(stored)):
             return stored
         listed = self._ask(context, source.hub, lambda: source.hub.list(source.repo, source.commit))
-        return selector(context.recipe)(listed)
+        files = selector(context.recipe)(listed)
+        if not accepted:
+            require_vouched(files, source.describe())
+        return files
 
     def _snapshot(self, context: Context, hub: Hub, commit: str) -> Snapshot:
         folder = hub.folder(context.recipe.source.repo)
@@ -224,13 +236,17 @@ class FetchStage:
         file = next((f for f in files if f.path == CONFIG), None)
         if file is None:
             return None
-        if snapshot.finished(file) is not None:
-            text = (snapshot.path / file.path).read_bytes()
-        else:
-            repo = context.recipe.source.repo
-            text = self._ask(context, hub, lambda: hub.read(repo, commit, CONFIG))
-        try:
-            value = json.loads(text)
-        except ValueError:
-            return None
-        return value if isinstance(value, dict) else None
+        repo = context.recipe.source.repo
+        with contextlib.suppress(ValueError):
+            if snapshot.finished(file) is not None:
+                return load_object(snapshot.path / file.path)
+            return parse_object(self._ask(context, hub, lambda: hub.read(repo, commit, CONFIG)))
+        return None
+
+
+def _accepted(unverified: Sequence[str], files: int) -> str:
+    names = ", ".join([*unverified[:3], *["..."] * (len(unverified) > 3)])
+    return (
+        f"the hub lists no hash for {len(unverified):,} of {files:,} files, which source.unverified accepts: "
+        f"nothing vouches for the bytes of {names}"
+    )

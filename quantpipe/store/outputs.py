@@ -204,6 +204,7 @@ class FetchFigures(Figures):
         seconds: wall time of the stage.
         retries: of all files together.
         per_file: the same by file, sorted by path.
+        unverified: the files for which the hub listed no hash, which the recipe accepts; paths.
     """
 
     files: int
@@ -212,6 +213,7 @@ class FetchFigures(Figures):
     seconds: float
     retries: int
     per_file: tuple[FetchedFile, ...]
+    unverified: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -30,15 +30,22 @@ class HuggingFaceServer(HubServer):
     """The Hugging Face Hub's interface; its default branch is `main`.
 
     Args:
+        hashes: whether the list of files has hashes, which some mirrors lack.
         xet: say that large files are in Xet, and give out tokens for it. The storage itself is not
             simulated: requests for chunks meet the faults for `xet`, or HTTP 404.
     """
 
     def __init__(
-        self, repositories: dict[str, Repository], *, token: str | None = None, xet: bool = False
+        self,
+        repositories: dict[str, Repository],
+        *,
+        token: str | None = None,
+        xet: bool = False,
+        hashes: bool = True,
     ) -> None:
         super().__init__(repositories, token=token)
         self._xet = xet
+        self._hashes = hashes
 
     def environment(self) -> dict[str, str]:
         """HF_ENDPOINT, and no detours."""
@@ -91,6 +98,8 @@ class HuggingFaceServer(HubServer):
 
     def _sibling(self, repository: Repository, commit: str, path: str) -> dict[str, Any]:
         size, sha256, blob = repository.facts(commit, path)
+        if not self._hashes:
+            return {"rfilename": path, "size": size}
         entry: dict[str, Any] = {"rfilename": path, "size": size, "blobId": blob}
         if path.endswith(_LFS_SUFFIXES):
             entry["lfs"] = {"sha256": sha256, "size": size, "pointerSize": 135}
@@ -102,13 +111,23 @@ class ModelScopeServer(HubServer):
 
     Args:
         commits: whether the list of commits is there, which some mirrors lack.
+        hashes: whether the list of files has hashes, which some mirrors lack.
+        page: entries at which a list of files is cut off.
     """
 
     def __init__(
-        self, repositories: dict[str, Repository], *, token: str | None = None, commits: bool = True
+        self,
+        repositories: dict[str, Repository],
+        *,
+        token: str | None = None,
+        commits: bool = True,
+        hashes: bool = True,
+        page: int = 3000,
     ) -> None:
         super().__init__(repositories, token=token)
         self._commits = commits
+        self._hashes = hashes
+        self._page = page
 
     def environment(self) -> dict[str, str]:
         """MODELSCOPE_ENDPOINT."""
@@ -133,7 +152,7 @@ class ModelScopeServer(HubServer):
             return _data({"Commit": listed, "TotalCount": len(listed)})
         if commit is None:
             return _data(None, status=404, code=10010205001)
-        return _data({"Files": [self._entry(repository, commit, n) for n in repository.commits[commit]]})
+        return _data({"Files": self._listed(repository, commit, query)[: self._page]})
 
     def locate(self, path: str, query: dict[str, str]) -> tuple[Repository, str, str] | Answer | None:
         """`/api/v1/models/<repo>/repo?Revision=&FilePath=`."""
@@ -146,8 +165,21 @@ class ModelScopeServer(HubServer):
             return _data(None, status=404, code=10010205001)
         return repository, commit, name
 
+    def _listed(self, repository: Repository, commit: str, query: dict[str, str]) -> list[dict[str, Any]]:
+        """The files below `Root`; of a list that is not `Recursive`, those in it, and its folders."""
+        root = f"{query['Root']}/" if query.get("Root") else ""
+        below = sorted(path for path in repository.commits[commit] if path.startswith(root))
+        if query.get("Recursive") != "False":
+            return [self._entry(repository, commit, path) for path in below]
+        names = [path.removeprefix(root) for path in below]
+        folders = sorted({name.split("/")[0] for name in names if "/" in name})
+        files = [self._entry(repository, commit, root + name) for name in names if "/" not in name]
+        return [*files, *({"Path": f"{root}{name}", "Name": name, "Type": "tree"} for name in folders)]
+
     def _entry(self, repository: Repository, commit: str, path: str) -> dict[str, Any]:
         size, sha256, _ = repository.facts(commit, path)
+        if not self._hashes:
+            sha256 = ""
         name = path.rpartition("/")[2]
         return {"Path": path, "Name": name, "Size": size, "Sha256": sha256, "Type": "blob"}
 

@@ -192,6 +192,7 @@ def _provenance(context: Context, manifest: Manifest) -> dict[str, Any]:
             "hub": recipe.source.hub,
             "repo": recipe.source.repo,
             "commit": context.fetch.commit,
+            **_unverified(context),
         },
         "run": context.run.id,
         "created": now(),
@@ -200,3 +201,9 @@ def _provenance(context: Context, manifest: Manifest) -> dict[str, Any]:
         **accepted,
         "manifest": manifest.to_json(),
     }
+
+
+def _unverified(context: Context) -> dict[str, list[str]]:
+    """The files of the source for which the hub listed no hash; nothing where there are none, as usual."""
+    files = context.receipts.fetch.figures.unverified
+    return {"unverified": list(files)} if files else {}

@@ -23,7 +23,7 @@ from quantpipe.cli.json_fields import fields_of
 from quantpipe.smoke import bench, launchers
 from quantpipe.smoke.bench import BenchFigures
 from quantpipe.smoke.server_command import ServerCommand
-from quantpipe.store.outputs import QuantizeOutput, SmokeFigures
+from quantpipe.store.outputs import FetchFigures, QuantizeOutput, SmokeFigures
 from quantpipe.store.status import LastRun
 from quantpipe.store.store import DAMAGED_PREFIX, Store
 from quantpipe.verify.fidelity.result import Fidelity, ModuleError
@@ -113,6 +113,7 @@ def test_every_command_and_event_is_as_documented(
     # Only a worker that is interrupted or fails says so; quantize/worker/protocol.py lists it.
     rare = ("units", "differences", "message", "type", "action", "fault", "errno", "file")
     attached = {(values.ServerEvent, "url"), (SmokeFigures, "unverified")}
+    attached.add((FetchFigures, "unverified"))  # only of a recipe with source.unverified
     assert unseen == {*attached, *((values.WorkerMessage, name) for name in rare)}
 
 

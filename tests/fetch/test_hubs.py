@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import close_session
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, RecipeError, RetryableError, VerificationError
+from quantpipe.fetch.hubs import modelscope
 from quantpipe.fetch.policy import Policy
 from quantpipe.fetch.stage import FetchStage
 from quantpipe.stage import Context, Receipt, StageResult
 from quantpipe.store.outputs import FetchFigures, FetchOutput
 from quantpipe.store.receipt import FetchReceipt
+from quantpipe.testing.answers import Answer, json_answer
 from quantpipe.testing.faults import Fault, busy, gated
 from quantpipe.testing.hubs import HuggingFaceServer, ModelScopeServer
 from quantpipe.testing.origin import SIGNATURE
@@ -95,12 +98,12 @@ def start(
         monkeypatch.delenv(name, raising=False)
     with ExitStack() as stack:
 
-        def starter(kind: str, *, token: str | None = None, size: int = 200_000, **options: bool) -> Bench:
+        def starter(kind: str, *, token: str | None = None, size: int = 200_000, **options: Any) -> Bench:
             branch = "main" if kind == "huggingface" else "master"
             repositories = {REPO: Repository(dict(model_files(size=size)), branch=branch)}
             server: HubServer
             if kind == "huggingface":
-                server = HuggingFaceServer(repositories, token=token)
+                server = HuggingFaceServer(repositories, token=token, **options)
             else:
                 server = ModelScopeServer(repositories, token=token, **options)
             stack.enter_context(server)
@@ -512,3 +515,98 @@ def test_list_that_leads_out_of_the_snapshot(bench: Bench, tmp_path: Path) -> No
     with pytest.raises(VerificationError, match=r"evil\.json"):
         bench.fetch()
     assert not list(tmp_path.rglob("evil.json"))
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "modelscope"])
+def test_bytes_that_no_hash_vouches_for(start: Callable[..., Bench], kind: str, tmp_path: Path) -> None:
+    bench = start(kind, hashes=False)
+    bench.server.faults.append(Fault(files=SHARD, corrupt=True))  # which nothing could find
+    with pytest.raises(PreflightError, match="no hash for 6 of 6 files") as caught:
+        FetchStage(QUICK).plan(bench.context())
+    assert SHARD in caught.value.details
+    assert "source.unverified" in (caught.value.hint or "")
+    with pytest.raises(PreflightError, match="no hash"):
+        bench.fetch()
+    assert bench.server.sent() == 0
+    assert not list((tmp_path / "store" / "sources").rglob("manifest.json"))
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "modelscope"])
+def test_a_recipe_may_accept_what_no_hash_vouches_for(start: Callable[..., Bench], kind: str) -> None:
+    bench = start(kind, hashes=False)
+    receipt, result = bench.fetch(bench.context(unverified=True))
+    assert bench.snapshot(result) == FILES
+    assert set(result.figures.unverified) == set(FILES)
+    assert "nothing vouches for the bytes of config.json" in bench.log.getvalue()
+    assert FetchStage(QUICK).still_there(bench.context(unverified=True), receipt)
+    with pytest.raises(PreflightError, match="no hash"):
+        bench.fetch()  # another recipe does not inherit it
+
+
+def test_a_hub_with_hashes_vouches_for_what_was_fetched_from_a_mirror(start: Callable[..., Bench]) -> None:
+    bench = start("huggingface", hashes=False)
+    bench.server.faults.append(Fault(files=SHARD, corrupt=True, times=1))
+    _, mirrored = bench.fetch(bench.context(unverified=True))
+    assert bench.snapshot(mirrored) != FILES
+    bench.server._hashes = True  # type: ignore[attr-defined]
+    _, result = bench.fetch()
+    assert bench.snapshot(result) == FILES
+    assert result.figures.unverified == ()
+    assert result.figures.bytes_transferred == len(FILES[SHARD])
+
+
+def test_a_list_that_is_cut_off(start: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modelscope, "PAGE_ENTRIES", 8)
+    bench = start("modelscope", page=8)
+    more: dict[str, Content] = {f"extra/{name}/{i}.json": b"{}" for name in "abc" for i in range(4)}
+    bench.repository.commit({**FILES, **more}, branch="master")
+    _, result = bench.fetch()
+    assert bench.snapshot(result) == {**FILES, **more}
+    bench.repository.commit({**FILES, **{f"many/{i}.json": b"{}" for i in range(9)}}, branch="master")
+    with pytest.raises(PreflightError, match="more files than the hub lists"):
+        bench.fetch()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ([1, 2], "no list of files"),
+        ({"sha": "a" * 40, "siblings": [7], "Data": {"Files": [7]}}, "no list of files"),
+        (
+            {"sha": "a" * 40, "siblings": [{"rfilename": 7, "size": 1}], "Data": {"Files": [{"Path": 7}]}},
+            "path is 7",
+        ),
+        (
+            {
+                "sha": "a" * 40,
+                "siblings": [{"rfilename": "a.json", "size": "many", "blobId": "x"}],
+                "Data": {"Files": [{"Path": "a.json", "Size": "many"}]},
+            },
+            "with the size 'many'",
+        ),
+        (
+            {
+                "sha": "a" * 40,
+                "siblings": [{"rfilename": "a.json", "size": 1, "lfs": {"sha256": "../../x"}}],
+                "Data": {"Files": [{"Path": "a.json", "Size": 1, "Sha256": "../../x"}]},
+            },
+            "with the hash '../../x'",
+        ),
+    ],
+)
+def test_a_list_that_makes_no_sense(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, answer: object, said: str
+) -> None:
+    monkeypatch.setattr(bench.server, "api", lambda path, query: json_answer(answer))
+    with pytest.raises(PreflightError, match=said) as caught:
+        bench.fetch()
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("text", [b"<html>log in</html>", b"[" * 5000, b'{"a": ' * 3000 + b"1" + b"}" * 3000])
+def test_an_answer_of_something_else_is_asked_for_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, text: bytes
+) -> None:
+    monkeypatch.setattr(bench.server, "api", lambda path, query: Answer(200, {}, text))
+    with pytest.raises(RetryableError, match="did not answer in 4 attempts"):
+        bench.fetch()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from quantpipe.errors import RecipeError, VerificationError
@@ -75,3 +77,38 @@ def test_no_weights(files: list[str], options: dict[str, list[str]], hint: str) 
 def test_paths_that_lead_elsewhere(path: str) -> None:
     with pytest.raises(VerificationError):
         chosen("model.safetensors", path)
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        (["a.json", "a.json/b.json"], "beside 'a.json/b.json'"),
+        (["a.txt", "a.txt.json/b.json"], "beside 'a.txt.json/b.json'"),
+        ([f"{'x' * 300}.json"], "name of more than 200 bytes"),
+        (["/".join(["folder"] * 900) + "/x.json"], "longer than 1,000 bytes"),
+        (["model-\x1b]0;pwned\x07.json"], "printable"),
+        (["caf\udce9.json"], "printable"),
+        (["quantpipe.json"], "a checkpoint that quantpipe made"),
+        (["quantpipe.json/x.json"], "a checkpoint that quantpipe made"),
+        (["..json/../x.json"], "plain relative path"),
+    ],
+)
+def test_what_the_store_cannot_hold_is_refused(paths: list[str], said: str) -> None:
+    with pytest.raises((VerificationError, RecipeError), match=said) as caught:
+        chosen("model.safetensors", *paths)
+    assert caught.value.exit_code in (2, 3)
+    assert caught.value.hint
+    assert str(caught.value).isprintable()
+
+
+def test_what_is_left_out_need_not_fit() -> None:
+    assert chosen(
+        "model.safetensors", "quantpipe.json", "a.json/b.json", "a.json", exclude=["quantpipe*", "a*"]
+    )
+    assert chosen("model.safetensors", f"{'x' * 300}.bin", "caf\udce9.onnx")
+
+
+def test_a_listing_has_a_limit() -> None:
+    endless = (RemoteFile(f"{number}.bin", 1) for number in itertools.count())
+    with pytest.raises(VerificationError, match="more than 20,000 files"):
+        select(endless)

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub and its mirrors, via huggingface_hub.
+"""The Hugging Face Hub and its mirrors, by the addresses and the token of huggingface_hub.
 
 HF_ENDPOINT, HF_TOKEN (or the token that `hf auth login` stored) and HF_HUB_OFFLINE are read by the client
 when it is imported; proxies as everywhere. Files outside of LFS have a git blob id instead of a SHA-256.
@@ -6,23 +6,29 @@ when it is imported; proxies as everywhere. Files outside of LFS have a git blob
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
-from quantpipe.errors import PreflightError
-from quantpipe.fetch.hub import PassingFault, RemoteFile, Sink
-from quantpipe.fetch.hubs import http
+from quantpipe.fetch.hub import RemoteFile, Sink
+from quantpipe.fetch.hubs import answers, http
 from quantpipe.fetch.hubs.xet import Xet
+from quantpipe.fetch.listing import listed_file
 from quantpipe.redact import add_secret, guard_logger, redact
 
 if TYPE_CHECKING:
     import requests
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_ANSWER_SECONDS = 60.0
+
+
+class Info(NamedTuple):
+    """What the hub says about a repository at a revision."""
+
+    commit: str
+    files: tuple[RemoteFile, ...]
 
 
 class HuggingFaceHub:
@@ -32,7 +38,7 @@ class HuggingFaceHub:
     parallel = 8
 
     def __init__(self) -> None:
-        self._infos: dict[str, Any] = {}
+        self._infos: dict[str, Info] = {}
 
     @property
     def offline(self) -> bool:
@@ -59,24 +65,16 @@ class HuggingFaceHub:
     def resolve(self, repo: str, revision: str | None) -> str:
         """The commit of a branch, tag or commit; None is `main`."""
         info = self._info(repo, revision)
-        commit = str(info.sha)
-        if not _COMMIT.fullmatch(commit):  # it becomes a folder's name
-            raise PreflightError(
-                f"the hub returned {commit[:80]!r} instead of a commit for {repo}",
-                where=self.describe(repo),
-                hint="if HF_ENDPOINT names a mirror, it may not support this: use the hub itself",
-            )
-        self._infos[commit] = info
-        return commit
+        self._infos[info.commit] = info
+        return info.commit
 
     def list(self, repo: str, commit: str) -> tuple[RemoteFile, ...]:
         """The files at a commit: LFS files with SHA-256, the others with their git blob id."""
-        info = self._infos.get(commit) or self._info(repo, commit)
-        return tuple(sorted(self._file(repo, sibling) for sibling in info.siblings or ()))
+        return (self._infos.get(commit) or self._info(repo, commit)).files
 
     def read(self, repo: str, commit: str, path: str) -> bytes:
         """The content of a small file."""
-        return http.read_small(
+        return answers.read_small(
             self._session, self._url(repo, commit, path), {}, what=path, page=self.describe(repo)
         )
 
@@ -113,39 +111,36 @@ class HuggingFaceHub:
 
         return str(hf_hub_url(repo, path, revision=commit, endpoint=self.endpoint))
 
-    def _info(self, repo: str, revision: str | None) -> Any:
-        from huggingface_hub import HfApi, get_session
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
+    def _info(self, repo: str, revision: str | None) -> Info:
+        """Ask for commit and files. The client's own question has neither a limit nor a deadline."""
         what = repo if revision is None else f"{repo} at {revision}"
-        httpx = importlib.import_module(type(get_session()).__module__.partition(".")[0])
-        _ = self._session  # the token is known to redact() before anything can fail
-        try:
-            return HfApi(self.endpoint).model_info(
-                repo, revision=revision, files_metadata=True, timeout=_ANSWER_SECONDS
-            )
-        except HfHubHTTPError as error:
-            response = error.response
-            raise http.explain_status(
-                response.status_code, response.headers, what, self.describe(repo)
-            ) from None
-        except OfflineModeIsEnabled:
-            raise PreflightError(
-                "offline mode is on, but the source has to be looked up",
-                where=self.describe(repo),
-                hint="unset HF_HUB_OFFLINE, or use a store that already has the snapshot",
-            ) from None
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise PassingFault(redact(f"{what}: {type(error).__name__}: {error}")) from None
+        at = "" if revision is None else f"/revision/{quote(revision, safe='')}"
+        url = f"{self.endpoint}/api/models/{quote(repo)}{at}?blobs=true"
+        page = self.describe(repo)
+        answer = answers.read_small(self._session, url, {}, what=what, page=page)
+        return answers.understood(lambda: parse_info(answer), what, page)
 
-    def _file(self, repo: str, sibling: Any) -> RemoteFile:
-        if sibling.size is None:
-            raise PreflightError(
-                f"the hub does not report the size of {sibling.rfilename}",
-                where=self.describe(repo),
-                hint="if HF_ENDPOINT names a mirror, it may not support this: use the hub itself",
-            )
-        sha256 = sibling.lfs.sha256 if sibling.lfs is not None else None
-        return RemoteFile(
-            sibling.rfilename, int(sibling.size), sha256, None if sha256 is not None else sibling.blob_id
-        )
+
+def parse_info(answer: bytes) -> Info:
+    """Commit and files in an answer of `/api/models/<repo>`.
+
+    Raises:
+        PassingFault: it is not JSON: of a proxy, say.
+        ValueError: it says something else; a sentence without its subject.
+    """
+    value = answers.parse_answer(answer)
+    siblings = value.get("siblings") if isinstance(value, dict) else None
+    commit = value.get("sha") if isinstance(value, dict) else None
+    if not isinstance(siblings, list) or not all(isinstance(sibling, dict) for sibling in siblings):
+        raise ValueError("has no list of files")
+    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):  # it becomes a folder's name
+        raise ValueError(f"returned {commit!r:.80} instead of a commit")
+    return Info(commit, tuple(sorted((_file(sibling) for sibling in siblings), key=lambda file: file.path)))
+
+
+def _file(sibling: dict[str, Any]) -> RemoteFile:
+    lfs = sibling.get("lfs")
+    if lfs is None:
+        return listed_file(sibling.get("rfilename"), sibling.get("size"), None, sibling.get("blobId"))
+    sha256 = lfs.get("sha256") if isinstance(lfs, dict) else None
+    return listed_file(sibling.get("rfilename"), sibling.get("size"), sha256)

@@ -7,13 +7,13 @@ mtime and inode) are kept, in the receipts of snapshots and in a small table nex
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from quantpipe import durable
+from quantpipe.checkpoint.strict_json import MAX_JSON_BYTES, load
 from quantpipe.digest import OnBytes, hash_file
 from quantpipe.errors import RecipeError, VerificationError
 from quantpipe.fetch import sanity
@@ -108,7 +108,7 @@ class LocalHub:
 
     def read(self, repo: str, commit: str, path: str) -> bytes:
         """The content of a file."""
-        return (_root(repo) / path).read_bytes()
+        return durable.read_bytes(_root(repo) / path, most=MAX_JSON_BYTES)
 
     def origin(self, path: str) -> Stamp | None:
         """The stamp of the file in the directory, as it was listed."""
@@ -154,7 +154,7 @@ class LocalHub:
         known: Known = {}
         table = self._table(repo)
         try:
-            for path, size, mtime_ns, inode, sha256 in json.loads(table.read_text("utf-8")):
+            for path, size, mtime_ns, inode, sha256 in load(table):
                 known[path, Stamp(size, mtime_ns, inode)] = sha256
         except (FileNotFoundError, ValueError, TypeError):
             pass

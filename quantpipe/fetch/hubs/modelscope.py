@@ -1,4 +1,4 @@
-"""ModelScope, through modelscope-hub.
+"""ModelScope, by the addresses and the token of modelscope-hub.
 
 MODELSCOPE_ENDPOINT and MODELSCOPE_API_TOKEN (or the stored login) are read by the client. The client has
 no commits; the newest one of a revision comes from the hub's own list (`/api/v1/models/<repo>/commits`).
@@ -7,15 +7,16 @@ Where a mirror lacks that list, the digest of the file list, hashes included, is
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
-from quantpipe.errors import RecipeError
-from quantpipe.fetch.hub import PassingFault, RemoteFile, Sink
-from quantpipe.fetch.hubs import http
+from quantpipe.checkpoint import strict_json
+from quantpipe.errors import PreflightError, RecipeError
+from quantpipe.fetch.hub import RemoteFile, Sink
+from quantpipe.fetch.hubs import answers, http
+from quantpipe.fetch.listing import MAX_FILES, listed_file
 from quantpipe.redact import add_secret, guard_logger, redact
 from quantpipe.stage import digest_of
 
@@ -24,6 +25,24 @@ if TYPE_CHECKING:
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DEFAULT_REVISION = "master"
+
+PAGE_ENTRIES = 3000
+"""The hub cuts a list of files off there, silently (modelscope_hub.constants.REPO_FILES_TRUNCATION_LIMIT)."""
+
+MAX_PAGES = 100
+"""Questions for one list of files."""
+
+
+class Page(NamedTuple):
+    """One list of files, of a folder or of all below it.
+
+    Attributes:
+        full: it has as many entries as the hub lists: there may be more.
+    """
+
+    files: tuple[RemoteFile, ...]
+    folders: tuple[str, ...]
+    full: bool
 
 
 class ModelScopeHub:
@@ -57,13 +76,13 @@ class ModelScopeHub:
         return commit
 
     def list(self, repo: str, commit: str) -> tuple[RemoteFile, ...]:
-        """The files at a commit, all with SHA-256."""
+        """The files at a commit, with SHA-256."""
         return self._list(repo, self._revisions.get(commit, commit))
 
     def read(self, repo: str, commit: str, path: str) -> bytes:
         """The content of a small file."""
         url = self._url(repo, commit, path)
-        return http.read_small(self._session, url, {}, what=path, page=self.describe(repo))
+        return answers.read_small(self._session, url, {}, what=path, page=self.describe(repo))
 
     def fetch(self, repo: str, commit: str, file: RemoteFile, sink: Sink) -> None:
         """The bytes from `sink.offset` on, by a ranged request."""
@@ -112,49 +131,76 @@ class ModelScopeHub:
         query = urlencode({"Ref": revision, "PageNumber": 1, "PageSize": 1})
         url = f"{self._legacy.endpoint}/api/v1/models/{quote(repo)}/commits?{query}"
         try:
-            answer = http.read_small(
+            answer = answers.read_small(
                 self._session, url, {}, what=f"{repo} at {revision}", page=self.describe(repo)
             )
-            commit = json.loads(answer)["Data"]["Commit"][0]["Id"]
+            return parse_commit(answer)
         except RecipeError:  # no such list here, or no such repository: the file list will show which
             return None
-        except (ValueError, KeyError, TypeError, IndexError):
-            return None
-        return commit if isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
 
     def _list(self, repo: str, revision: str) -> tuple[RemoteFile, ...]:
-        listed = self._asked(repo, revision)
-        files = tuple(sorted(_file(info) for info in listed if not info.is_dir))
-        if not files:
+        """All files. A list has `PAGE_ENTRIES` at most: a folder with more is asked for folder by folder."""
+        found: dict[str, RemoteFile] = {}
+        waiting, asked = [""], 0
+        while waiting:
+            folder = waiting.pop()
+            page = self._page(repo, revision, folder)
+            if page.full and not (page := self._page(repo, revision, folder, recursive=False)).full:
+                waiting += page.folders
+            asked += 1
+            if page.full or asked > MAX_PAGES or len(found) + len(page.files) > MAX_FILES:
+                raise PreflightError(
+                    f"{repo} at {revision} has more files than the hub lists, or than quantpipe takes",
+                    where=self.describe(repo),
+                    hint="check source.repo: this is not a model repository",
+                )
+            found.update((file.path, file) for file in page.files)
+        if not found:
             raise RecipeError(
                 f"the hub lists no files for {repo} at {revision}",
                 where=self.describe(repo),
                 hint="check source.repo and source.revision in the recipe",
             )
-        return files
+        return tuple(found[path] for path in sorted(found))
 
-    def _asked(self, repo: str, revision: str) -> Any:
-        import requests
-        from modelscope_hub.errors import APIError, HubError
-
-        _ = self._session  # the token is known to redact() before anything can fail
-        what = f"{repo} at {revision}"
-        try:
-            return self._api.list_repo_files(repo, "model", revision=revision)
-        except APIError as error:
-            raise self._explained(error, repo, what) from None
-        except (HubError, requests.RequestException) as error:
-            raise PassingFault(redact(f"{what}: {type(error).__name__}: {error}")) from None
-
-    def _explained(self, error: Any, repo: str, what: str) -> Exception:
-        wait = getattr(error, "retry_after", None)
-        headers = {} if wait is None else {"Retry-After": str(wait)}
-        if error.status_code is None:
-            return PassingFault(redact(f"{what}: {error}"))
-        return http.explain_status(int(error.status_code), headers, what, self.describe(repo))
+    def _page(self, repo: str, revision: str, folder: str, *, recursive: bool = True) -> Page:
+        query = {"Revision": revision, "Recursive": str(recursive)} | ({"Root": folder} if folder else {})
+        url = f"{self._legacy.endpoint}/api/v1/models/{quote(repo)}/repo/files?{urlencode(query)}"
+        what, page = f"{repo} at {revision}", self.describe(repo)
+        answer = answers.read_small(self._session, url, {}, what=what, page=page)
+        return answers.understood(lambda: parse_page(answer), what, page)
 
 
-def _file(info: Any) -> RemoteFile:
-    sha256, blob = (str(value or "").lower() for value in (info.sha256, info.blob_id))
-    git_sha1 = blob if not sha256 and _COMMIT.fullmatch(blob) else None
-    return RemoteFile(info.path, int(info.size), sha256 or None, git_sha1)
+def parse_commit(answer: bytes) -> str | None:
+    """The newest commit in an answer of `.../commits`; None where it has none that looks like one."""
+    try:
+        commit = strict_json.parse(answer)["Data"]["Commit"][0]["Id"]
+    except (ValueError, KeyError, TypeError, IndexError):
+        return None
+    return commit if isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
+
+
+def parse_page(answer: bytes) -> Page:
+    """Files and folders in an answer of `.../repo/files`.
+
+    Raises:
+        PassingFault: it is not JSON.
+        ValueError: it says something else; a sentence without its subject.
+    """
+    value = answers.parse_answer(answer)
+    data = value.get("Data") if isinstance(value, dict) else value
+    entries = (data.get("Files") if isinstance(data, dict) else data) or []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("has no list of files")
+    files = [_file(entry) for entry in entries if entry.get("Type") != "tree"]
+    folders = [entry.get("Path") for entry in entries if entry.get("Type") == "tree"]
+    if not all(isinstance(folder, str) and folder for folder in folders):
+        raise ValueError("lists a folder without a path")
+    return Page(tuple(files), tuple(map(str, folders)), len(files) + len(folders) >= PAGE_ENTRIES)
+
+
+def _file(entry: dict[str, Any]) -> RemoteFile:
+    sha256, blob = entry.get("Sha256") or None, entry.get("BlobId")
+    git_sha1 = blob if not sha256 and isinstance(blob, str) and _COMMIT.fullmatch(blob) else None
+    sha256 = sha256.lower() if isinstance(sha256, str) else sha256
+    return listed_file(entry.get("Path"), entry.get("Size"), sha256, git_sha1)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from quantpipe import durable
+from quantpipe.checkpoint.strict_json import MAX_JSON_BYTES, load_object
 from quantpipe.errors import PreflightError
 from quantpipe.fetch.hub import RemoteFile, Sink
 from quantpipe.fetch.snapshot import Snapshot
@@ -57,7 +57,7 @@ class OfflineHub:
         """The content of a file that was fetched."""
         for snapshot in self._snapshots(commit):
             if (snapshot.path / path).is_file():
-                return (snapshot.path / path).read_bytes()
+                return durable.read_bytes(snapshot.path / path, most=MAX_JSON_BYTES)
         raise self._refusal(f"{path} was not fetched")
 
     def fetch(self, repo: str, commit: str, file: RemoteFile, sink: Sink) -> None:
@@ -82,9 +82,9 @@ class OfflineHub:
 def read_refs(folder: Path) -> dict[str, str]:
     """Revision to commit, as last resolved; empty if there is none."""
     try:
-        value = json.loads((folder / _REFS).read_text("utf-8"))
+        value = load_object(folder / _REFS)
         return {str(revision): str(commit) for revision, commit in value.items()}
-    except (FileNotFoundError, ValueError, AttributeError):
+    except (FileNotFoundError, ValueError):
         return {}
 
 

@@ -126,13 +126,14 @@ class Xet:
             access = self._access.get(refresh)
             if access is None or access.expires < time.time() + _TOKEN_MARGIN_SECONDS:
                 limits = (http.CONNECT_SECONDS, http.SILENCE_SECONDS)
-                answer = self._session.get(refresh, timeout=limits)
-                answer.raise_for_status()
-                access = _Access(
-                    answer.headers["X-Xet-Cas-Url"],
-                    answer.headers["X-Xet-Access-Token"],
-                    int(answer.headers["X-Xet-Token-Expiration"]),
-                )
+                with self._session.get(refresh, timeout=limits, stream=True) as answer:
+                    # All is in the headers: the body, of any length, is not read.
+                    answer.raise_for_status()
+                    access = _Access(
+                        answer.headers["X-Xet-Cas-Url"],
+                        answer.headers["X-Xet-Access-Token"],
+                        int(answer.headers["X-Xet-Token-Expiration"]),
+                    )
                 add_secret(access.token)
                 self._access[refresh] = access
             return access
