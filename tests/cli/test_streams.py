@@ -96,7 +96,7 @@ def test_no_control_character_of_a_recipe_reaches_the_terminal(tmp_path: Path) -
     path.write_text('name: tiny\n"k\\e]0;pwned\\a\\e[2J": 1\n')
     done = quantpipe("recipe", "check", path)
     assert done.status == 2
-    assert "pwned" in done.stderr
+    assert "recipe.yaml:2:1" in done.stderr and "U+001B" in done.stderr
     assert "\x1b" not in done.stderr and "\x07" not in done.stderr
 
 
