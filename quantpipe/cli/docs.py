@@ -13,6 +13,7 @@ import click
 from quantpipe.cli import cli
 from quantpipe.cli.json_docs import json_page
 from quantpipe.host.environment import CONTAINER_CLIENT, PASSED
+from quantpipe.recipe import refused
 from quantpipe.settings import PROJECT_ROOT, Settings, default_text, flag, kind, variable
 
 _CHILDREN = """\
@@ -26,6 +27,14 @@ of the caller.
 
 | for | variables |
 |---|---|"""
+
+_REFUSED = """\
+A recipe is code, and is reviewed like code: this is no sandbox, it keeps a reviewer from having to know each
+variable of the dynamic linker and each option of vLLM. What is listed here would run other code than vLLM's
+and the checkpoint's, or override what quantpipe sets; `quantpipe recipe check` refuses it, with file, line
+and key. Options are recognized in each form that vLLM accepts: `--a_b`, an unambiguous beginning, `--no-X`,
+`--x=1`, `--x.key 1`. Of short options only `-O`, `-pp`, `-pcp`, `-dcp`, `-sc`, `-dc` and `-ac` are accepted.
+"""
 
 
 def settings_page() -> str:
@@ -78,7 +87,30 @@ def _paragraph(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-PAGES = {"settings.md": settings_page, "commands.md": commands_page, "json.md": json_page}
+def refused_page() -> str:
+    """What a recipe may not set, a table per kind."""
+    lines = ["# What a recipe may not set", "", *_REFUSED.splitlines()]
+    for title, rows in refused.TABLES.items():
+        lines += ["", f"## {title}", "", "| names | reason | instead |", "|---|---|---|"]
+        for row in rows:
+            names = ", ".join(f"`{name}`" for name in row.names)
+            lines.append(f"| {names} | {row.reason} | {row.instead} |")
+    lines += ["", "## Values", "", "| option | only |", "|---|---|"]
+    lines += [f"| `{name}` | {', '.join(map(_code, values))} |" for name, values in refused.VALUES.items()]
+    lines.append(f"| options of a mount | {', '.join(map(_code, refused.MOUNT_OPTIONS))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+PAGES = {
+    "settings.md": settings_page,
+    "refused.md": refused_page,
+    "commands.md": commands_page,
+    "json.md": json_page,
+}
 
 
 def main(folder: Path = PROJECT_ROOT / "docs") -> None:

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from quantpipe.errors import RecipeError
 from quantpipe.recipe.files import WRONG_FILE
+from quantpipe.recipe.guard import REFUSED
 
 Location = tuple[str | int, ...]
 Lines = Mapping[Location, int]
@@ -68,7 +69,7 @@ def _messages(error: ErrorDetails, model: type[BaseModel]) -> Iterator[str]:
         yield "unknown key" + (f", did you mean `{near[0]}`?" if near else "")
     elif kind == "missing":
         yield "this key is required"
-    elif kind == "missing_file":
+    elif kind in ("missing_file", REFUSED):
         yield error["msg"]
     else:
         yield _with_input(error["msg"].removeprefix("Value error, "), error.get("input"))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from quantpipe.recipe import guard
 from quantpipe.recipe.section import Section
+from quantpipe.redact import add_secret, is_secret, masked_arguments
+
+_SHORTEST_SECRET = 8
+"""Characters; what is shorter (`true`, `none`) is masked by its name only, and not wherever it occurs."""
 
 
 def _any_scalar(schema: dict[str, Any]) -> None:
@@ -33,11 +38,11 @@ class Serve(Section):
         hf_overrides: passed as JSON; YaRN goes here as `rope_parameters`.
         compilation_config: passed as JSON.
         additional_config: passed as JSON; vllm-ascend's own switches.
-        extra_args: further options, passed unchanged.
-        environment: environment variables of the server.
+        extra_args: further options, passed unchanged; not those of docs/refused.md.
+        environment: environment variables of the server; not those of docs/refused.md.
     """
 
-    served_model_name: str = "qwen3"
+    served_model_name: str = Field(default="qwen3", pattern=r"^[^-\s]")  # no option
     tensor_parallel_size: int = Field(default=1, ge=1)
     data_parallel_size: int = Field(default=1, ge=1)
     enable_expert_parallel: bool = False
@@ -63,3 +68,32 @@ class Serve(Section):
         if not isinstance(value, dict):
             return value
         return {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}
+
+    @field_validator("environment")
+    @classmethod
+    def _variables_are_allowed(cls, value: dict[str, str]) -> dict[str, str]:
+        guard.require_none(guard.refused_variables(tuple(value)))
+        return value
+
+    @field_validator("extra_args")
+    @classmethod
+    def _options_are_allowed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        guard.require_none(guard.refused_options(value))
+        return value
+
+    @field_validator("hf_overrides", "compilation_config", "additional_config")
+    @classmethod
+    def _keys_are_allowed(cls, value: dict[str, Any]) -> dict[str, Any]:
+        guard.require_none(guard.refused_keys(value))
+        return value
+
+    @model_validator(mode="after")
+    def _secrets_are_known(self) -> Serve:
+        """Whatever prints them: the log of a server, the message of an error."""
+        found = [value for name, value in self.environment.items() if is_secret(name)]
+        pairs = zip(self.extra_args, masked_arguments(self.extra_args), strict=True)
+        found += [given.rpartition("=")[2] for given, shown in pairs if shown.endswith("***")]
+        for value in found:
+            if len(value) >= _SHORTEST_SECRET:
+                add_secret(value)
+        return self

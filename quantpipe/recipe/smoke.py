@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
 
+from quantpipe.recipe import guard
 from quantpipe.recipe.probes import Probe, ProbesFile
 from quantpipe.recipe.section import Section
 from quantpipe.recipe.serve import Serve
@@ -36,13 +37,20 @@ class Container(Section):
         image: None takes the tutorial's image for the hardware.
         devices: numbers of the devices to map; empty maps all devices of the hardware.
         shm_size: size of /dev/shm, in the container engine's notation.
-        mounts: further `source:target[:options]`, in the container engine's notation.
+        mounts: further `source:target[:options]`; source is an absolute path or the name of a volume, options
+            are ro, rw, z, Z; not those of docs/refused.md.
     """
 
-    image: str | None = Field(default=None, min_length=1)
+    image: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")
     devices: tuple[Annotated[int, Field(ge=0)], ...] = ()
     shm_size: str = Field(default="1g", pattern=r"^\d+[bkmg]?$")
     mounts: tuple[str, ...] = ()
+
+    @field_validator("mounts")
+    @classmethod
+    def _mounts_are_allowed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        guard.require_none(guard.refused_mounts(value))
+        return value
 
 
 class Bench(Section):

@@ -7,6 +7,7 @@ Qwen3-235B-A22B. The checkpoint is mounted read-only, at the same path as outsid
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,9 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantpipe.console import Console
-from quantpipe.errors import PreflightError
+from quantpipe.errors import PreflightError, RecipeError
 from quantpipe.host import machine, orphans
 from quantpipe.host.environment import for_child
+from quantpipe.recipe.guard import refused_source
 from quantpipe.recipe.smoke import Smoke
 from quantpipe.redact import is_secret
 from quantpipe.settings import Settings
@@ -77,6 +79,7 @@ class Containers:
                 where="smoke.launcher",
                 hint="install it, or use launcher native in an environment with vllm-ascend",
             )
+        self._require_mounts()
         self._ask("version")
         self._require_image()
         machine.require_npu("smoke.launcher")
@@ -102,8 +105,29 @@ class Containers:
                 details=[error.what],
             ) from error
 
+    def _require_mounts(self) -> None:
+        """As the recipe's check, with what links on this host lead to, and with the place of the checkpoint.
+
+        Raises:
+            RecipeError: a mount shows too much of the host, or would hide what is to be tested.
+        """
+        for mount in self.smoke.container.mounts:
+            source, target, *_ = mount.split(":")
+            what = refused_source(source, os.path.realpath) if source.startswith("/") else None
+            inside, visible = Path(os.path.normpath(target)), self.visible
+            if inside.is_relative_to(visible) or visible.is_relative_to(inside):
+                what = f"{target} would hide the checkpoint that is to be tested, in {visible}"
+            if what is not None:
+                hint = "change or remove the mount; docs/refused.md lists what is refused"
+                raise RecipeError(what, where=f"smoke.container.mounts: {mount}", hint=hint)
+
     def command(self, checkpoint: Path, port: int, run_id: str) -> ServerCommand:
-        """`docker run` in the foreground: its output is the log, its end the server's end."""
+        """`docker run` in the foreground: its output is the log, its end the server's end.
+
+        Raises:
+            RecipeError: as `_require_mounts`.
+        """
+        self._require_mounts()
         inner = smoke_command("native", Path(), checkpoint, self.smoke.serve, port, program="vllm")
         container = self.smoke.container
         arguments = [self.engine, "run", "--rm", "--name", _name(run_id), "--label", f"{LABEL}={run_id}"]

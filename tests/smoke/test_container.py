@@ -18,7 +18,7 @@ from helpers.commands import ROOT
 from helpers.processes import processes_of
 
 from quantpipe.console import Console
-from quantpipe.errors import PreflightError
+from quantpipe.errors import PreflightError, RecipeError
 from quantpipe.host import machine
 from quantpipe.recipe.load import load_recipe
 from quantpipe.recipe.probes import Probe
@@ -141,6 +141,19 @@ def test_the_recipe_changes_image_devices_memory_and_mounts(settings: Settings) 
     assert "mine:1" in arguments and "--shm-size=16g" in arguments
     assert values(arguments, "--device")[:3] == ["/dev/davinci8", "/dev/davinci9", "/dev/davinci_manager"]
     assert values(arguments, "-v")[-1] == "/cache:/root/.cache"
+
+
+def test_a_link_does_not_lead_around_the_check_of_mounts(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "harmless").symlink_to("/")
+    for mount, said in (
+        (f"{tmp_path}/harmless:/host", "a whole part of the host"),
+        ("/data:/store/models", "would hide the checkpoint"),
+        ("/data:/store", "would hide the checkpoint"),
+        ("/data:/x/../store/models/m/checkpoint", "would hide the checkpoint"),
+    ):
+        smoke = SMOKE.model_copy(update={"container": Container(mounts=(mount,))})
+        with pytest.raises(RecipeError, match=said):
+            containers(smoke, settings).command(CHECKPOINT, 1, "r")
 
 
 def test_a_secret_is_in_no_command_line_and_in_no_event(settings: Settings) -> None:
