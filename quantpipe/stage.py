@@ -59,11 +59,13 @@ class FetchPlan(StagePlan):
         source_bytes: of the snapshot, including what is already there.
         missing_files: how many have to be fetched.
         config: the model's parsed config.json; None where it is not available.
+        commit: of the source; None where a directory has to be hashed first.
     """
 
     source_bytes: int = 0
     missing_files: int = 0
     config: dict[str, Any] | None = None
+    commit: str | None = None
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,7 @@ def statuses(recipes: Sequence[RecipeStatus]) -> Rendered:
                 f"  {generation.digest[:12]}  sealed {generation.sealed}  {verified}  {generation.state}"
             )
             lines += [f"    damaged: {problem}" for problem in generation.damaged]
+        lines += [f"  warning: {text}" for text in recipe.warnings]
         if recipe.run is not None:
             lines.append(f"  last run {recipe.run['id']}: {recipe.run['status']}")
             if recipe.run.get("error"):

@@ -91,6 +91,7 @@ class FetchStage:
             source_bytes=total,
             missing_files=len(missing),
             config=self._config(context, hub, commit, snapshot, files),
+            commit=commit or None,
         )
 
     def preflight(self, context: Context) -> None:

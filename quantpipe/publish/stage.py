@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from quantpipe.digest import digest_of
 from quantpipe.errors import QuantpipeError, VerificationError
 from quantpipe.publish import retention
 from quantpipe.stage import Context, StageName, StagePlan, StageResult
-from quantpipe.store import folders
+from quantpipe.store import folders, succession
 from quantpipe.store.history import Move
 from quantpipe.store.outputs import PublishFigures, PublishOutput
 from quantpipe.store.receipt import PublishReceipt
+from quantpipe.store.succession import Origin
 
 UNPUBLISHED_GRACE_SECONDS = 7 * 24 * 3600.0
 """A sealed but unpublished generation may belong to a run that is still at its smoke load."""
@@ -41,7 +43,7 @@ class PublishStage:
             self.name,
             "run",
             f"{store.pointer(recipe.name).path}, keeping {recipe.publish.keep} generations",
-            notes=_readers(store.model(recipe.name), store.root),
+            notes=(*_readers(store.model(recipe.name), store.root), *_oddities(context)),
         )
 
     def preflight(self, context: Context) -> None:
@@ -66,11 +68,12 @@ class PublishStage:
             _require_intact(context, store.generation(name, digest))
         store.save_receipts(name, digest, context.receipts)
         context.require_lease()
-        store.pointer(name).move(Move.of_now(digest, "publish", previous=before, run=context.run.id))
+        odd = _oddities(context)
+        store.pointer(name).move(_move(context))
         retention.release(store, name, digest)
         return StageResult(
             PublishOutput(digest),
-            PublishFigures(before, context.recipe.publish.keep),
+            PublishFigures(before, context.recipe.publish.keep, odd),
             f"current -> {digest[:12]}",
         )
 
@@ -79,6 +82,30 @@ class PublishStage:
         name, digest = context.recipe.name, receipt.outputs.digest
         current = context.store.current(name)
         return (current is not None and current.name == digest) or retention.held(context.store, name, digest)
+
+
+def _move(context: Context) -> Move:
+    origin = _origin(context)
+    move = Move.of_now(context.verify.digest, "publish", previous=context.pointed, run=context.run.id)
+    return replace(
+        move, recipe=origin.recipe, source=origin.source, commit=origin.commit, pinned=origin.pinned
+    )
+
+
+def _origin(context: Context) -> Origin:
+    """What the run is made from, as far as it is known: before the fetch, by its plan."""
+    source, commit = context.recipe.source, None
+    if "fetch" in context.receipts:
+        commit = context.fetch.commit
+    elif "fetch" in context.plans:
+        commit = context.plans.fetch.commit
+    pinned = commit is not None and source.revision == commit
+    return Origin(context.recipe.digest(), f"{source.hub}:{source.repo}", commit, pinned)
+
+
+def _oddities(context: Context) -> tuple[str, ...]:
+    history = context.store.pointer(context.recipe.name).history
+    return succession.oddities(succession.publishes(history), _origin(context))
 
 
 def _readers(model: Path, root: Path) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import os
 import platform
 import re
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +45,10 @@ class Move:
         user: who did it.
         run: id of the run that published; None for a rollback.
         reason: what the person who rolled back gave as the reason.
+        recipe: digest of the recipe whose run published; None for a rollback, and before 0.2.0.
+        source: hub and repository of its source; None likewise.
+        commit: of the source; None likewise.
+        pinned: the recipe itself named the commit, instead of a branch.
     """
 
     digest: str
@@ -55,6 +59,10 @@ class Move:
     user: str
     run: str | None = None
     reason: str | None = None
+    recipe: str | None = None
+    source: str | None = None
+    commit: str | None = None
+    pinned: bool = False
 
     @classmethod
     def of_now(
@@ -88,13 +96,18 @@ class History:
         """What the pointer named, move by move, oldest first; a digest may occur several times."""
         return [digest for _, digest, _ in self._entries()]
 
-    def moves(self) -> list[Move]:
-        """The moves with who, when and why, the oldest first; an unreadable file is skipped."""
+    def moves(self, *, last: int | None = None) -> list[Move]:
+        """The moves with who, when and why, the oldest first; an unreadable file is skipped.
+
+        Args:
+            last: at most that many, the latest ones.
+        """
+        known = {field.name for field in fields(Move)}
         found = []
-        for number, digest, nonce in self._entries():
+        for number, digest, nonce in self._entries()[-last if last else None :]:
             try:
                 value = load_object(self._path(number, digest, nonce))
-                found.append(Move(**{**value, "digest": digest}))
+                found.append(Move(**{k: v for k, v in {**value, "digest": digest}.items() if k in known}))
             except (OSError, ValueError, TypeError):
                 continue
         return found

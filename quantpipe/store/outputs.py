@@ -297,10 +297,12 @@ class PublishFigures(Figures):
     Attributes:
         previous: digest that the pointer named before; None where there was no pointer.
         keep: generations that the recipe keeps.
+        warnings: what is odd about it, seen from the publishes before; see `store.succession`.
     """
 
     previous: str | None
     keep: int
+    warnings: tuple[str, ...] = ()
 
 
 CONTENTS: Mapping[StageName, tuple[type[Output], type[Figures]]] = {

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
 from quantpipe.errors import VerificationError
+from quantpipe.store import succession
 from quantpipe.store.damaged import marked
 from quantpipe.store.lease import Lease
 from quantpipe.store.sealed import manifest_of
@@ -78,12 +79,14 @@ class RecipeStatus:
         current: digest of the generation that the pointer names; None where nothing is published.
         generations: all that are in the store.
         run: the last run; None where there is none.
+        warnings: what is odd about the last publish, seen from the ones before.
     """
 
     name: str
     current: str | None
     generations: tuple[GenerationStatus, ...]
     run: dict[str, Any] | None
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -98,7 +101,8 @@ def collect(store: Store, name: str | None = None) -> list[RecipeStatus]:
 def _status(store: Store, recipe: str) -> RecipeStatus:
     current = store.current(recipe)
     generations = tuple(_generation(generation) for generation in store.generations(recipe))
-    return RecipeStatus(recipe, current.name if current else None, generations, _last_run(store, recipe))
+    name, run = current.name if current else None, _last_run(store, recipe)
+    return RecipeStatus(recipe, name, generations, run, succession.of_last(store.pointer(recipe).history))
 
 
 def _generation(generation: Generation) -> GenerationStatus:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.consoles import said
-from helpers.receipts import verify_receipt
+from helpers.receipts import fetch_receipt, verify_receipt
 from helpers.rot import flip
 from helpers.stores import point, provenance
 
@@ -17,12 +17,12 @@ from quantpipe.publish import retention
 from quantpipe.publish.stage import UNPUBLISHED_GRACE_SECONDS, PublishStage, conclude
 from quantpipe.recipe.load import load_recipe
 from quantpipe.settings import Settings
-from quantpipe.stage import Context, Receipt
+from quantpipe.stage import Context, FetchPlan, Receipt
 from quantpipe.store import manifest
 from quantpipe.store.damaged import marked
 from quantpipe.store.lease import Lease
 from quantpipe.store.pointer import Pointer
-from quantpipe.store.receipt import PublishReceipt
+from quantpipe.store.receipt import PublishReceipt, receipt_from_json
 from quantpipe.store.sealed import glance_at_sealed
 from quantpipe.store.store import Store
 
@@ -139,6 +139,42 @@ def test_the_plan_names_the_pointer(context: Context) -> None:
     planned = PublishStage().plan(context)
     assert str(context.store.pointer("tiny").path) in planned.summary
     assert (planned.disk_bytes, planned.memory_bytes, planned.notes) == (0, 0, ())
+
+
+def test_recipes_that_take_turns_are_said_before_the_publish_and_in_its_receipt(
+    context: Context, tmp_path: Path
+) -> None:
+    """Two files with one name, both on a schedule: A, B, A."""
+    text = (tmp_path / "tiny.yaml").read_text()
+    (tmp_path / "other.json").write_text('["another prompt"]')
+    (tmp_path / "other.yaml").write_text(text.replace("prompts.json", "other.json"))
+    one, other = context.recipe, load_recipe(tmp_path / "other.yaml")
+    assert one.digest() != other.digest()
+    for recipe, letter in ((one, "a"), (other, "b")):
+        context.recipe = recipe
+        assert PublishStage().plan(context).notes == ()
+        assert publish(context, letter).figures.warnings == ()
+    context.recipe = one
+    [note] = PublishStage().plan(context).notes
+    assert one.digest()[:12] in note and other.digest()[:12] in note
+    receipt = publish(context, "a")
+    assert receipt.figures.warnings == (note,)
+    assert receipt_from_json(receipt.to_json(), where="here") == receipt
+
+
+def test_a_branch_that_moved_back_is_said_before_the_publish(context: Context) -> None:
+    for letter, commit in (("a", "1"), ("b", "2")):
+        context.receipts["fetch"] = fetch_receipt(commit=commit * 40)
+        assert publish(context, letter).figures.warnings == ()
+    context.receipts.clear()
+    context.plans["fetch"] = FetchPlan("fetch", "run", "", commit="1" * 40)
+    [note] = PublishStage().plan(context).notes
+    assert "111111111111 again, of which generation aaaaaaaaaaaa was made" in note
+    assert "after 222222222222" in note
+    context.recipe = context.recipe.model_copy(
+        update={"source": context.recipe.source.model_copy(update={"revision": "1" * 40})}
+    )
+    assert PublishStage().plan(context).notes == (), "the recipe names this commit"
 
 
 def test_the_plan_says_that_servers_could_not_read(context: Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -54,6 +55,22 @@ def test_strange_files_are_passed_over(tmp_path: Path) -> None:
     (history.folder / f"00000002-{B}-{'0' * 16}.json").write_text("{")
     (history.folder / "notes.txt").write_text("x")
     assert history.digests() == [A, B]
+    assert [one.digest for one in history.moves()] == [A]
+
+
+def test_the_last_moves_are_read_alone(tmp_path: Path) -> None:
+    history = History(tmp_path / "history")
+    for digest in (A, B, C):
+        history.record(move(digest))
+    assert [one.digest for one in history.moves(last=2)] == [B, C]
+    assert [one.digest for one in history.moves(last=9)] == [A, B, C]
+
+
+def test_what_a_later_version_adds_to_a_move_is_ignored(tmp_path: Path) -> None:
+    history = History(tmp_path / "history")
+    history.record(move(A))
+    [path] = history.folder.iterdir()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "later": 1}))
     assert [one.digest for one in history.moves()] == [A]
 
 
