@@ -164,9 +164,22 @@ def _renameat2(one: Path, other: Path) -> bool:
     raise OSError(number, os.strerror(number), str(other))
 
 
+def walk(root: Path, *, topdown: bool = True) -> Iterator[tuple[str, list[str], list[str]]]:
+    """os.walk(), except that a directory that cannot be listed is an error, and not passed over.
+
+    Raises:
+        OSError: of the listing.
+    """
+
+    def failed(error: OSError) -> None:
+        raise error
+
+    return os.walk(root, topdown=topdown, onerror=failed)
+
+
 def fsync_tree(root: Path) -> None:
     """Flush every file and directory below `root`, deepest first."""
-    for directory, _, files in os.walk(root, topdown=False):
+    for directory, _, files in walk(root, topdown=False):
         for name in files:
             fsync_file(Path(directory, name))
         fsync_directory(Path(directory))

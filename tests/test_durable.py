@@ -190,3 +190,21 @@ def test_only_plain_files_are_read(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(ValueError, match="not a plain file"):
             durable.read_bytes(path, most=10)
+
+
+@pytest.mark.parametrize("do", ["walk", "fsync_tree"])
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do: str
+) -> None:
+    (tmp_path / "below").mkdir()
+    scandir = os.scandir
+
+    def failing(path: str) -> object:
+        if Path(path).name == "below":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(OSError) as caught:
+        list(durable.walk(tmp_path)) if do == "walk" else durable.fsync_tree(tmp_path)
+    assert caught.value.errno == errno.EIO

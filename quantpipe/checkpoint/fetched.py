@@ -104,7 +104,9 @@ def require_content(snapshot: Path, path: str, hashes: FileHashes) -> None:
 def known_files(snapshot: Path) -> Iterator[tuple[str, FileHashes]]:
     """The files of a snapshot whose hashes are known, by path."""
     folder = snapshot / _FOLDER
-    for place in sorted(folder.rglob("*.json")):
+    found = durable.walk(folder) if folder.is_dir() else iter(())
+    places = [Path(directory, name) for directory, _, names in found for name in names]
+    for place in sorted(place for place in places if place.suffix == ".json"):
         path = place.relative_to(folder).as_posix().removesuffix(".json")
         hashes = FileHashes.load(snapshot, path)
         if hashes is not None:

@@ -140,8 +140,9 @@ class Partial:
     def close(self) -> None:
         """Close the file and keep it."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            # Closed even where closing fails: a second time it might be another thread's file.
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
 
     def mismatch(self) -> str | None:
         """How the content differs from what the hub lists; None where it does not."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from quantpipe import durable
 from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.console import Console
-from quantpipe.errors import UsageError
+from quantpipe.errors import QuantpipeError, UsageError
 from quantpipe.store.damaged import marked, unmark
 from quantpipe.store.history import Move
 from quantpipe.store.manifest import Mismatch
@@ -71,7 +71,10 @@ def rollback(
     try:
         pointer.move(Move.of_now(target, "rollback", previous=left, reason=reason))
     except BaseException:
-        release(store, recipe, left)
+        # A fault after the move leaves it held: else the rollback, repeated, would go back to it.
+        with contextlib.suppress(OSError, QuantpipeError):
+            if pointer.named() != target:
+                release(store, recipe, left)
         raise
     return Rollback(left, target, damaged)
 

@@ -228,7 +228,7 @@ class Lease:
                 file.flush()
                 os.fsync(file.fileno())
         except FileExistsError:
-            return False
+            return self._mine()  # as where the answer to a link that was made was lost
         return True
 
     def _reclaim(self, clock: int) -> bool:

@@ -144,7 +144,8 @@ class Pointer:
             temporary.symlink_to(digest)
             temporary.replace(self.path)
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # never instead of the error, nor after a move that is done
+                temporary.unlink()
         durable.fsync_directory(self.folder)
 
     def _put_back(self, lost: Move) -> None:

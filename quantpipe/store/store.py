@@ -16,7 +16,6 @@ pointer moves, and only renames within one filesystem are used. Readers see old 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import secrets
 import shutil
@@ -299,7 +298,7 @@ def _make_unchangeable(staging: Path, provenance: dict[str, Any], verified: Stam
     if verified is not None:
         verified.require_same(before, staging)
     durable.write_json(staging / PROVENANCE, provenance)
-    for directory, _, files in os.walk(staging):
+    for directory, _, files in durable.walk(staging):
         for name in files:
             if name.startswith(durable.TEMPORARY_PREFIX):  # of a write that was killed
                 Path(directory, name).unlink()

@@ -16,7 +16,7 @@ import pytest
 
 from . import figures, shim
 from .common import sample
-from .conftest import LONG
+from .conftest import LONG, POINTS
 from .ground import NAME, Ground, current, short
 from .hosts import Ended, Host, Reader, Running, namespaces
 from .stages import BY_NAME, Stage
@@ -126,7 +126,7 @@ def races(ground: Ground, host: Host, dice: random.Random) -> Iterator[Race]:
         calls = [call for call in ground.calls(host, stage) if call[0] in shim.DURABLE]
         for second in SECOND:
             for mode in MODES:
-                for number in sample(calls, 6 if LONG else 1, dice):
+                for number in sample(calls, max(1, POINTS // 25), dice):
                     yield Race(stage, number, mode, second)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -132,4 +133,21 @@ def test_restart_leaves_the_old_file_to_whoever_holds_it(tmp_path: Path) -> None
     partial.restart()
     assert partial.offset == 0
     assert partial.path.stat().st_ino != inode
+    partial.close()
+
+
+def test_a_close_that_fails_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS reports there what became of earlier writes; the descriptor is free, and may be another file's."""
+    partial = make(tmp_path)
+    close = os.close
+
+    def failing(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "close", failing)
+    with pytest.raises(OSError) as caught:
+        partial.close()
+    assert caught.value.errno == errno.ENOSPC
+    monkeypatch.setattr(os, "close", close)
     partial.close()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from helpers.receipts import fetch_receipt
 from helpers.rot import flip
 from helpers.stores import RECIPE, current, digests, point, publish, published, sealed
 
+from quantpipe import durable
 from quantpipe.console import Console
 from quantpipe.errors import UsageError
 from quantpipe.publish import retention
@@ -234,3 +236,39 @@ def test_a_mark_and_times_go_with_their_generation(store: Store) -> None:
     retention.remove(store, RECIPE, old)
     assert marked(old.path) == []
     assert not list(store.model(RECIPE).glob(f"*/{first}.json"))
+
+
+def test_a_fault_after_the_move_leaves_the_bad_generation_held(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the rollback, repeated as its error says, would bring the bad generation back."""
+    first, second = published(store, "a"), published(store, "b")
+    flush, model = durable.fsync_directory, store.model(RECIPE)
+
+    def failing(folder: Path) -> None:
+        if folder == model and current(store) == first:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder))
+        flush(folder)
+
+    monkeypatch.setattr(durable, "fsync_directory", failing)
+    with pytest.raises(OSError):
+        retention.rollback(store, RECIPE)
+    monkeypatch.setattr(durable, "fsync_directory", flush)
+    assert retention.held(store, RECIPE, second)
+    with pytest.raises(UsageError, match="no earlier generation"):
+        retention.rollback(store, RECIPE)
+    assert current(store) == first
+
+
+def test_a_temporary_link_that_cannot_be_removed_fails_no_move(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(store, "a")
+    second = sealed(store, "b")
+
+    def failing(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "unlink", failing)
+    point(store, second)
+    assert current(store) == second

@@ -233,3 +233,19 @@ def test_the_claim_is_flushed_before_it_is_a_lease(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("quantpipe.durable.fsync_file", lambda claim: flushed.append(path.exists()))
     with Lease(path):
         assert flushed == [False]
+
+
+def test_a_link_that_was_made_though_it_failed_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS: the answer was lost."""
+    link = os.link
+
+    def unheard(source: Path, target: Path) -> None:
+        link(source, target)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "link", unheard)
+    with Lease.for_recipe(tmp_path, "tiny") as lease:
+        lease.require()
+    assert not lease.path.exists()

@@ -7,7 +7,6 @@ mtime and inode) are kept, in the receipts of snapshots and in a small table nex
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -210,7 +209,7 @@ def _walk(root: Path) -> Iterator[str]:
             where=f"source.repo: {root}",
             hint="correct source.repo in the recipe, or mount the storage that holds it",
         )
-    for directory, folders, files in os.walk(root):
+    for directory, folders, files in durable.walk(root):
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         for name in sorted(files):
             path = Path(directory, name)
