@@ -16,6 +16,7 @@ pointer moves, and only renames within one filesystem are used. Readers see old 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import shutil
