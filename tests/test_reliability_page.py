@@ -1,17 +1,19 @@
-"""docs/reliability.md names tests that exist."""
+"""docs/reliability.md and docs/security.md name tests that exist."""
 
 from __future__ import annotations
 
 import ast
 import re
 
+import pytest
 from helpers.commands import ROOT
 
 NAMED = re.compile(r"`([\w/]+\.py)(?:::(\w+))?`")
 
 
-def test_every_test_that_is_named_exists() -> None:
-    named = NAMED.findall((ROOT / "docs" / "reliability.md").read_text("utf-8"))
+@pytest.mark.parametrize("page", ["reliability.md", "security.md"])
+def test_every_test_that_is_named_exists(page: str) -> None:
+    named = NAMED.findall((ROOT / "docs" / page).read_text("utf-8"))
     assert len(named) > 20
     for file, test in named:
         tree = ast.parse((ROOT / "tests" / file).read_text("utf-8"))
