@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, StorageFullError, UsageError
 from quantpipe.fetch.stage import FetchStage
+from quantpipe.host.peak import PeakMemory
 from quantpipe.publish.stage import PublishStage, conclude
 from quantpipe.quantize.stage import QuantizeStage
 from quantpipe.recipe.model import Recipe
@@ -25,6 +26,7 @@ from quantpipe.stage import STAGE_NAMES, AnyStage, Context, Receipt, RunDirector
 from quantpipe.store import runs
 from quantpipe.store.faults import storage_faults
 from quantpipe.store.lease import Lease
+from quantpipe.store.outputs import Cost
 from quantpipe.store.receipt import AnyReceipt, Receipts
 from quantpipe.store.space import Space
 from quantpipe.store.store import SPARE_BYTES, Store
@@ -157,6 +159,8 @@ def run(
         context.run.update_state(status=status, ended=now())
         if status != "stopped":  # the checkpoint is sealed, and no run continues one that got to its end
             shutil.rmtree(context.run.staging, ignore_errors=True)
+        if status == "published":
+            _report(context)
         return RunResult(status, context.receipts, context.run)
 
 
@@ -164,6 +168,24 @@ def _leased(context: Context) -> Lease:
     """The lease on the recipe, not yet taken, in a store that exists."""
     context.store.create()
     return Lease.for_recipe(context.store.root, context.recipe.name)
+
+
+def _report(context: Context) -> None:
+    """Keep a report with the generation: it is published, and nothing that fails here is an error of the run."""
+    from quantpipe.report.gather import report_of
+    from quantpipe.report.write import keep_report
+
+    try:
+        digest = context.publish.digest
+        report = report_of(context.store, context.recipe.name, digest, context.recipe)
+        page = keep_report(context.store, report)
+    except Exception as error:
+        context.console.warning(
+            f"published, but there is no report: {type(error).__name__}: {error}; "
+            f"`quantpipe report {context.recipe.name}` makes it again"
+        )
+        return
+    context.console.line(f"report    {page}")
 
 
 def _ended(context: Context) -> RunStatus:
@@ -307,12 +329,15 @@ def _combined(obstacles: Sequence[QuantpipeError]) -> QuantpipeError:
 def _run_stage(stage: AnyStage, context: Context) -> AnyReceipt:
     key = stage.key(context)
     context.console.event("stage", stage=stage.name, status="started")
-    context.console.detail(f"{stage.name:<9} {context.plans[stage.name].summary}")
+    planned = context.plans[stage.name]
+    context.console.detail(f"{stage.name:<9} {planned.summary}")
     started, began = now(), time.monotonic()
-    result = stage.run(context)
+    with PeakMemory() as peak:
+        result = stage.run(context)
     context.executed.add(stage.name)
     seconds = round(time.monotonic() - began, 3)
-    receipt = Receipt(stage.name, key, result.outputs, result.figures, started, seconds, result.summary)
+    cost = Cost(peak.bytes, planned.memory_bytes, getattr(planned, "seconds", None))
+    receipt = Receipt(stage.name, key, result.outputs, result.figures, started, seconds, result.summary, cost)
     context.console.line(
         f"{stage.name:<9} {result.summary}, {human_seconds(seconds)}", stage=stage.name, seconds=seconds
     )

@@ -42,6 +42,9 @@ _INNER: Mapping[tuple[type, str], Any] = {
 }
 """What an object holds where the class itself cannot say so: its room may not import the other one."""
 
+_ABSENT: Mapping[type, frozenset[str]] = {Receipt: frozenset({"cost"})}
+"""What an object that is no `Record` leaves out where it is None."""
+
 _COMPUTED: Mapping[type, tuple[str, ...]] = {
     Report: ("ok", "counts"),
     ScrubReport: ("status", "complete"),
@@ -119,7 +122,10 @@ def _required(kind: type) -> frozenset[str]:
         return required
     optional = issubclass(kind, Record)
     found = dataclasses.fields(kind)
-    return frozenset(f.name for f in found if not optional or f.default is dataclasses.MISSING)
+    absent = _ABSENT.get(kind, frozenset())
+    return frozenset(
+        f.name for f in found if f.name not in absent and (not optional or f.default is dataclasses.MISSING)
+    )
 
 
 def _texts(kind: type) -> dict[str, str]:

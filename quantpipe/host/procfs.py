@@ -105,6 +105,16 @@ def io(process: int) -> Io:
     return Io(values.get("rchar", 0), values.get("wchar", 0), values.get("read_bytes", 0))
 
 
+def memory(process: int) -> int:
+    """Bytes of anonymous and shared memory that a process holds; 0 where it is gone.
+
+    Mapped files are left out: the kernel drops their pages when it needs memory.
+    """
+    lines = _read(process, "status").decode("utf-8", "replace").splitlines()
+    values = dict(line.partition(":")[::2] for line in lines)
+    return sum(int(values.get(name, "0").split()[0]) * 1024 for name in ("RssAnon", "RssShmem"))
+
+
 def available_memory() -> int:
     """Bytes that new processes may use without swapping: MemAvailable of /proc/meminfo."""
     for line in (_PROC / "meminfo").read_text("ascii").splitlines():

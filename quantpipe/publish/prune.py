@@ -40,6 +40,7 @@ _LEFTOVERS = (
     ("sources",),
     ("models", "*"),
     ("models", "*", "receipts"),
+    ("models", "*", "reports", "*"),
     ("models", "*", "history"),
     ("runs", "*"),
     ("runs", "*", "*"),

@@ -81,6 +81,21 @@ class Figures(Record):
     """What a person wants to know about a finished stage: bytes, counts, findings, probes."""
 
 
+@dataclass(frozen=True)
+class Cost(Record):
+    """What a stage took beside time, and what its plan said.
+
+    Attributes:
+        memory_bytes: host memory at the peak, of all processes of the stage together, without mapped files.
+        planned_memory_bytes: of the plan; 0 where it has no estimate.
+        planned_seconds: of the plan; null where it has no estimate.
+    """
+
+    memory_bytes: int
+    planned_memory_bytes: int
+    planned_seconds: float | None
+
+
 # -- outputs ----------------------------------------------------------------------------------------
 
 

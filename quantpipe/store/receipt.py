@@ -15,6 +15,7 @@ from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.store import folders
 from quantpipe.store.outputs import (
     CONTENTS,
+    Cost,
     FetchFigures,
     FetchOutput,
     Figures,
@@ -50,6 +51,7 @@ class Receipt(Generic[OutputT, FiguresT]):
         started: UTC time, ISO 8601.
         seconds: wall time of the run.
         summary: one line for people.
+        cost: what it took beside time, compared with the plan; None where that was not measured.
     """
 
     stage: StageName
@@ -59,10 +61,11 @@ class Receipt(Generic[OutputT, FiguresT]):
     started: str
     seconds: float
     summary: str = ""
+    cost: Cost | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The receipt as a JSON object."""
-        return {
+        value = {
             "stage": self.stage,
             "key": self.key,
             "outputs": self.outputs.to_json(),
@@ -71,6 +74,7 @@ class Receipt(Generic[OutputT, FiguresT]):
             "seconds": self.seconds,
             "summary": self.summary,
         }
+        return value if self.cost is None else {**value, "cost": self.cost.to_json()}
 
     def moved(self, old: str, new: str) -> Receipt[OutputT, FiguresT]:
         """The same after the run directory `old` has become `new`, both relative to the store."""
@@ -115,6 +119,7 @@ def receipt_from_json(value: Any, *, where: str, stage: str | None = None) -> An
         started=cast(str, text["started"]),
         seconds=seconds,
         summary=cast(str, text["summary"]),
+        cost=None if value.get("cost") is None else Cost.from_json(value["cost"], where=where),
     )
 
 

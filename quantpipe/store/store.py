@@ -5,6 +5,7 @@
     <store>/models/<recipe>/current                      pointer: relative link, replaced by rename
     <store>/models/<recipe>/history/                     the moves of the pointer, one file each
     <store>/models/<recipe>/receipts/<digest>.json       receipts of the run that published it
+    <store>/models/<recipe>/reports/<digest>/            its report: JSON, page and text
     <store>/models/<recipe>/scrub/<digest>.json          when each of its files was last read back
     <store>/models/<recipe>/damaged/<digest>.json        how it differs from its manifest, where it does
     <store>/runs/<recipe>/<run id>/                      staging, state, events.jsonl, logs
@@ -38,6 +39,9 @@ from quantpipe.store.pointer import RECEIPTS, Pointer
 from quantpipe.store.receipt import Receipts, RunDirectory, read_receipt_file
 from quantpipe.store.stamps import Stamps
 from quantpipe.store.verified import Verified
+
+REPORTS = "reports"
+"""The folder of a recipe with a report for each published generation."""
 
 SPARE_BYTES = 64 << 20
 """Free space to keep in reserve: for logs, receipts and what others write meanwhile."""

@@ -1,0 +1,107 @@
+"""A page as Markdown (CommonMark with tables): plots are left out, since tables say the same.
+
+`escaped` is the only place in which text becomes Markdown.
+"""
+
+from __future__ import annotations
+
+import re
+
+from quantpipe.report.blocks import (
+    Block,
+    Bullets,
+    Code,
+    Details,
+    Figure,
+    Inline,
+    Link,
+    Listing,
+    Metrics,
+    Page,
+    Paragraph,
+    Strong,
+    Table,
+    Text,
+    Verbatim,
+)
+from quantpipe.text import printable
+
+_SPECIAL = re.compile(r"([\\`*_\[\]|~#$])")
+"""What Markdown, GitHub's and Hugging Face's extensions included, takes for markup anywhere in a line."""
+
+
+def escaped(text: str) -> str:
+    """Any text as Markdown, on one line; HTML in it stays text."""
+    line = " ".join(printable(text).splitlines()).replace("&", "&amp;").replace("<", "&lt;")
+    line = _SPECIAL.sub(r"\\\1", line.replace(">", "&gt;"))
+    return re.sub(r"^(\d+)([.)])|^([-+=])", r"\1\\\2\3" if line[:1].isdigit() else r"\\\3", line)
+
+
+def code(text: str) -> str:
+    """A code span, on one line, fenced by more backticks than the text has in a row."""
+    line = " ".join(printable(text).splitlines())
+    fence = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
+    padded = f" {line} " if line.startswith("`") or line.endswith("`") else line
+    # In a table a pipe ends the cell even within a code span, unless it is escaped.
+    return f"{fence}{padded}{fence}".replace("|", "\\|") if line else ""
+
+
+def listing(text: str, language: str = "") -> str:
+    """A fenced block."""
+    content = printable(text)
+    fence = "`" * max(3, max(map(len, re.findall("`+", content)), default=0) + 1)
+    return f"{fence}{language}\n{content}\n{fence}"
+
+
+def render(page: Page) -> str:
+    """The whole document."""
+    parts = [f"# {escaped(page.subject)}", escaped(page.title), f"**{escaped(page.verdict)}**"]
+    parts += [part for block in page.top for part in block_parts(block)]
+    for section in page.sections:
+        parts.append(f"## {escaped(section.title)}")
+        parts += [part for block in section.blocks for part in block_parts(block)]
+    return "\n\n".join(parts) + "\n"
+
+
+def block_parts(block: Block) -> list[str]:
+    """The paragraphs of a block."""
+    match block:
+        case Paragraph():
+            return [_text(block.text)]
+        case Table():
+            return _table(block)
+        case Listing():
+            return [listing(block.text)]
+        case Bullets():
+            return ["\n".join(f"- {_text(item)}" for item in block.items)]
+        case Figure():
+            return []
+        case Metrics():
+            return [
+                "\n".join(f"- {escaped(m.label)}: **{escaped(m.value)}** ({m.note})" for m in block.items)
+            ]
+        case Details():
+            return [part for inner in block.blocks for part in block_parts(inner)]
+
+
+def _table(table: Table) -> list[str]:
+    heads = " | ".join(escaped(column.title) for column in table.columns)
+    rule = " | ".join("---:" if column.numeric else "---" for column in table.columns)
+    rows = [" | ".join(_text(cell) for cell in row) for row in table.rows]
+    return [escaped(table.caption) + ":", "\n".join(f"| {row} |" for row in (heads, rule, *rows))]
+
+
+def _text(text: Text) -> str:
+    return "".join(map(_inline, text if isinstance(text, tuple) else (text,)))
+
+
+def _inline(part: Inline) -> str:
+    match part:
+        case Code() | Verbatim():
+            return code(part.text)
+        case Strong():
+            return f"**{escaped(part.text)}**"
+        case Link():
+            return f"[{escaped(part.text)}](<{part.to}>)"
+        case _:
+            return escaped(part)

@@ -1,0 +1,39 @@
+"""How to serve a generation, and how to return to the one before."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from quantpipe.publish import retention
+from quantpipe.recipe.serve import Serve
+from quantpipe.report.document import Serving, WayBack
+from quantpipe.report.secrets import masked_arguments, masked_environment
+from quantpipe.smoke.server_command import ServerCommand, serve_command
+from quantpipe.store.damaged import marked
+from quantpipe.store.store import Store
+
+
+def serving(generation: Path, settings: Mapping[str, Any]) -> Serving | None:
+    """The command for the recipe's serve profile; None where the recipe is not known."""
+    smoke = settings.get("smoke")
+    if not isinstance(smoke, Mapping):
+        return None
+    serve = Serve.model_validate(smoke["serve"])
+    plain = serve_command(generation, serve, launcher=str(smoke["launcher"]))
+    command = ServerCommand(masked_arguments(plain.arguments), masked_environment(plain.environment))
+    return Serving(command.shell(), command.arguments, command.environment)
+
+
+def way_back(store: Store, name: str, digest: str) -> WayBack:
+    """What `quantpipe rollback` would do while this generation is current: see `retention.rollback`."""
+    order = store.pointer(name).order()
+    before = order[: order.index(digest)] if digest in order else []
+    for target in reversed(before):
+        place = store.generation(name, target)
+        if place.is_dir() and not marked(place) and not retention.held(store, name, target):
+            command = ["quantpipe", "rollback", name, "--store", str(store.root), "--reason", "..."]
+            return WayBack(shlex.join(command), target)
+    return WayBack("", None)

@@ -1,0 +1,35 @@
+"""Write a report: report.json, report.html and report.md, each in one step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quantpipe import durable
+from quantpipe.report import html, markdown
+from quantpipe.report.document import GenerationReport
+from quantpipe.report.page import page_of
+from quantpipe.report.places import HTML, JSON, MARKDOWN, folder_of
+from quantpipe.store.store import Store
+
+
+def write_report(report: GenerationReport, folder: Path) -> Path:
+    """Write all three files; the path of the page.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    page = page_of(report)
+    folder.mkdir(parents=True, exist_ok=True)
+    durable.write_json(folder / JSON, report.to_json())
+    durable.write_bytes(folder / MARKDOWN, markdown.render(page).encode())
+    durable.write_bytes(folder / HTML, html.render(page).encode())
+    return folder / HTML
+
+
+def keep_report(store: Store, report: GenerationReport) -> Path:
+    """Write it beside the receipts of its generation, for people of other uids as well; the page's path."""
+    folder = folder_of(store, report.recipe, report.digest)
+    page = write_report(report, folder)
+    for made in (folder.parent, folder):
+        made.chmod(0o755)
+    return page
