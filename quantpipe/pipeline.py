@@ -171,14 +171,15 @@ def _leased(context: Context) -> Lease:
 
 
 def _report(context: Context) -> None:
-    """Keep a report with the generation: it is published, and nothing that fails here is an error of the run."""
-    from quantpipe.report.gather import report_of
-    from quantpipe.report.write import keep_report
-
+    """Keep a report with the generation. It is published: nothing that fails here is an error of the run."""
     try:
+        from quantpipe.report.gather import report_of
+        from quantpipe.report.write import keep_report
+
         digest = context.publish.digest
-        report = report_of(context.store, context.recipe.name, digest, context.recipe)
-        page = keep_report(context.store, report)
+        page = keep_report(
+            context.store, report_of(context.store, context.recipe.name, digest, context.recipe)
+        )
     except Exception as error:
         context.console.warning(
             f"published, but there is no report: {type(error).__name__}: {error}; "

@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from quantpipe import __version__
-from quantpipe.cli import doctor, recipe, run, scrub, smoke, status, store, streams, verify
+from quantpipe.cli import doctor, recipe, report, run, scrub, smoke, status, store, streams, verify
 from quantpipe.cli.command import Root
 from quantpipe.cli.emit import fail
 from quantpipe.console import Console
@@ -34,6 +34,7 @@ for command in (
     run.run,
     run.plan,
     status.status,
+    report.report,
     verify.verify,
     smoke.smoke,
     store.rollback,

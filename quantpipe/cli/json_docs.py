@@ -15,6 +15,7 @@ from quantpipe.cli import values
 from quantpipe.cli.json_fields import Field, fields_of, is_object
 from quantpipe.doctor import Observation
 from quantpipe.operate.scrub import Difference, ScrubReport
+from quantpipe.report.document import GenerationReport, StoreReport
 from quantpipe.smoke.conformance import Exchange
 from quantpipe.smoke.probes import Reply
 from quantpipe.store.outputs import CONTENTS, FetchedFile, SmokeFigures
@@ -27,6 +28,7 @@ COMMANDS: Mapping[str, Any] = {
     "run": values.RunJson,
     "plan": values.PlanJson,
     "status": list[RecipeStatus],
+    "report": GenerationReport | StoreReport,
     "verify": Report,
     "smoke": SmokeFigures,
     "smoke --print-command": values.ServeJson,
@@ -43,6 +45,7 @@ COMMANDS: Mapping[str, Any] = {
 """What each command prints."""
 
 _REMARKS: Mapping[str, str] = {
+    "report": "The second one without RECIPE.",
     "recipe show": "The keys are those of a [recipe](recipes.md), every default filled in.",
     "recipe schema": "A [JSON Schema](https://json-schema.org) of recipe files.",
 }

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints, is_typeddict
 from quantpipe.cli import values
 from quantpipe.operate.scrub import ScrubReport
 from quantpipe.publish.prune import Candidate
+from quantpipe.report.document import GenerationReport
 from quantpipe.smoke.bench import BenchFigures
 from quantpipe.smoke.conformance import Exchange
 from quantpipe.smoke.probes import Reply
@@ -36,6 +37,7 @@ _INNER: Mapping[tuple[type, str], Any] = {
     (SmokeFigures, "probes"): tuple[Reply, ...],
     (SmokeFigures, "checks"): tuple[Exchange, ...],
     (SmokeFigures, "bench"): BenchFigures | None,
+    (GenerationReport, "verify"): Report,
     (Report, "figures"): ReportFigures,
     (ReportFigures, "fidelity"): FidelityFigures,
     (ReportFigures, "memory"): MemoryFigures,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from quantpipe.publish.prune import Candidate
     from quantpipe.publish.retention import Rollback
     from quantpipe.recipe.model import Recipe
+    from quantpipe.report.document import GenerationReport, StoreReport
     from quantpipe.settings import Settings
     from quantpipe.stage import StagePlan
     from quantpipe.store.outputs import SmokeFigures
@@ -240,6 +241,29 @@ def scrubbed(report: ScrubReport) -> Rendered:
 
 def _amount(amount: Amount) -> str:
     return f"{amount.files} files, {human_bytes(amount.bytes)}"
+
+
+def reported(report: GenerationReport, page: Path | None) -> Rendered:
+    """Whether to serve it, what to look at first, and where the page is."""
+    from quantpipe.report import plots
+    from quantpipe.report.page import verdict
+
+    lines = [f"{report.recipe}: {report.digest[:12]}", f"  {verdict(report)}"]
+    lines += [f"  {remark.weight}: {remark.text}" for remark in report.remarks if remark.weight != "note"]
+    if page is not None:
+        lines += ["", f"  {page}"]
+        lines += [] if plots.available() else [f"  {plots.MISSING}"]
+    return report.to_json(), lines
+
+
+def store_reported(report: StoreReport, page: Path | None) -> Rendered:
+    """How many generations each recipe has, and where the page is."""
+    lines = [
+        f"{recipe.name}: {recipe.problem or f'{len(recipe.generations)} published generations'}"
+        for recipe in report.recipes
+    ]
+    lines += [f"  {page}"] if page is not None else []
+    return report.to_json(), lines
 
 
 def doctor(observations: Sequence[Observation]) -> Rendered:

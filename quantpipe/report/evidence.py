@@ -55,7 +55,7 @@ def _kinds(sizes: Sizes) -> Table:
         Column("Types"),
         Column("Before", numeric=True),
         Column("After", numeric=True),
-        Column("Left", numeric=True),
+        Column("Share left", numeric=True),
     )
     rows = [
         (

@@ -10,6 +10,7 @@ from typing import Any
 from quantpipe.errors import UsageError, VerificationError
 from quantpipe.publish import retention
 from quantpipe.recipe.model import Recipe
+from quantpipe.redact import masked_arguments
 from quantpipe.report.changes import Comparable, changes
 from quantpipe.report.coverage import coverage_of
 from quantpipe.report.document import (
@@ -23,7 +24,7 @@ from quantpipe.report.document import (
 )
 from quantpipe.report.places import stored
 from quantpipe.report.remarks import remarks
-from quantpipe.report.secrets import masked_arguments, redacted
+from quantpipe.report.secrets import redacted
 from quantpipe.report.serving import serving, way_back
 from quantpipe.report.settings import settings_of
 from quantpipe.report.sizes import architecture_of, sizes_by_kind
@@ -63,7 +64,7 @@ def report_of(store: Store, name: str, digest: str, recipe: Recipe | None = None
         recipe=name,
         digest=digest,
         state=state,
-        remarks=remarks(state, damage, verify, smoke, quality, differs),
+        remarks=remarks(state, retention.held(store, name, digest), damage, verify, smoke, quality, differs),
         origin=Origin(
             hub=str(source.get("hub", "")),
             repo=str(source.get("repo", "")),
@@ -89,7 +90,7 @@ def report_of(store: Store, name: str, digest: str, recipe: Recipe | None = None
         quality=quality,
         experts=coverage_of(store.root, quality) or (earlier.experts if earlier else ()),
         verify=verify,
-        smoke=replace(smoke, command=masked_arguments(smoke.command)),
+        smoke=replace(smoke, command=tuple(masked_arguments(smoke.command))),
         stages=tuple(_cost(receipt) for receipt in receipts.values()),
         run=_run(store, name, publish) or (earlier.run if earlier else None),
         serve=serving(generation, settings),

@@ -55,7 +55,7 @@ def listing(text: str, language: str = "") -> str:
 
 def render(page: Page) -> str:
     """The whole document."""
-    parts = [f"# {escaped(page.subject)}", escaped(page.title), f"**{escaped(page.verdict)}**"]
+    parts = [f"# {escaped(page.subject)}", escaped(page.title), _strong(page.verdict)]
     parts += [part for block in page.top for part in block_parts(block)]
     for section in page.sections:
         parts.append(f"## {escaped(section.title)}")
@@ -78,10 +78,19 @@ def block_parts(block: Block) -> list[str]:
             return []
         case Metrics():
             return [
-                "\n".join(f"- {escaped(m.label)}: **{escaped(m.value)}** ({m.note})" for m in block.items)
+                "\n".join(
+                    f"- {escaped(m.label)}: {_strong(m.value)} ({escaped(m.note)})" for m in block.items
+                )
             ]
         case Details():
             return [part for inner in block.blocks for part in block_parts(inner)]
+
+
+def _strong(text: str) -> str:
+    """Spaces at its ends would make the asterisks text."""
+    inner = text.strip()
+    before, _, after = text.partition(inner)
+    return f"{before}**{escaped(inner)}**{after}" if inner else text
 
 
 def _table(table: Table) -> list[str]:
@@ -100,7 +109,7 @@ def _inline(part: Inline) -> str:
         case Code() | Verbatim():
             return code(part.text)
         case Strong():
-            return f"**{escaped(part.text)}**"
+            return _strong(part.text)
         case Link():
             return f"[{escaped(part.text)}](<{part.to}>)"
         case _:

@@ -184,9 +184,9 @@ def _cost(report: GenerationReport) -> Section:
         Column("Stage"),
         Column("What it did"),
         Column("Time", numeric=True),
-        Column("Planned", numeric=True),
+        Column("Planned time", numeric=True),
         Column("Peak memory", numeric=True),
-        Column("Planned", numeric=True),
+        Column("Planned memory", numeric=True),
     )
     rows = tuple(
         (

@@ -12,13 +12,18 @@ from quantpipe.store.store import REPORTS, Store
 JSON, HTML, MARKDOWN = "report.json", "report.html", "report.md"
 """The files of a report."""
 
-INDEX_HTML = "index.html"
-"""The page of all recipes, in the store's folder `reports`."""
+INDEX_JSON, INDEX_HTML, INDEX_MARKDOWN = "index.json", "index.html", "index.md"
+"""The files of the report of a whole store."""
 
 
 def folder_of(store: Store, recipe: str, digest: str) -> Path:
     """The folder of a generation's report."""
     return store.model(recipe) / REPORTS / digest
+
+
+def index_folder(store: Store) -> Path:
+    """The folder of the report of the whole store."""
+    return store.root / REPORTS
 
 
 def stored(store: Store, recipe: str, digest: str) -> GenerationReport | None:

@@ -60,8 +60,7 @@ def _layers(layers: Sequence[LayerQuality]) -> Iterator[Block]:
         f"layer {worst.index} with {decibels(worst.sqnr)} dB. On its own path: what has accumulated since "
         f"the first layer; {decibels(last.path_sqnr)} dB are left after the last one."
     )
-    if (plotted := plots.layers(layers)) is not None:
-        yield plotted
+    yield plots.layers(layers) or Paragraph(plots.MISSING)
     columns = (
         Column("Layer", numeric=True),
         Column("SQNR, same input (dB)", numeric=True),

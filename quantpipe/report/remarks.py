@@ -17,6 +17,7 @@ WORSE = 1.25
 
 def remarks(
     state: str,
+    held: bool,
     damage: Sequence[str],
     verify: dict[str, Any],
     smoke: SmokeFigures,
@@ -27,19 +28,20 @@ def remarks(
 
     Args:
         state: of the generation.
+        held: whether somebody rolled back from it.
         damage: how it differs from its manifest; empty where it is not known to.
         verify: the report of stage verify.
     """
-    found = [*_state(state, damage), *_verify(verify), *_smoke(smoke), *_quality(quality, changes)]
+    found = [*_state(state, held, damage), *_verify(verify), *_smoke(smoke), *_quality(quality, changes)]
     return tuple(sorted(found, key=lambda remark: _ORDER.index(remark.weight)))
 
 
-def _state(state: str, damage: Sequence[str]) -> Iterator[Remark]:
+def _state(state: str, held: bool, damage: Sequence[str]) -> Iterator[Remark]:
     if damage:
         yield Remark(
             "problem", f"The files differ from their manifest ({damage[0]}): run the recipe to replace them."
         )
-    if state == "held":
+    if held:
         yield Remark("problem", "This generation was rolled back and is held: runs do not publish it again.")
     if state == "published earlier":
         yield Remark("note", "This generation is not current any more.")
@@ -59,6 +61,12 @@ def _smoke(smoke: SmokeFigures) -> Iterator[Remark]:
             "caution",
             "The smoke load was a rehearsal: the real vLLM engine with exact int8 arithmetic on a CPU. "
             "The checkpoint has not been loaded on an NPU.",
+        )
+    if smoke.unverified:
+        yield Remark(
+            "caution",
+            "The server of the smoke load did not report which directory it serves: that it served this "
+            "checkpoint is not proved.",
         )
     if not smoke.known:
         yield Remark("caution", "No probe has a known answer: read the answers in Smoke load.")

@@ -1,18 +1,11 @@
-"""What a report never shows: tokens, signed addresses, secrets in environments and on command lines."""
+"""What a report never shows: tokens and signed addresses, wherever they are in its values."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from quantpipe.redact import redact
-from quantpipe.smoke.server_command import is_secret
-
-MASK = "***"
-
-_OPTION = re.compile(r"--(?:[\w-]*-)?(?:api-key|key|token|password|secret)", re.IGNORECASE)
-"""An option whose value is a secret: `--api-key`, `--ssl-key-password`."""
 
 
 def redacted(value: Any) -> Any:
@@ -22,22 +15,3 @@ def redacted(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: redacted(item) for key, item in value.items()}
     return [redacted(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def masked_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables without the values of secrets."""
-    return {name: MASK if is_secret(name) else value for name, value in environment.items()}
-
-
-def masked_arguments(arguments: Sequence[str]) -> tuple[str, ...]:
-    """A command line without the values of secret options, in both forms: `--key value` and `--key=value`."""
-    found: list[str] = []
-    for argument in arguments:
-        name, equals, _ = argument.partition("=")
-        if found and _OPTION.fullmatch(found[-1]) and not argument.startswith("--"):
-            found.append(MASK)
-        elif equals and _OPTION.fullmatch(name):
-            found.append(f"{name}={MASK}")
-        else:
-            found.append(argument)
-    return tuple(found)

@@ -9,9 +9,9 @@ from typing import Any
 
 from quantpipe.publish import retention
 from quantpipe.recipe.serve import Serve
+from quantpipe.redact import masked, masked_arguments
 from quantpipe.report.document import Serving, WayBack
-from quantpipe.report.secrets import masked_arguments, masked_environment
-from quantpipe.smoke.server_command import ServerCommand, serve_command
+from quantpipe.smoke.server_command import serve_command
 from quantpipe.store.damaged import marked
 from quantpipe.store.store import Store
 
@@ -22,9 +22,8 @@ def serving(generation: Path, settings: Mapping[str, Any]) -> Serving | None:
     if not isinstance(smoke, Mapping):
         return None
     serve = Serve.model_validate(smoke["serve"])
-    plain = serve_command(generation, serve, launcher=str(smoke["launcher"]))
-    command = ServerCommand(masked_arguments(plain.arguments), masked_environment(plain.environment))
-    return Serving(command.shell(), command.arguments, command.environment)
+    command = serve_command(generation, serve, launcher=str(smoke["launcher"]))
+    return Serving(command.shell(), tuple(masked_arguments(command.arguments)), masked(command.environment))
 
 
 def way_back(store: Store, name: str, digest: str) -> WayBack:

@@ -7,7 +7,7 @@ from typing import Any
 
 from quantpipe.digest import digest_of
 from quantpipe.recipe.model import Recipe
-from quantpipe.report.secrets import masked_arguments, masked_environment
+from quantpipe.redact import masked, masked_arguments
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     probes: list[Any] = smoke.get("probes") or []
     smoke["probes"] = {"count": len(probes), "digest": digest_of(probes)}
     serve: dict[str, Any] = smoke["serve"]
-    serve["environment"] = masked_environment(serve["environment"])
+    serve["environment"] = masked(serve["environment"])
     serve["extra_args"] = list(masked_arguments(serve["extra_args"]))
     return {
         "source": found["fetch"],

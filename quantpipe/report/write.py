@@ -9,6 +9,7 @@ from quantpipe.report import html, markdown
 from quantpipe.report.document import GenerationReport
 from quantpipe.report.page import page_of
 from quantpipe.report.places import HTML, JSON, MARKDOWN, folder_of
+from quantpipe.store.folders import make_readable
 from quantpipe.store.store import Store
 
 
@@ -29,7 +30,5 @@ def write_report(report: GenerationReport, folder: Path) -> Path:
 def keep_report(store: Store, report: GenerationReport) -> Path:
     """Write it beside the receipts of its generation, for people of other uids as well; the page's path."""
     folder = folder_of(store, report.recipe, report.digest)
-    page = write_report(report, folder)
-    for made in (folder.parent, folder):
-        made.chmod(0o755)
-    return page
+    make_readable(folder)
+    return write_report(report, folder)

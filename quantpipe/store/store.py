@@ -41,7 +41,7 @@ from quantpipe.store.stamps import Stamps
 from quantpipe.store.verified import Verified
 
 REPORTS = "reports"
-"""The folder of a recipe with a report for each published generation."""
+"""The folder of a recipe with a report for each published generation, and that of the whole store."""
 
 SPARE_BYTES = 64 << 20
 """Free space to keep in reserve: for logs, receipts and what others write meanwhile."""

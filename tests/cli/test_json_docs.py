@@ -14,12 +14,15 @@ from helpers.commands import ROOT, TINY_RECIPE, write_recipe
 from helpers.golden import ASSET, DIGEST, NAME, golden_recipe, golden_store
 from helpers.json_shapes import Shapes
 from helpers.receipts import MANIFEST, QUALITY
+from helpers.reports import reported_store
 from helpers.stores import RECIPE, published
 
 from quantpipe.checkpoint.modules import Module
 from quantpipe.cli import cli, json_docs, main, values
 from quantpipe.cli.docs import leaf_commands
 from quantpipe.cli.json_fields import fields_of
+from quantpipe.report.document import KindSize
+from quantpipe.report.sizes import sizes_by_kind
 from quantpipe.smoke import bench, launchers
 from quantpipe.smoke.bench import BenchFigures
 from quantpipe.smoke.server_command import ServerCommand
@@ -102,6 +105,7 @@ def test_every_command_and_event_is_as_documented(
     of_a_published_store(commands, tmp_path / "golden")
     of_other_runs(commands, tmp_path / "runs")
     of_three_generations(commands, tmp_path / "three")
+    of_reports(commands, tmp_path / "reports")
     of_directories(commands, tmp_path)
     of_recipes(commands, tmp_path)
     of_parts(commands)
@@ -160,6 +164,20 @@ def of_three_generations(commands: Commands, folder: Path) -> None:
     (path / "model.safetensors").unlink()
     done = commands("rollback", recipe, "--store", store.root)
     assert (done["from"], done["to"], list(done["damaged"])) == (third, first, [second])
+
+
+def of_reports(commands: Commands, folder: Path) -> None:
+    folder.mkdir()
+    store, _ = reported_store(folder)
+    recipe = folder / "recipe.yaml"
+    assert commands("report", recipe, "--store", store.root)["changes"]["items"]
+    report = commands("report", NAME, "--store", store.root, "--generation", DIGEST[:8])
+    assert report["digest"] == DIGEST
+    checkpoint, source = folder / "checkpoint", ASSET
+    shutil.copytree(source, checkpoint)
+    commands.compare([size.to_json() for size in sizes_by_kind(checkpoint, source)], list[KindSize])
+    (store.model("broken") / "current").mkdir(parents=True)
+    assert len(commands("report", "--store", store.root)["recipes"]) == 2
 
 
 def of_directories(commands: Commands, folder: Path) -> None:
