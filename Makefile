@@ -81,7 +81,7 @@ clean:
 # A stamp is written last: an environment whose set-up was interrupted is created again.
 .venv/.stamp: pyproject.toml $(ENVIRONMENTS)/core.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python $(PIP) -c $(ENVIRONMENTS)/core.txt -e .[test,lint]
+	.venv/bin/python $(PIP) -c $(ENVIRONMENTS)/core.txt -e .[report,test,lint]
 	@touch $@
 
 .venv-quantize/.stamp: $(ENVIRONMENTS)/quantize.txt

@@ -83,6 +83,27 @@ def test_receipts_tell_of_every_stage_and_every_probe(published_store: Path) -> 
     assert receipts["smoke"]["figures"]["ready_seconds"] > 0
 
 
+def test_the_run_ended_with_a_report(published_store: Path) -> None:
+    digest = current(published_store)
+    folder = published_store / "models" / NAME / "reports" / digest
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["digest"], report["state"]) == (digest, "current")
+    assert [kind["kind"] for kind in report["sizes"]["kinds"]] == [
+        "embed",
+        "head",
+        "router",
+        "norm",
+        "attention",
+        "expert",
+    ]
+    assert sum(kind["bytes"] for kind in report["sizes"]["kinds"]) < report["sizes"]["bytes"]
+    costs = {stage["stage"]: stage for stage in report["stages"]}
+    assert costs["quantize"]["memory_bytes"] > costs["fetch"]["memory_bytes"] > 0
+    assert costs["quantize"]["planned_seconds"] > 0
+    assert "vllm serve" in (folder / "report.md").read_text()
+    assert (folder / "report.html").stat().st_size < 100_000
+
+
 def test_second_run_is_up_to_date_and_imports_nothing_heavy(_published: Path, small_recipe: Path) -> None:
     code = (
         "import sys, time; began = time.monotonic()\n"

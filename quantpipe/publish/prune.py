@@ -24,7 +24,7 @@ from quantpipe.publish import retention
 from quantpipe.publish.stage import UNPUBLISHED_GRACE_SECONDS
 from quantpipe.store.lease import Lease
 from quantpipe.store.receipt import RunDirectory
-from quantpipe.store.store import DAMAGED_PREFIX, Store
+from quantpipe.store.store import DAMAGED_PREFIX, REPORTS, Store
 
 KEPT_RUNS = 10
 """Run directories kept per recipe, the newest ones."""
@@ -40,7 +40,9 @@ _LEFTOVERS = (
     ("sources",),
     ("models", "*"),
     ("models", "*", "receipts"),
-    ("models", "*", "reports", "*"),
+    ("models", "*", REPORTS),
+    ("models", "*", REPORTS, "*"),
+    (REPORTS,),
     ("models", "*", "history"),
     ("runs", "*"),
     ("runs", "*", "*"),
@@ -115,6 +117,8 @@ def _removed(store: Store, candidate: Candidate) -> bool:
         return not _running(RunDirectory(path)) and _buried(path, path.parent)
     if not os.path.lexists(path):
         return False
+    if path.parent.name == REPORTS and not path.name.startswith(TEMPORARY_PREFIX):
+        return _is_report_of_nothing(path) and _buried(path, path.parent)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -245,7 +249,15 @@ def _leftovers(store: Store) -> list[Candidate]:
             if path.name.startswith(DAMAGED_PREFIX) or _changed(path) < limit:
                 recipe = folders[1:] and path.relative_to(store.root).parts[1]
                 found.append(_candidate(store, "leftover", recipe or None, path))
+    for path in sorted(store.root.glob(f"models/*/{REPORTS}/*")):
+        if _is_report_of_nothing(path):
+            found.append(_candidate(store, "leftover", path.parents[1].name, path))
     return found
+
+
+def _is_report_of_nothing(path: Path) -> bool:
+    """Whether it is the report of a generation that is gone: a removal was killed after the rename."""
+    return path.parent.name == REPORTS and not (path.parents[1] / path.name).exists()
 
 
 def _changed(path: Path) -> float:

@@ -128,6 +128,20 @@ def test_what_a_killed_removal_left_is_found(store: Store, monkeypatch: pytest.M
     assert (candidate.kind, candidate.bytes, candidate.recipe) == ("leftover", 70, "tiny")
 
 
+def test_the_report_of_a_generation_that_is_gone_goes(store: Store) -> None:
+    kept = generation(store, "a", snapshot(store, "c1"))
+    for digest in ("0" * 64, kept):
+        (store.model("tiny") / "reports" / digest).mkdir(parents=True)
+    [candidate] = prune.candidates(store, keep=2)
+    assert (candidate.kind, candidate.recipe, Path(candidate.path).name) == ("leftover", "tiny", "0" * 64)
+    sealed_again = store.generation("tiny", "0" * 64)
+    sealed_again.mkdir()
+    assert prune.remove(store, [candidate]) == [], "by now it is a report of something"
+    sealed_again.rmdir()
+    assert prune.remove(store, [candidate]) == [candidate]
+    assert [path.name for path in (store.model("tiny") / "reports").iterdir()] == [kept]
+
+
 def test_a_damaged_generation_that_was_replaced_is_found_at_once(store: Store) -> None:
     (store.model("tiny") / ".tmp-damaged-0123-4567").mkdir(parents=True)
     assert found(store) == {".tmp-damaged-0123-4567": "leftover"}

@@ -17,7 +17,7 @@ from quantpipe.publish import retention
 from quantpipe.store.damaged import mark, marked
 from quantpipe.store.manifest import Mismatch
 from quantpipe.store.receipt import Receipts
-from quantpipe.store.store import Store
+from quantpipe.store.store import REPORTS, Store
 from quantpipe.store.verified import Verified
 
 
@@ -80,10 +80,14 @@ def test_an_unpublished_generation_has_its_grace(store: Store) -> None:
 
 
 def test_removing_takes_files_and_receipts(store: Store) -> None:
-    old, _, _ = (published(store, content) for content in "abc")
+    old, _, new = (published(store, content) for content in "abc")
+    reports = store.model(RECIPE) / REPORTS
+    for digest in (old, new):
+        (reports / digest).mkdir(parents=True)
     [expired] = retention.expired(store, RECIPE, 2)
     retention.remove(store, RECIPE, expired)
     assert not store.generation(RECIPE, old).exists()
+    assert [path.name for path in reports.iterdir()] == [new]
     assert not store.receipts_path(RECIPE, old).exists()
     assert not list(store.model(RECIPE).glob(".tmp-*"))
 
