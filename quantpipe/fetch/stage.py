@@ -80,14 +80,16 @@ class FetchStage:
         landed = reuse.partial_bytes(snapshot)
         absent = max(0, sum(file.size for file in missing if file.path not in linked) - landed)
         free = Space.below(context.store.root).free
-        short = (f"the store has only {human_bytes(free)} free",) if absent > free else ()
+        notes = [f"the store has only {human_bytes(free)} free"] if absent > free else []
+        if isinstance(hub, LocalHub) and (private := hub.private(recipe.source.repo, files)):
+            notes.append(_more_readable(private, len(files)))
         return FetchPlan(
             stage=self.name,
             action="run" if missing else "reuse",
             summary=f"{hub.describe(recipe.source.repo)}: {len(files)} files, {human_bytes(total)}"
             + (f", {human_bytes(absent)} to download" if missing else ", all present"),
             disk_bytes=absent,
-            notes=short,
+            notes=tuple(notes),
             source_bytes=total,
             missing_files=len(missing),
             config=self._config(context, hub, commit, snapshot, files),
@@ -245,9 +247,19 @@ class FetchStage:
         return None
 
 
+def _more_readable(private: Sequence[str], files: int) -> str:
+    return (
+        f"not everybody may read {len(private):,} of {files:,} files of the source, but everybody may read "
+        f"what is published: {_some(private)}"
+    )
+
+
 def _accepted(unverified: Sequence[str], files: int) -> str:
-    names = ", ".join([*unverified[:3], *["..."] * (len(unverified) > 3)])
     return (
         f"the hub lists no hash for {len(unverified):,} of {files:,} files, which source.unverified accepts: "
-        f"nothing vouches for the bytes of {names}"
+        f"nothing vouches for the bytes of {_some(unverified)}"
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:3], *["..."] * (len(names) > 3)])

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from quantpipe.checkpoint.names import CONFIG
+from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, RecipeError, SmokeError, UsageError
 from quantpipe.host.machine import npus
@@ -120,6 +121,7 @@ def smoke_directory(path: Path, setup: Setup, settings: Settings, console: Conso
     if not (path / CONFIG).is_file():
         hint = "name the directory that holds config.json and the shards"
         raise UsageError("no checkpoint: there is no config.json", where=str(path), hint=hint)
+    _require_readable(path)
     checkpoint = path.absolute()
     _require_profile(setup.smoke, checkpoint)
     if setup.named is not None:
@@ -158,3 +160,26 @@ def _require_profile(smoke: Smoke, checkpoint: Path) -> None:
 def _run_prefix(checkpoint: Path) -> str:
     """The part of the run id that all loads of one directory share: the next load finds leftovers by it."""
     return "smoke-" + hashlib.sha256(str(checkpoint).encode()).hexdigest()[:12]
+
+
+def _require_readable(checkpoint: Path) -> None:
+    """A server would wait for ever at a pipe, and take all memory for a device or a huge config.json.
+
+    Raises:
+        UsageError: something in the directory is no file, or config.json is no JSON within the limits.
+    """
+    for entry in sorted(checkpoint.iterdir()):
+        if not (entry.is_file() or entry.is_dir()):
+            raise UsageError(
+                "neither a plain file nor a directory",
+                where=str(entry),
+                hint="a checkpoint holds plain files only: `quantpipe verify` names what else is wrong",
+            )
+    try:
+        load_object(checkpoint / CONFIG)
+    except ValueError as error:
+        raise UsageError(
+            f"the file {error}",
+            where=str(checkpoint / CONFIG),
+            hint="restore it: `quantpipe verify` names what else is wrong",
+        ) from error

@@ -176,14 +176,93 @@ def test_index_that_misplaces_a_tensor(source: Path, make_context: MakeContext) 
         FetchStage().key(make_context(source))
 
 
-def test_links_of_a_hub_cache_are_followed(source: Path, tmp_path: Path, make_context: MakeContext) -> None:
-    cache = tmp_path / "cache" / "Tiny"
-    cache.mkdir(parents=True)
+def hub_cache(source: Path, folder: Path) -> Path:
+    """The files of `source` as huggingface_hub keeps them; the snapshot's folder."""
+    blobs = folder / "models--acme--tiny" / "blobs"
+    snapshot = blobs.parent / "snapshots" / "c0ffee"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
     for path in source.iterdir():
-        (cache / path.name).symlink_to(path)
+        path.rename(blobs / path.name)
+        (snapshot / path.name).symlink_to(Path("../../blobs", path.name))
+    return snapshot
+
+
+def test_links_of_a_hub_cache_are_followed(source: Path, tmp_path: Path, make_context: MakeContext) -> None:
+    cache = hub_cache(source, tmp_path / "cache")
     context = make_context(cache)
     _, result = fetch(context)
     assert read_files(context.store.absolute(result.outputs.snapshot)) == model_files()
-    (source / "tokenizer.json").unlink()
+    (cache / "tokenizer.json").resolve().unlink()
     with pytest.raises(RecipeError, match=r"tokenizer\.json"):
         FetchStage().key(context)
+
+
+def test_links_in_the_source_are_followed(source: Path, tmp_path: Path, make_context: MakeContext) -> None:
+    (source / "config.json").rename(source / "old.json")
+    (source / "config.json").symlink_to("old.json")
+    by_a_link = tmp_path / "latest"
+    by_a_link.symlink_to(source)
+    context = make_context(by_a_link)
+    _, result = fetch(context)
+    config = context.store.absolute(result.outputs.snapshot) / "config.json"
+    assert not config.is_symlink()
+    assert config.read_bytes() == model_files()["config.json"]
+
+
+@pytest.mark.parametrize("target", ["../id_rsa", "/etc/hostname", ".git/config", "../Tiny-other/x.json"])
+def test_a_link_that_leads_out_of_the_source(
+    source: Path, make_context: MakeContext, target: str, tmp_path: Path
+) -> None:
+    place = source / target
+    place.parent.mkdir(exist_ok=True)
+    if not place.exists():
+        place.write_text("secret")
+    (source / "LICENSE").symlink_to(target)
+    with pytest.raises(RecipeError, match="leads out of it") as caught:
+        FetchStage().plan(make_context(source))
+    assert caught.value.where == str(source / "LICENSE")
+    assert not list(tmp_path.rglob("receipts/LICENSE*"))
+    context = make_context(source, exclude=["LICENSE"])
+    fetch(context)
+
+
+def test_a_link_of_a_cache_leads_to_its_blobs_only(
+    source: Path, tmp_path: Path, make_context: MakeContext
+) -> None:
+    cache = hub_cache(source, tmp_path / "cache")
+    (tmp_path / "id_rsa").write_text("secret")
+    (cache / "LICENSE").symlink_to(tmp_path / "id_rsa")
+    with pytest.raises(RecipeError, match="leads out of it"):
+        FetchStage().key(make_context(cache))
+
+
+def test_what_becomes_more_readable_is_said(source: Path, make_context: MakeContext, tmp_path: Path) -> None:
+    open_to_all(tmp_path)
+    for path in source.iterdir():
+        path.chmod(0o644)
+    assert FetchStage().plan(make_context(source)).notes == ()
+    (source / "config.json").chmod(0o600)
+    (note,) = FetchStage().plan(make_context(source)).notes
+    assert "1 of 6 files" in note and note.endswith("published: config.json")
+    source.parent.chmod(0o750)
+    (note,) = FetchStage().plan(make_context(source)).notes
+    assert "6 of 6 files" in note and note.endswith("...")
+
+
+def open_to_all(folder: Path) -> None:
+    """pytest's own folders are closed; what is below them should not count as private for that."""
+    while not folder.stat().st_mode & 0o001:
+        folder.chmod(0o755)
+        folder = folder.parent
+
+
+def test_a_name_that_is_not_utf8(source: Path, make_context: MakeContext) -> None:
+    Path(os.fsdecode(bytes(source) + b"/caf\xe9.json")).write_text("{}")
+    with pytest.raises(VerificationError, match="printable") as caught:
+        FetchStage().plan(make_context(source))
+    assert str(caught.value).isprintable()
+    fetch(make_context(source, exclude=["caf*"]))
+    (source / "quantpipe.json").write_text("{}")
+    with pytest.raises(RecipeError, match="a checkpoint that quantpipe made"):
+        FetchStage().plan(make_context(source, exclude=["caf*"]))

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from pathlib import Path
 
 from quantpipe import durable
 from quantpipe.checkpoint.strict_json import MAX_JSON_BYTES, load
 from quantpipe.digest import OnBytes, hash_file
-from quantpipe.errors import RecipeError, VerificationError
+from quantpipe.errors import VerificationError
 from quantpipe.fetch import sanity
 from quantpipe.fetch.hub import RemoteFile, Sink
+from quantpipe.fetch.hubs.directory import private, require_links_inside, walk
 from quantpipe.fetch.parallel import each
 from quantpipe.fetch.snapshot import Snapshot, Stamp
 from quantpipe.fetch.sources import Select
@@ -69,17 +70,22 @@ class LocalHub:
         """The needed files with known hashes, and the number of bytes without one; reads no content.
 
         Raises:
-            RecipeError: the directory is missing, or holds no safetensors.
+            RecipeError: the directory is missing, holds no safetensors, or a link in it leads elsewhere.
         """
         root = _root(repo)
         known = self._known(repo)
-        self._origins = {path: Stamp.of(root / path) for path in _walk(root)}
+        self._origins = {path: Stamp.of(root / path) for path in walk(root)}
         needed = self._select(RemoteFile(path, stamp.size) for path, stamp in self._origins.items())
+        require_links_inside(root, [file.path for file in needed])
         files = tuple(
             RemoteFile(file.path, file.size, known.get((file.path, self._origins[file.path])))
             for file in needed
         )
         return files, sum(file.size for file in files if file.sha256 is None)
+
+    def private(self, repo: str, files: Iterable[RemoteFile]) -> list[str]:
+        """The files that not everybody may read now, and everybody could once they are published."""
+        return private(_root(repo), [file.path for file in files])
 
     def resolve(self, repo: str, revision: str | None = None, *, on_bytes: OnBytes | None = None) -> str:
         """The digest of the manifest of the needed files; hashes only what is not known yet.
@@ -200,28 +206,6 @@ class LocalHub:
 
 def _root(repo: str) -> Path:
     return Path(repo).expanduser().absolute()
-
-
-def _walk(root: Path) -> Iterator[str]:
-    if not root.is_dir():
-        raise RecipeError(
-            "the source directory does not exist" if not root.exists() else "the source is not a directory",
-            where=f"source.repo: {root}",
-            hint="correct source.repo in the recipe, or mount the storage that holds it",
-        )
-    for directory, folders, files in durable.walk(root):
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        for name in sorted(files):
-            path = Path(directory, name)
-            if name.startswith("."):
-                continue
-            if not path.is_file():  # a dangling link, as in a pruned cache of a hub client
-                raise RecipeError(
-                    "not a regular file, or a dangling link",
-                    where=str(path),
-                    hint="complete the directory, or name another one in source.repo",
-                )
-            yield PurePosixPath(path.relative_to(root)).as_posix()
 
 
 def _explained(root: Path, paths: list[str]) -> None:
