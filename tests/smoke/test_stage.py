@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import secrets
 import socket
 import sys
@@ -164,6 +165,24 @@ def test_stand_alone_success_leaves_no_log_and_failure_keeps_it(
     with pytest.raises(SmokeError) as caught:
         standalone.smoke_directory(tmp_path, Setup(SMOKE), settings, Console("quiet"))
     assert Path(caught.value.where or "").is_file()
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_a_pipe_in_a_checkpoint_is_refused(tmp_path: Path, settings: Settings, name: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UsageError, match=r"no config\.json|neither a plain file") as caught:
+        standalone.smoke_directory(tmp_path, Setup(SMOKE), settings, Console("quiet"))
+    assert str(tmp_path) in (caught.value.where or "")
+
+
+@pytest.mark.parametrize("size", [1 << 30, 0])
+def test_a_config_that_nobody_should_read_is_refused(tmp_path: Path, settings: Settings, size: int) -> None:
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(size)
+    with pytest.raises(UsageError, match=r"more than 33,554,432|not JSON"):
+        standalone.smoke_directory(tmp_path, Setup(SMOKE), settings, Console("quiet"))
 
 
 def test_stand_alone_needs_a_directory(tmp_path: Path, settings: Settings) -> None:
