@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/bench_quantize.py [--layers 4] [--pairs 3] [--threads 2] [--quick]
     .venv/bin/python benchmarks/bench_quantize.py --memory [--layers 24]
+    .venv/bin/python benchmarks/bench_quantize.py --quality [--layers 4] [--pairs 3] [--prompts 8]
 
 Both engines work at the same synthetic Qwen3-MoE (seeded, made on the spot: hidden 1024, 64 experts of 512,
 rotation and flex smoothing, 8 prompts), one after the other, --pairs times. Reported for each: wall and CPU
@@ -12,7 +13,10 @@ the bytes read and written at that of a plain copy with SHA-256; each one's shar
 --quick adds `exact: false`; --uncounted leaves the runs with counted products out.
 
 --memory takes one prompt and no smoothing: peak RSS at 4 and at --layers layers, then the deeper model with
-less memory than its weights (RLIMIT_DATA), by either engine. Prints one JSON object.
+less memory than its weights (RLIMIT_DATA), by either engine.
+
+--quality compares engine `streaming` with itself, in pairs: without measuring the quality, and with it on
+the shipped held-out set. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -138,10 +142,10 @@ def run(
 ) -> dict[str, Any]:
     """One run of the worker; seconds and CPU seconds count from the end of the imports."""
     exact, memory = how.get("exact", True), how.get("memory")
-    out = folder / f"{engine}{'' if exact else '-quick'}"
+    out = folder / f"{engine}{'' if exact else '-quick'}{'-measured' if how.get('measured') else ''}"
     subprocess.run(["rm", "-rf", str(out)], check=True)
     (out / "checkpoint").mkdir(parents=True)
-    job = write_job(out, snapshot, engine, options, exact)
+    job = write_job(out, snapshot, engine, options, exact, bool(how.get("measured")))
     reading, writing = os.pipe()
     arguments = ["--worker", str(job), str(writing), *(["--products"] if how.get("products") else [])]
     with (out / "log.txt").open("wb") as log:
@@ -176,7 +180,9 @@ def run(
     return {**figures, "status": process.returncode, "peak_rss": usage.ru_maxrss * 1024, "out": str(out)}
 
 
-def write_job(out: Path, snapshot: Path, engine: str, options: argparse.Namespace, exact: bool) -> Path:
+def write_job(
+    out: Path, snapshot: Path, engine: str, options: argparse.Namespace, exact: bool, measured: bool
+) -> Path:
     """The job file, from a recipe's quantize section."""
     from quantpipe.quantize.spec import build_spec
     from quantpipe.quantize.worker.protocol import Job
@@ -205,9 +211,18 @@ def write_job(out: Path, snapshot: Path, engine: str, options: argparse.Namespac
         engine=engine,
         exact=exact,
         state=str(out / "state"),
+        held_out=copy_of_held_out(out) if measured else None,
     )
     job.write(out / "job.json")
     return out / "job.json"
+
+
+def copy_of_held_out(out: Path) -> str:
+    """The shipped held-out set, where msmodelslim may read it."""
+    path = out / "held_out.json"
+    path.write_bytes((ROOT / "calib_data" / "held_out.json").read_bytes())
+    path.chmod(0o600)
+    return str(path)
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -345,6 +360,30 @@ def count(
         report[name]["stock_over_it_seconds_outside"] = round(outside, 2)
 
 
+def quality(python: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What measuring costs: pairs of runs, without and with it."""
+    snapshot = folder / "model"
+    prepare(python, snapshot, options.layers)
+    runs: dict[str, list[dict[str, Any]]] = {"plain": [], "measured": []}
+    for _ in range(options.pairs):
+        for name, found in runs.items():
+            measured, exact = name == "measured", not options.quick
+            found.append(run(python, folder, snapshot, "streaming", options, measured=measured, exact=exact))
+            print(f"{name}: {json.dumps(found[-1])}", file=sys.stderr)
+    pairs = list(zip(runs["plain"], runs["measured"], strict=True))
+    report: dict[str, Any] = {
+        f"more_{what}": sorted(round(b[what] / a[what] - 1, 3) for a, b in pairs)
+        for what in ("cpu", "seconds")
+    }
+    for name, found in runs.items():
+        report[name] = {what: median(each[what] for each in found) for what in ("cpu", "seconds", "peak_rss")}
+    before, after = (tensors(Path(runs[name][-1]["out"]) / "checkpoint") for name in runs)
+    report["tensors_that_differ"] = sum(before[key] != after.get(key) for key in before)
+    written = json.loads((Path(runs["measured"][-1]["out"]) / "state" / "quality.json").read_text("utf-8"))
+    report["tokens"] = written["summary"]["tokens"]
+    return report
+
+
 def memory(python: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Peak RSS by depth, and both engines with less memory than the model has bytes."""
     report: dict[str, Any] = {}
@@ -401,11 +440,12 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--uncounted", action="store_true")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--quality", action="store_true")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     python = Path(os.environ.get("QUANTPIPE_QUANTIZE_PYTHON") or ROOT / ".venv-quantize/bin/python")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        measure = memory if options.memory else compare
+        measure = memory if options.memory else quality if options.quality else compare
         print(json.dumps(measure(python, Path(folder), options), indent=2))
     return 0
 

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from quantpipe import durable
@@ -20,6 +21,7 @@ from quantpipe.stage import Context, QuantizePlan, StageName, StageResult
 from quantpipe.store import folders, manifest
 from quantpipe.store.manifest import FileEntry, Manifest
 from quantpipe.store.outputs import QuantizeFigures, QuantizeOutput
+from quantpipe.store.quality import QUALITY, Quality, read_quality
 from quantpipe.store.receipt import QuantizeReceipt
 from quantpipe.store.sealed import glance_at_sealed
 from quantpipe.text import human_bytes, human_seconds
@@ -156,11 +158,12 @@ class QuantizeStage:
             threads=outcome.threads,
             resumed_units=outcome.resumed,
         )
+        quality = _measured(context) if streaming else None
         reproduced.require(context, self.key(context), written, figures, accept=self._forced)
         return StageResult(
-            QuantizeOutput(context.store.relative(staging), written),
+            QuantizeOutput(context.store.relative(staging), written, quality),
             figures,
-            summary=f"{outcome.layers} layers, {human_bytes(written.total_bytes)}",
+            summary=f"{outcome.layers} layers, {human_bytes(written.total_bytes)}{_in_short(quality)}",
         )
 
     def still_there(self, context: Context, receipt: QuantizeReceipt) -> bool:
@@ -189,6 +192,8 @@ class QuantizeStage:
             exact=quantize.exact,
             state=str(context.run.staging / STATE),
             smoothing_dataset=_smoothing_dataset(context),
+            held_out=_held_out(context),
+            held_out_digest=context.recipe.quality.dataset.digest(),
             identity=_identity(context),
         )
 
@@ -265,6 +270,25 @@ def _smoothing_dataset(context: Context) -> str | None:
     return str(write_msmodelslim_dataset(context.recipe.anti_outlier_prompts(), path))
 
 
+def _held_out(context: Context) -> str | None:
+    """The file of the prompts with which the quality is measured; None where it is not."""
+    quality = context.recipe.quality
+    if not quality.measure or context.recipe.quantize.engine != "streaming":
+        return None
+    path = context.run.path / "held_out.json"
+    return str(write_msmodelslim_dataset(quality.dataset.prompts, path))
+
+
+def _measured(context: Context) -> Quality | None:
+    """The worker's report, moved beside the staging directory, where it outlives it; its summary."""
+    found, kept = context.run.staging / STATE / QUALITY, context.run.path / QUALITY
+    kept.unlink(missing_ok=True)
+    if not found.is_file():
+        return None
+    shutil.copyfile(found, kept)
+    return replace(read_quality(kept).summary, file=context.store.relative(kept))
+
+
 def _hashed(context: Context) -> dict[str, FileEntry]:
     """The shards with the hashes that the worker took while writing them: nothing is read twice."""
     path = context.run.staging / STATE / SHARDS
@@ -280,6 +304,10 @@ def _hash(context: Context, staging: Path, known: Mapping[str, FileEntry]) -> Ma
         jobs = context.settings.jobs
         rest = manifest.build(staging, jobs=jobs, exclude=known, on_bytes=bar.advance)
     return Manifest((*rest.entries, *known.values()))
+
+
+def _in_short(quality: Quality | None) -> str:
+    return "" if quality is None else f", KL {quality.kl_mean:.3g}, top-1 {quality.top1:.1%}"
 
 
 def _has_files(place: Path, written: Manifest) -> bool:

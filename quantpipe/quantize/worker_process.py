@@ -160,6 +160,8 @@ def _follow(
                 console.warning(_discarded(event))
             elif event["event"] == "damaged":
                 console.warning(_damaged(event))
+            elif event["event"] == "unmeasured":
+                console.warning(_unmeasured(event))
             _note(event, report)
     return report
 
@@ -209,6 +211,14 @@ def _damaged(event: dict[str, Any]) -> str:
     return (
         f"shards of unit {named} changed on the storage since they were written: "
         f"{again} units are quantized again, from unit {first} on"
+    )
+
+
+def _unmeasured(event: dict[str, Any]) -> str:
+    """Continued work has no figures where it began without them."""
+    return (
+        f"the quality is not measured: {event['units']} units were finished without it, or with another "
+        "quality.dataset; `--force quantize` starts over and measures"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from quantpipe.digest import digest_of
+from quantpipe.recipe.quality import Quality
 from quantpipe.recipe.quantize import Quantize
 from quantpipe.recipe.section import Section
 from quantpipe.recipe.smoke import Smoke
@@ -47,6 +48,7 @@ class Recipe(Section):
         name: names the checkpoint's folder in the store.
         source: where the BF16 weights come from.
         quantize: what msmodelslim does to them, and on which prompts.
+        quality: how far the result may be from the BF16 model.
         verify: the static checks.
         smoke: the smoke load.
         publish: what stays in the store.
@@ -55,6 +57,7 @@ class Recipe(Section):
     name: str = Field(pattern=NAME_PATTERN)
     source: Source
     quantize: Quantize
+    quality: Quality = Field(default_factory=Quality)
     verify: Verify = Verify()
     smoke: Smoke = Smoke()
     publish: Publish = Publish()
@@ -63,8 +66,8 @@ class Recipe(Section):
         """What determines each stage's result, as JSON values by stage. Reads no files.
 
         Datasets and probe files count by content and not by path; so does a local
-        source, whose content is in its manifest. Time limits and the number of generations
-        have no influence.
+        source, whose content is in its manifest. Time limits, the number of generations and the
+        section `quality`, which changes no bit, have no influence.
         """
         return {
             "fetch": self._source_input(),

@@ -99,6 +99,11 @@ def _exists(path: Path) -> bool:
         return False
 
 
+def builtin_dataset(name: str) -> Path:
+    """The file of a shipped dataset."""
+    return _builtins("dataset")[name]
+
+
 def _close_to(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     return f"did you mean {' or '.join(near)}?" if near else f"shipped recipes: {', '.join(known)}"

@@ -56,10 +56,11 @@ class LinearQuality:
     Attributes:
         name: of the module.
         type: as in the description: `W8A8`, `W8A8_DYNAMIC`.
-        sqnr: dB, of its output on the same input; None where no token of the held-out set reached it.
+        sqnr: dB, of its output on the same input; None where no token of the held-out set reached it in the
+            quantized model.
         weight_error: |dequantized - float| / |float| of the weight.
         saturated: share of its input values that a static scale clips; 0 for scales per token.
-        tokens: of the held-out set, that reached it in the quantized model.
+        tokens: of the held-out set, that the reference sends to it.
         calibration_tokens: of the calibration set, that reached it.
     """
 

@@ -67,6 +67,9 @@ def write_recipe(folder: Path, **sections: Any) -> Path:
         prompts = json.loads((ROOT / f"calib_data/{role}.json").read_text("utf-8"))
         (folder / f"{role}.json").write_text(json.dumps(prompts[:2]), "utf-8")
         value["quantize"][role]["dataset"] = f"{role}.json"
+    held_out = json.loads((ROOT / "calib_data/held_out.json").read_text("utf-8"))
+    (folder / "held_out.json").write_text(json.dumps(held_out[:2]), "utf-8")
+    value["quality"] = {"dataset": "held_out.json"}
     probes = json.loads((ROOT / "quantpipe/assets/tiny-qwen3-moe.probes.json").read_text("utf-8"))
     value["smoke"].update(probes=[probe for probe in probes if not probe["chat"]][:3], probes_file=None)
     for name, section in sections.items():

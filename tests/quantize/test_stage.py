@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from helpers.commands import QUANTPIPE, environment, made_once, quantpipe, write_recipe
 
+from quantpipe.store.quality import read_quality
+
 
 @pytest.fixture(scope="session")
 def recipe(session_folder: Path) -> Path:
@@ -76,6 +78,27 @@ def test_an_interrupted_run_is_continued_to_the_same_bytes(
     assert ours["outputs"]["manifest"] == whole["outputs"]["manifest"]
     if status == 75:
         assert ours["figures"]["resumed_units"] >= 2
+
+
+def test_the_quality_is_measured_and_changes_no_bit(
+    recipe: Path, whole: dict[str, Any], session_folder: Path, tmp_path: Path
+) -> None:
+    quality = whole["outputs"]["quality"]
+    assert 0 < quality["kl_mean"] < quality["kl_p99"]
+    assert quality["top1"] > 0.8
+    assert quality["perplexity_quantized"] == pytest.approx(quality["perplexity_bf16"], rel=0.05)
+    assert len(quality["layers"]) == whole["figures"]["layers"]
+    report = read_quality(session_folder / "streaming" / quality["file"])
+    assert report.summary.kl_mean == quality["kl_mean"]
+    assert len(report.prompts) == 2
+
+    other = write_recipe(tmp_path / "other", quantize={"engine": "streaming"}, quality={"measure": False})
+    done = quantpipe("run", other, "--store", tmp_path / "store", "--until", "quantize")
+    assert done.status == 0, done.stderr
+    unmeasured = receipt(tmp_path / "store")
+    assert "quality" not in unmeasured["outputs"]
+    assert unmeasured["outputs"]["manifest"] == whole["outputs"]["manifest"]
+    assert unmeasured["key"] == whole["key"]
 
 
 def test_force_starts_over(recipe: Path, whole: dict[str, Any], tmp_path: Path) -> None:

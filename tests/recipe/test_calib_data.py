@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ from quantpipe.recipe.datasets import dataset_digest, load_prompts
 
 CALIB_DATA = Path(__file__).parents[2] / "calib_data"
 NAMES = ("anti_outlier", "calibration")
+HELD_OUT = "held_out"
 BLOCK = 10  # five English prompts, then five Chinese ones: one per topic each
 LONGEST_SHARED_SENTENCE = 40
 
@@ -71,15 +73,27 @@ class TestEachSet:
         assert len({prompt[:16] for prompt in prompts_of(name)}) == 50
 
 
-def test_the_two_sets_share_no_sentence() -> None:
-    first, second = (set().union(*map(sentences, prompts_of(name))) for name in NAMES)
-    assert len(first) > 200
-    assert len(second) > 200
-    assert first & second == set()
+def test_no_two_sets_share_a_sentence() -> None:
+    found = {name: set().union(*map(sentences, prompts_of(name))) for name in (*NAMES, HELD_OUT)}
+    assert all(len(found[name]) > 200 for name in NAMES)
+    assert len(found[HELD_OUT]) > 30
+    for first, second in itertools.combinations(found.values(), 2):
+        assert first & second == set()
+
+
+def test_the_held_out_set_is_in_two_languages_and_varied() -> None:
+    prompts = prompts_of(HELD_OUT)
+    assert len({prompt[:16] for prompt in prompts}) == len(prompts) == 16
+    assert all(200 <= len(prompt) <= 1100 for prompt in prompts)
+    for index, prompt in enumerate(prompts):
+        share = cjk_share(prompt)
+        assert share > 0.2 if index % 2 else share < 0.01, (index, share, prompt[:60])
+    for half in (prompts[::2], prompts[1::2]):
+        assert any("```" in prompt for prompt in half)
 
 
 def test_no_sentence_is_used_twice_within_a_set() -> None:
-    for name in NAMES:
+    for name in (*NAMES, HELD_OUT):
         seen: set[str] = set()
         for prompt in prompts_of(name):
             assert not seen & sentences(prompt), prompt[:80]
@@ -88,5 +102,5 @@ def test_no_sentence_is_used_twice_within_a_set() -> None:
 
 def test_readme_gives_the_digests() -> None:
     readme = (CALIB_DATA / "README.md").read_text(encoding="utf-8")
-    for name in NAMES:
+    for name in (*NAMES, HELD_OUT):
         assert dataset_digest(prompts_of(name)) in readme

@@ -77,7 +77,7 @@ def test_a_builtin_name_that_does_not_exist_is_a_problem_of_its_line(tmp_path: P
     assert problem.startswith(
         "r.yaml:17: quantize.calibration.dataset: quantpipe ships no dataset named builtin:calibratoin"
     )
-    assert "available: builtin:anti_outlier, builtin:calibration" in problem
+    assert "available: builtin:anti_outlier, builtin:calibration, builtin:held_out" in problem
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ Pipe, from the worker to quantpipe, one JSON object per line, the key "event" be
     discarded units: as above, but discarded; differences: why, one line each
     damaged   units: indices of finished units whose shards have changed on the storage since, which are done
               again; first: the unit from which on
+    unmeasured units: finished before with no measuring, or with another held-out set: there will be no
+              quality.json
     stopped   message: SIGTERM came, the state is kept
     failed    type, message, action: msmodelslim's own words; fault: what kind it is, of `FAULTS`;
               for "storage" also errno (its name, as in errno.h) and file ("" where it is not known)
@@ -51,6 +53,9 @@ class Job:
         exact: the bits of engine `stock`; False allows quicker arithmetic.
         state: directory in which unfinished work is kept.
         smoothing_dataset: the prompts that decide the smoothing; None where the spec's dataset does.
+        held_out: the prompts with which the quality is measured; None where it is not. They decide no bit
+            of the output.
+        held_out_digest: of those prompts.
         identity: by name, what decides the bits of the output in addition to what the worker knows itself.
     """
 
@@ -65,6 +70,8 @@ class Job:
     exact: bool = True
     state: str = ""
     smoothing_dataset: str | None = None
+    held_out: str | None = None
+    held_out_digest: str = ""
     identity: dict[str, str] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:

@@ -31,6 +31,7 @@ SHORT = [
     "def add(a, b):\n    return a + b\n",
     "Qu'est-ce que c'est ?",
 ]
+HELD_OUT = ["Three prompts are held out.", "for n in range(3):\n    print(n * n)\n", "Onze, douze, treize?"]
 OTHER = ["Nothing of this is in the other set: 31, 57, 1999.", "x = [i * i for i in range(10)]"]
 
 
@@ -169,12 +170,17 @@ class Quantizer:
         prompts: list[str] = SHORT,
         smoothing: list[str] | None = None,
         exact: bool = True,
+        held_out: list[str] | None = HELD_OUT,
         identity: dict[str, str] | None = None,
         adapter: str | None = None,
         process: dict[str, Any] | None = None,
         **how: Any,
     ) -> dict[str, Any]:
-        """Quantize into `out/checkpoint`, with the state in `out/state`."""
+        """Quantize into `out/checkpoint`, with the state in `out/state`.
+
+        Args:
+            held_out: engine streaming measures its quality on them; its bits are those of stock all the same.
+        """
         (out / "checkpoint").mkdir(parents=True, exist_ok=True)
         architecture = json.loads((snapshot / "config.json").read_text())["architectures"][0]
         job = {
@@ -189,6 +195,8 @@ class Quantizer:
             "exact": exact,
             "state": str(out / "state"),
             "smoothing_dataset": dataset(out, "smoothing", smoothing) if smoothing else None,
+            "held_out": dataset(out, "held_out", held_out) if held_out else None,
+            "held_out_digest": json.dumps(held_out),
             "identity": identity or {},
         }
         return in_child(lambda events: quantize(job, threads, events), **how)

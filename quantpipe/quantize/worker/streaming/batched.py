@@ -139,6 +139,7 @@ def _experts(block: Any, x: torch.Tensor, prompts: Groups) -> torch.Tensor:
     order = torch.argsort(pair, stable=True)
     rows, groups, weights = order // k, pair[order] % prompts.count, weights.reshape(-1)[order].unsqueeze(-1)
     counts = torch.bincount(experts.reshape(-1), minlength=number).tolist()
+    moe.count_tokens(block, counts)
     total = torch.zeros_like(x)
     parts = zip(rows.split(counts), groups.split(counts), weights.split(counts), strict=True)
     for expert, (mine, group, weight) in zip(block.experts, parts, strict=True):

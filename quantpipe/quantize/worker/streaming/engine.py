@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from msmodelslim.core.quant_service.modelslim_v1.quant_config import ModelslimV1QuantConfig
 from msmodelslim.infra.file_dataset_loader import FileDatasetLoader
+from msmodelslim.processor.quarot.offline_quarot.quarot import QuaRotProcessorConfig
 from msmodelslim.utils.seed import seed_all
 
 from quantpipe import durable
@@ -21,6 +22,8 @@ from quantpipe.quantize.worker.streaming.adapters import adapter_for
 from quantpipe.quantize.worker.streaming.model import skeleton
 from quantpipe.quantize.worker.streaming.passes import CALIBRATION, SMOOTHING, Dataset, Passes
 from quantpipe.quantize.worker.streaming.processors import Processors
+from quantpipe.quantize.worker.streaming.quality.meter import Meter
+from quantpipe.quantize.worker.streaming.quality.report import measured, write_report
 from quantpipe.quantize.worker.streaming.runner import Runner
 from quantpipe.quantize.worker.streaming.saver import UnitSaver
 from quantpipe.quantize.worker.streaming.state import State
@@ -53,10 +56,13 @@ def quantize(job: Job, reporter: Reporter) -> None:
         reporter.send("resumed", units=state.kept)
     if state.damaged:
         reporter.send("damaged", units=state.damaged, first=len(state.units))
+    measure = job.held_out is not None and measured([u.quality for u in state.units], job.held_out_digest)
+    if job.held_out is not None and not measure:
+        reporter.send("unmeasured", units=len(state.units))
     reporter.send("phase", name="quantize")
     while True:
         seed_all(seed=42, mode=True)
-        runner = _runner(job, reporter, state, stopping)
+        runner = _runner(job, reporter, state, stopping, measure=measure)
         finished = runner.run()
         if not state.repaired:
             break
@@ -65,6 +71,8 @@ def quantize(job: Job, reporter: Reporter) -> None:
         raise StoppedError(f"stopped by SIGTERM after {len(state.units)} of {runner.units} units")
     written = runner.saver.conclude(state.units, untied=runner.tied)
     durable.write_json(Path(job.state) / SHARDS, written)
+    if measure and measured([unit.quality for unit in state.units], job.held_out_digest):
+        write_report(Path(job.state), [unit.quality for unit in state.units])
     for boundary in Path(job.state).glob("boundary-*"):
         boundary.unlink()
 
@@ -89,7 +97,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8")).hexdigest()
 
 
-def _runner(job: Job, reporter: Reporter, state: State, stopping: _Stopping) -> Runner:
+def _runner(job: Job, reporter: Reporter, state: State, stopping: _Stopping, *, measure: bool) -> Runner:
     adapter = adapter_for(job.adapter, Path(job.snapshot), job.trust_remote_code)
     adapter.with_embedding = not state.units
     spec = ModelslimV1QuantConfig(apiversion="modelslim_v1", spec=job.spec).spec
@@ -99,18 +107,31 @@ def _runner(job: Job, reporter: Reporter, state: State, stopping: _Stopping) -> 
     place = device.place(job.device, job.device_indices)
     passes = Passes(_datasets(job, adapter), place=place, exact=job.exact)
     model = skeleton(adapter)
+    meter = _meter(job, adapter, spec, place) if measure else None
     return Runner(
         model=model,
         weights=Weights.of_snapshot(Path(job.snapshot)),
         state=state,
-        processors=Processors(spec.process, model, adapter, passes, exact=job.exact),
+        processors=Processors(
+            spec.process, model, adapter, passes, exact=job.exact, keep=None if meter is None else meter.keep
+        ),
         passes=passes,
         saver=UnitSaver(model, save, adapter),
         tied=bool(adapter.config.tie_word_embeddings),
         on_layer=lambda index: reporter.send("layer", index=index, of=layers),
         stop=lambda: stopping.requested or state.repaired,
         place=place,
+        meter=meter,
     )
+
+
+def _meter(job: Job, adapter: Any, spec: Any, place: torch.device) -> Meter:
+    from msmodelslim.core.const import DeviceType
+
+    texts = FileDatasetLoader(Path(job.snapshot)).get_dataset_by_name(str(job.held_out))
+    blocks = [config.block_size for config in spec.process if isinstance(config, QuaRotProcessorConfig)]
+    rotation = adapter.rotations(blocks[0])[0] if blocks else None
+    return Meter(adapter.handle_dataset(texts, DeviceType.CPU), job.held_out_digest, rotation, place)
 
 
 def _datasets(job: Job, adapter: Any) -> dict[str, Dataset]:

@@ -8,6 +8,7 @@ the same operations on the same values in the same type, without those that cann
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -147,7 +148,13 @@ def supports(config: LinearQConfig) -> bool:
 
 
 class LeanLinearQuantProcessor(LinearQuantProcessor):  # type: ignore[misc]
-    """msmodelslim's processor, with CalibratedLinear wherever that gives the same bits."""
+    """msmodelslim's processor, with CalibratedLinear wherever that gives the same bits.
+
+    Attributes:
+        keep: called with each linear, and its full name, before its weight is replaced.
+    """
+
+    keep: Callable[[str, nn.Linear], None] = staticmethod(lambda name, linear: None)
 
     def preprocess(self, request: Any) -> None:
         """See LinearQuantProcessor."""
@@ -160,6 +167,7 @@ class LeanLinearQuantProcessor(LinearQuantProcessor):  # type: ignore[misc]
         self._shared = Input()
 
     def _process_linear(self, full_name: str, module: nn.Linear) -> None:
+        self.keep(full_name, module)
         if not supports(self.config.qconfig) or module._forward_pre_hooks:
             super()._process_linear(full_name, module)
             return

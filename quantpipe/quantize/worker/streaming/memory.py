@@ -30,7 +30,7 @@ class PagePool:
         free = [block for block, user in self._blocks if user() is None]
         self._blocks = [(block, user) for block, user in self._blocks if user() is not None]
         fitting = [block for block in free if len(block) >= size]
-        block = fitting[0] if fitting else mmap.mmap(-1, max(size, 1), flags=_PRIVATE)
+        block = min(fitting, key=len) if fitting else mmap.mmap(-1, max(size, 1), flags=_PRIVATE)
         with contextlib.suppress(OSError, AttributeError):  # pages of 2 MiB where the system has them
             block.madvise(mmap.MADV_HUGEPAGE)
         values = np.frombuffer(block, dtype=np.uint8)

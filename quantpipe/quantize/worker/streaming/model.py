@@ -57,13 +57,19 @@ def new_layer(model: Any, index: int, tensors: Mapping[str, torch.Tensor]) -> nn
     Raises:
         SnapshotError: a tensor is missing, unknown, or of another shape.
     """
+    layer = empty_layer(model, index)
+    fill(layer, tensors, layer_name(index), model.dtype)
+    model.model.layers._modules = {str(index): layer}
+    return layer
+
+
+def empty_layer(model: Any, index: int) -> nn.Module:
+    """Decoder layer `index` on the meta device, apart from the model."""
     module = sys.modules[type(model).__module__]
     kind = getattr(module, model._no_split_modules[0])
     with torch.device("meta"):
         layer: nn.Module = kind(model.config, index)
-    fill(layer, tensors, layer_name(index), model.dtype)
-    model.model.layers._modules = {str(index): layer.eval()}
-    return layer
+    return layer.eval()
 
 
 def drop_layer(model: Any) -> None:

@@ -9,6 +9,7 @@ token's results are added in the same order, so no bit differs.
 from __future__ import annotations
 
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ def forward(self: Any, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch
         if count:
             results[begin : begin + count] = self.experts[number](given[begin : begin + count])
             begin += count
+    count_tokens(self, counts)
     results.mul_(weights.T.reshape(-1)[order].unsqueeze(-1))
     place = torch.empty_like(order)
     place[order] = torch.arange(order.numel(), device=order.device)
@@ -51,6 +53,17 @@ def forward(self: Any, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch
     for number in range(k):
         total += results[by_expert[number]]
     return total.view(shape), logits
+
+
+def count_tokens(block: Any, counts: Sequence[int]) -> None:
+    """Add to how many tokens each expert has seen."""
+    block.seen = [a + b for a, b in zip(getattr(block, "seen", [0] * len(counts)), counts, strict=True)]
+
+
+def take_counts(layer: Any) -> list[int]:
+    """How many tokens each expert has seen since the last call; empty where the layer has no experts."""
+    counts: list[int] = vars(layer.mlp).pop("seen", [])
+    return counts
 
 
 def speed_up(layer: nn.Module) -> None:

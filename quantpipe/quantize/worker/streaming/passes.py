@@ -72,6 +72,11 @@ class Passes:
             for number, (states, _) in enumerate(dataset.inputs)
         }
 
+    @property
+    def tokens(self) -> int:
+        """Of the calibration set."""
+        return sum(int(ids.numel()) for ids, _ in self._datasets[CALIBRATION].prompts)
+
     # -- through the layer in progress -----------------------------------------------------------
 
     def calibrate(self, layer: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msmodelslim.core.base.protocol import BatchProcessRequest
@@ -16,6 +16,7 @@ from msmodelslim.processor.quarot.offline_quarot.quarot import QuaRotProcessor, 
 from msmodelslim.processor.quarot.offline_quarot.quarot_interface import get_rotate_command
 from torch import nn
 
+from quantpipe.quantize.worker.streaming import moe
 from quantpipe.quantize.worker.streaming.linear import LeanLinearQuantProcessor
 from quantpipe.quantize.worker.streaming.model import layer_name
 from quantpipe.quantize.worker.streaming.passes import Passes
@@ -44,12 +45,24 @@ class Processors:
         model: the skeleton.
         adapter: of adapters.adapter_for.
         exact: the bits of engine `stock`; False takes quick.py and factored.py.
+        keep: called with each linear, and its full name, before it is quantized in place.
+
+    Attributes:
+        seen: tokens of the calibration set that each expert of the last layer got; empty without experts.
     """
 
     def __init__(
-        self, configs: Sequence[Any], model: nn.Module, adapter: Any, passes: Passes, *, exact: bool
+        self,
+        configs: Sequence[Any],
+        model: nn.Module,
+        adapter: Any,
+        passes: Passes,
+        *,
+        exact: bool,
+        keep: Callable[[str, nn.Linear], None] | None = None,
     ) -> None:
-        self._model, self._adapter, self._passes = model, adapter, passes
+        self._model, self._adapter, self._passes, self._keep = model, adapter, passes, keep
+        self.seen: list[int] = []
         self._kinds = _EXACT if exact else _QUICK
         self._processors = [self._processor(config) for config in configs]
 
@@ -62,7 +75,10 @@ class Processors:
             return group
         kind = self._kinds.get(type(config))
         if kind is not None:
-            return kind(self._model, config, self._adapter)
+            processor = kind(self._model, config, self._adapter)
+            if isinstance(processor, LeanLinearQuantProcessor) and self._keep is not None:
+                processor.keep = self._keep
+            return processor
         return AutoSessionProcessor.from_config(self._model, config, self._adapter)
 
     def pre_run(self) -> None:
@@ -86,7 +102,9 @@ class Processors:
                 continue
             processor.preprocess(request)
             if not processor.is_data_free():
+                moe.take_counts(layer)  # of other passes
                 self._passes.calibrate(layer)
+                self.seen = moe.take_counts(layer)
             processor.postprocess(request)
 
     def _map_rotations(self, processor: QuaRotProcessor, index: int, layer: nn.Module) -> None:

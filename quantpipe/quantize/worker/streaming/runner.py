@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from quantpipe.quantize.worker.streaming.model import EMBEDDING, HEAD, NORM, lay
 from quantpipe.quantize.worker.streaming.passes import Passes
 from quantpipe.quantize.worker.streaming.prefetch import Prefetch
 from quantpipe.quantize.worker.streaming.processors import Processors
+from quantpipe.quantize.worker.streaming.quality.meter import Meter, Reached
 from quantpipe.quantize.worker.streaming.saver import UnitSaver
 from quantpipe.quantize.worker.streaming.state import State
 from quantpipe.quantize.worker.streaming.weights import Weights
@@ -34,6 +36,7 @@ class Runner:
         on_layer: called with each decoder layer that begins, counted from 1.
         stop: called before each unit: whether to stop there.
         place: the device on which layers are processed.
+        meter: measures the quality; None where nobody wants it.
     """
 
     model: Any
@@ -46,6 +49,7 @@ class Runner:
     on_layer: Callable[[int], None]
     stop: Callable[[], bool]
     place: torch.device
+    meter: Meter | None = None
 
     @property
     def layers(self) -> int:
@@ -84,14 +88,19 @@ class Runner:
         """All that comes before the first layer that is to be done."""
         if self.state.units:
             self.processors.pre_run()
-            self.passes.resume(self.model, self.state.boundary())
+            boundary = self.state.boundary()
+            self.passes.resume(self.model, boundary)
+            if self.meter is not None:
+                self.meter.resume(self.model, boundary)
             return
         self._fill(EMBEDDING, models.read_embedding(self.weights))
+        if self.meter is not None:
+            self.meter.enter(self.model)
         self.processors.pre_run()
         self.passes.embed(self.model)
         embedding = self.model.get_submodule(EMBEDDING)
         self.saver.save_module(EMBEDDING, embedding)
-        self._commit()
+        self._commit(None if self.meter is None else self.meter.enter_quantized(self.model))
         embedding.to("meta")
 
     def _layers(self, ahead: Prefetch) -> bool:
@@ -106,11 +115,18 @@ class Runner:
         layer = models.new_layer(self.model, index, device.move(tensors, self.place))
         tensors.clear()
         moe.speed_up(layer)
+        given = None if self.meter is None else self.meter.reference(layer)
         self.processors.process(index, layer)
         self.saver.save_module(layer_name(index), layer)
         models.drop_layer(self.model)
         del layer
-        self._commit()
+        self._commit(None if given is None else self._measured(index, given))
+
+    def _measured(self, index: int, given: torch.Tensor) -> dict[str, Any]:
+        """The figures of a layer whose tensors are ready to be written."""
+        assert self.meter is not None
+        calibrated = Reached(self.passes.tokens, tuple(self.processors.seen))
+        return self.meter.quantized(self.model, index, given, *self.saver.unit(), calibrated)
 
     def _head(self) -> bool:
         norm = self._fill(NORM, self.weights.read_prefix(f"{NORM}."))
@@ -118,18 +134,34 @@ class Runner:
         self.processors.post_run()
         self.saver.save_module(NORM, norm)
         self.saver.save_module(HEAD, head)
-        self._commit()
+        self._commit(None if self.meter is None else self._measured_logits(self.meter, norm, head))
         return True
+
+    def _measured_logits(self, meter: Meter, norm: nn.Module, head: nn.Module) -> dict[str, Any]:
+        """Of norm and head as they are written; as they were read, they are read again."""
+        read = {
+            NORM: (norm, self.weights.read_prefix(f"{NORM}.")),
+            HEAD: (head, models.read_head(self.weights, self.tied)),
+        }
+        original = []
+        for name, (module, tensors) in read.items():
+            twin = copy.copy(module)
+            twin._parameters = dict(module._parameters)
+            models.fill(twin, device.move(tensors, self.place), name, self.model.dtype)
+            original.append(twin)
+        return meter.logits(original, (norm, head))
 
     def _fill(self, name: str, tensors: dict[str, torch.Tensor]) -> nn.Module:
         module: nn.Module = self.model.get_submodule(name)
         models.fill(module, device.move(tensors, self.place), name, self.model.dtype)
         return module
 
-    def _commit(self) -> None:
+    def _commit(self, quality: dict[str, Any] | None) -> None:
         index = len(self.state.units)
         written, entries = self.saver.write_unit(index)
-        hidden = self.passes.hidden_states() if index <= self.layers else None  # nothing follows the head
-        self.state.commit(written, entries, self.saver.figures(), hidden)
+        hidden = None
+        if index <= self.layers:  # nothing follows the head
+            hidden = self.passes.hidden_states() | ({} if self.meter is None else self.meter.boundary())
+        self.state.commit(written, entries, self.saver.figures(), hidden, quality)
         gc.collect()
         device.release(self.place)

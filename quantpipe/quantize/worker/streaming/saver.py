@@ -76,6 +76,10 @@ class UnitSaver(AscendV1Saver):  # type: ignore[misc]
             rotation_map={"global_rotation": ROTATION}
         )
 
+    def unit(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """The tensors of the unit in progress, and its entries of the description."""
+        return self._tensors.values, self._entries.values
+
     def write_unit(self, index: int) -> tuple[list[Shard], dict[str, Any]]:
         """Write the unit in progress; returns its shards and its entries of the description."""
         tensors, entries = self._tensors.values, self._entries.values

@@ -54,6 +54,7 @@ class Unit:
         description: its entries of quant_model_description.json, in order.
         saver: the saver's own figures after it (model type and optional files), for the description's end.
         boundary: the file of hidden states after it; None after the head.
+        quality: its figures (quality/report.py); None where the run does not measure.
     """
 
     index: int
@@ -61,6 +62,7 @@ class Unit:
     description: dict[str, Any]
     saver: dict[str, Any]
     boundary: Shard | None
+    quality: dict[str, Any] | None = None
 
     @classmethod
     def from_json(cls, value: Any) -> Unit:
@@ -72,6 +74,7 @@ class Unit:
             dict(value["description"]),
             dict(value["saver"]),
             None if boundary is None else Shard(**boundary),
+            value.get("quality"),
         )
 
 
@@ -201,17 +204,19 @@ class State:
         description: dict[str, Any],
         saver: dict[str, Any],
         hidden: Mapping[str, torch.Tensor] | None,
+        quality: dict[str, Any] | None = None,
     ) -> None:
         """Finish a unit whose shards are on disk already.
 
         Args:
             hidden: hidden states after it, by role and prompt; None after the last unit.
+            quality: its figures.
         """
         index = len(self.units)
         boundary = None
         if hidden is not None:
             boundary = shards.write_shard(self._folder / f"boundary-{index:05d}{SHARD_SUFFIX}", hidden)
-        unit = Unit(index, tuple(written), description, saver, boundary)
+        unit = Unit(index, tuple(written), description, saver, boundary, quality)
         if any(old.index == index and old.shards != unit.shards for old in self._later):
             self._forget_later(index)
         durable.write_json(self._unit_path(index), asdict(unit))
