@@ -13,18 +13,25 @@ from quantpipe.store import folders, succession
 from quantpipe.store.history import Move
 from quantpipe.store.outputs import PublishFigures, PublishOutput
 from quantpipe.store.receipt import PublishReceipt
+from quantpipe.store.sealed import verified_since
 from quantpipe.store.succession import Origin
 
 UNPUBLISHED_GRACE_SECONDS = 7 * 24 * 3600.0
 """A sealed but unpublished generation may belong to a run that is still at its smoke load."""
 
 
+TRUSTED_SECONDS = 24 * 3600.0
+"""What was read back and found right within this time is not read again before the pointer moves to it."""
+
+
 class PublishStage:
     """One rename of a link: its readers see a complete checkpoint, the old one or the new one.
 
+    What it points at has been read back lately: by verify in this run, or within `TRUSTED_SECONDS`. Otherwise
+    it is hashed first: a changed smoke section publishes what was verified long ago, for example.
+
     Args:
-        forced: somebody asked for it by name, maybe long after the generation was verified: what this run
-            has not verified itself is hashed before the pointer names it.
+        forced: somebody asked for it by name: what this run has not verified itself is hashed in any case.
     """
 
     name: StageName = "publish"
@@ -64,8 +71,9 @@ class PublishStage:
             context.verify.digest,
             context.pointed,
         )
-        if self._forced and "verify" not in context.executed:
-            _require_intact(context, store.generation(name, digest))
+        generation = store.generation(name, digest)
+        if "verify" not in context.executed and (self._forced or _is_doubtful(context, generation)):
+            _require_intact(context, generation)
         store.save_receipts(name, digest, context.receipts)
         context.require_lease()
         odd = _oddities(context)
@@ -114,6 +122,14 @@ def _readers(model: Path, root: Path) -> tuple[str, ...]:
         return ()
     modes, command = folders.how_to_open(found)
     return (f"servers that run as another user cannot read the checkpoint: {modes}; `{command}` opens it",)
+
+
+def _is_doubtful(context: Context, generation: Path) -> bool:
+    """Whether the pointer would move to what nobody has read back lately."""
+    if context.pointed == generation.name:
+        return False
+    since = verified_since(generation)
+    return since is None or since < context.store.clock() - TRUSTED_SECONDS
 
 
 def _require_intact(context: Context, generation: Path) -> None:

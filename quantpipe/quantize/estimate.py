@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantpipe.checkpoint.dims import read_dims
+from quantpipe.quantize.worker.protocol import KEPT_EVERY
 
 CPU_OPERATIONS = 150e9
 """A second, one core-pair's mixture of float32 and bf16 products. Hosts with many cores are faster."""
@@ -44,6 +45,7 @@ class Estimate:
         memory_bytes: host memory at the peak.
         operations: floating point operations in matrix products.
         read_bytes, written_bytes: of tensors.
+        boundary_bytes: on disk at the end: what a later run resumes from, on top of the checkpoint.
         linears: how many linears are quantized.
         seconds: wall time, under the assumptions of this module.
     """
@@ -53,6 +55,7 @@ class Estimate:
     operations: float
     read_bytes: int
     written_bytes: int
+    boundary_bytes: int
     linears: int
     seconds: float
 
@@ -92,4 +95,7 @@ def estimate(
     seconds = max(computing, read / READ) + written / min(WRITE, HASH)
     largest = max(2 * layer, 2 * 2 * embedding)  # the embedding is rotated in float32
     memory = BASE_MEMORY + HELD_LAYERS * largest
-    return Estimate(2 * layer, memory, operations, read, written, linears, float(math.ceil(seconds)))
+    # bf16, of each token that goes through the layers; besides those that stay, the last and the next one.
+    boundaries = 2 * tokens * datasets * hidden * (layers // KEPT_EVERY + 2)
+    time = float(math.ceil(seconds))
+    return Estimate(2 * layer, memory, operations, read, written, boundaries, linears, time)

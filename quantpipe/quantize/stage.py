@@ -70,10 +70,11 @@ class QuantizeStage:
         quantize = context.recipe.quantize
         output = math.ceil(source_bytes * _OUTPUT_SHARE) + (1 << 20)
         memory = math.ceil(source_bytes * _STOCK_MEMORY_SHARE) + _STOCK_MEMORY_BASE
-        seconds, time = None, ""
+        seconds, time, boundaries = None, "", 0
         if quantize.engine == "streaming" and (found := _estimate(context)) is not None:
             memory = min(memory, found.memory_bytes)
             seconds, time = found.seconds, f", roughly {human_seconds(found.seconds)}"
+            boundaries = found.boundary_bytes
         elif quantize.engine == "streaming":
             memory = BASE_MEMORY + math.ceil(source_bytes * _UNKNOWN_LAYERS_SHARE)
         return QuantizePlan(
@@ -81,7 +82,7 @@ class QuantizeStage:
             "run",
             f"{quantize.scheme} with engine {quantize.engine} on {quantize.device}, "
             f"{len(context.recipe.calibration_prompts())} prompts, about {human_bytes(output)}{time}",
-            disk_bytes=output,
+            disk_bytes=output + boundaries,
             memory_bytes=memory,
             notes=self._notes(context),
             checkpoint_bytes=output,

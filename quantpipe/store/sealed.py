@@ -135,6 +135,17 @@ def check_sealed(
     return found
 
 
+def verified_since(checkpoint: Path) -> float | None:
+    """Since when all files of a generation are known to be right, seconds since the epoch; None for never."""
+    verified = Verified.of_generation(checkpoint)
+    if verified.never:
+        return None
+    try:
+        return verified.since(manifest_of(checkpoint).paths())
+    except (FileNotFoundError, VerificationError):
+        return None
+
+
 def record_verified(checkpoint: Path, manifest: Manifest, time: float) -> None:
     """All files of a generation were found right at `time`, seconds since the epoch by the file server."""
     verified = Verified.of_generation(checkpoint)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
-from quantpipe.errors import VerificationError
 from quantpipe.store import succession
 from quantpipe.store.damaged import marked
 from quantpipe.store.lease import Lease
-from quantpipe.store.sealed import manifest_of
+from quantpipe.store.sealed import verified_since
 from quantpipe.store.store import Generation, Store
-from quantpipe.store.verified import Verified
 from quantpipe.text import utc
 
 
@@ -117,13 +115,7 @@ def _generation(generation: Generation) -> GenerationStatus:
 
 
 def _verified(generation: Generation) -> str | None:
-    verified = Verified.of_generation(generation.path)
-    if verified.never:
-        return None
-    try:
-        since = verified.since(manifest_of(generation.path).paths())
-    except (FileNotFoundError, VerificationError):
-        return None
+    since = verified_since(generation.path)
     return None if since is None else utc(since)
 
 

@@ -23,7 +23,7 @@ from quantpipe.store.damaged import marked
 from quantpipe.store.lease import Lease
 from quantpipe.store.pointer import Pointer
 from quantpipe.store.receipt import PublishReceipt, receipt_from_json
-from quantpipe.store.sealed import glance_at_sealed
+from quantpipe.store.sealed import glance_at_sealed, manifest_of, record_verified, verified_since
 from quantpipe.store.store import Store
 
 
@@ -49,6 +49,7 @@ def seal(context: Context, letter: str) -> str:
     staging.mkdir()
     (staging / "weights").write_text(letter)
     context.store.seal(staging, "tiny", letter * 64, provenance(staging))
+    context.executed.add("verify")
     return letter * 64
 
 
@@ -265,6 +266,38 @@ def test_a_forced_publish_hashes_what_this_run_did_not_verify(context: Context) 
     assert caught.value.where == str(place / "weights")
     assert marked(place)
     assert glance_at_sealed(place)
+
+
+@pytest.mark.parametrize("hours", [None, 25])
+def test_what_nobody_has_read_back_lately_is_hashed_before_the_pointer_moves_to_it(
+    context: Context, hours: float | None
+) -> None:
+    """A changed smoke section, the second of two recipes: what was verified last week is published today."""
+    place, _ = real(context)
+    if hours is not None:
+        record_verified(place, manifest_of(place), context.store.clock() - hours * 3600)
+    flip(place / "weights")
+    with pytest.raises(VerificationError, match="damaged") as caught:
+        PublishStage().run(context)
+    assert caught.value.where == str(place / "weights")
+    assert context.store.pointer("tiny").named() is None
+    assert marked(place)
+
+
+def test_what_was_read_back_lately_is_not_read_again(context: Context) -> None:
+    """The smoke load failed on a probe, the probe is corrected an hour later."""
+    place, digest = real(context)
+    record_verified(place, manifest_of(place), context.store.clock() - 3600)
+    flip(place / "weights")
+    PublishStage().run(context)
+    assert context.store.pointer("tiny").named() == digest
+
+
+def test_hashing_before_a_publish_is_recorded(context: Context) -> None:
+    place, _ = real(context)
+    PublishStage().run(context)
+    since = verified_since(place)
+    assert since is not None and since > context.store.clock() - 60
 
 
 def test_what_this_run_has_verified_is_not_read_again(context: Context) -> None:

@@ -20,6 +20,13 @@ def test_the_bytes_of_qwen3_235b_are_those_of_its_files() -> None:
     assert 4 * found.layer_bytes < found.memory_bytes < 25e9
 
 
+def test_what_a_later_run_resumes_from_is_on_the_disk_too() -> None:
+    """94 layers: the boundaries of 11 units stay, two more exist at once; each of 25,000 tokens in bf16."""
+    found = estimate(QWEN3_235B, **HOW)
+    assert found is not None
+    assert found.boundary_bytes == 13 * 2 * 25_000 * 4096
+
+
 @pytest.mark.parametrize(
     "less",
     [{"rotate": False}, {"smooth": False}, {"datasets": 1}, {"prompts": 10}],

@@ -31,14 +31,12 @@ import torch
 from quantpipe import durable
 from quantpipe.checkpoint.names import SHARD_SUFFIX, shard_name
 from quantpipe.digest import hash_file
+from quantpipe.quantize.worker.protocol import KEPT_EVERY
 from quantpipe.quantize.worker.streaming import shards
 from quantpipe.quantize.worker.streaming.shards import Shard
 from quantpipe.quantize.worker.streaming.weights import Weights, read_header
 
 IDENTITY = "identity.json"
-
-KEPT_EVERY = 8
-"""The boundary of every so many units stays: so few are done again for a damaged one, at most."""
 
 _HASHERS = 4
 """Files hashed at the same time: one core hashes slower than storage reads."""
