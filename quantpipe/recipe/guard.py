@@ -72,15 +72,19 @@ def refused_options(arguments: Sequence[str]) -> Found:
     It takes underscores for dashes, a unique beginning for the whole, `--no-X` for a switch, `--X.key value`
     for a key of JSON, and the value after `=` or as the next argument.
     """
-    option = ""
+    option = inner = ""
     for index, argument in enumerate(arguments):
+        what = None
         if argument.startswith("-") and not _NUMBER.fullmatch(argument):
             option, _, value = argument.partition("=")
             option, _, inner = option.replace("_", "-").partition(".")
-            what = _refused_option(option) or _refused_key(inner)
+            what = _refused_option(option)
         else:
-            value, what = argument, None
-        if what := what or _refused_value(option, value):
+            value = argument
+        what = what or _refused_value(option, value)
+        # `--x.key value`, and options that are keys of a JSON option themselves: `--spec-method value`
+        key = inner or option.removeprefix("--").removeprefix("spec-")
+        if what := what or (_refused_key(key, value) if inner or value else None):
             yield (index,), what
 
 
@@ -88,7 +92,7 @@ def refused_keys(value: Any, at: tuple[str | int, ...] = ()) -> Found:
     """The keys of a JSON value that a recipe may not give."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if what := _refused_key(str(key)):
+            if what := _refused_key(str(key), inner):
                 yield (*at, str(key)), what
             else:
                 yield from refused_keys(inner, (*at, str(key)))
@@ -109,11 +113,13 @@ def _refused_option(option: str) -> str | None:
     return None
 
 
-def _refused_key(path: str) -> str | None:
+def _refused_key(path: str, value: Any) -> str | None:
+    """Why a key, or each of a dotted one, is refused, alone or with this value."""
     parts = [part.removesuffix("+").replace("-", "_") for part in path.split(".")]
+    given = [*parts, f"{parts[-1]}: {value}" if isinstance(value, str) else ""]
     for refused in KEYS:
         for name in refused.names:
-            if name in parts:
+            if any(fnmatchcase(one, name) for one in given):
                 return refused.message(name)
     return None
 

@@ -16,7 +16,7 @@ class Refused:
     """Names that are refused.
 
     Attributes:
-        names: variables (`*` stands for anything), options, keys of JSON, or paths.
+        names: variables and keys of JSON (`*` stands for anything), options, or paths.
         reason: what they would do.
         instead: what to do; empty where there is nothing.
     """
@@ -150,16 +150,23 @@ OPTIONS = (
 KEYS = (
     Refused(
         (
-            "kv_connector_module_path",
-            "ec_connector_module_path",
-            "inductor_passes",
-            "auto_map",
+            *(
+                "*module_path",
+                "*_cls",
+                "*_plugin",
+                "*_processors",
+                "inductor_passes",
+                "auto_map",
+                "middleware",
+            ),
+            *("method: custom_class", "backend: *.*"),
         ),
         "it names Python code to run",
     ),
     Refused(("cache_dir",), "compiled code is loaded from that folder"),
 )
-"""In the JSON of options, and in hf_overrides, compilation_config and additional_config, at any depth."""
+"""In the JSON of options, and in hf_overrides, compilation_config and additional_config, at any depth: a key,
+or a key with its value."""
 
 VALUES: Mapping[str, tuple[str, ...]] = {
     "--distributed-executor-backend": ("mp", "ray", "uni"),

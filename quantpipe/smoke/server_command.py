@@ -194,7 +194,7 @@ def _ranks(serve: Serve) -> int:
     return serve.tensor_parallel_size * serve.data_parallel_size
 
 
-_NPU_ONLY = ("ASCEND_", "HCCL_", "PYTORCH_NPU_", "TASK_QUEUE_", "OMP_", "VLLM_ASCEND_", "LD_PRELOAD")
+_NPU_ONLY = ("ASCEND_", "HCCL_", "PYTORCH_NPU_", "TASK_QUEUE_", "OMP_", "VLLM_ASCEND_")
 _REHEARSAL_LENGTH = 512
 _REHEARSAL_SEQUENCES = 8
 
