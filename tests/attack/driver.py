@@ -5,7 +5,7 @@
 Lines of JSON on stdin, answers on stdout; `Host` in hosts.py is the other end:
 
     {"id": 1, "argv": [...], "control": PATH or null, "out": FILE, "folder": FOLDER, "environment": {},
-     "real": false, "lapse": SECONDS or 0}
+     "real": false, "lapse": SECONDS or 0, "memory": BYTES or 0}
     {"signal": 9, "pids": [...]}     to these processes
 
 The command itself is quantpipe's own, from `cli.main` on. Unless it is `real`, two things are replaced: the
@@ -19,6 +19,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -92,6 +93,9 @@ def run(asked: dict[str, Any]) -> None:
         defaults["lapse"] = asked["lapse"]
     if asked["control"] and SHIM.attack_arm(asked["control"].encode()) != 0:
         os._exit(99)
+    if asked["memory"]:
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (size + asked["memory"], resource.RLIM_INFINITY))
     sys.argv = ["quantpipe", *asked["argv"]]
     from quantpipe.cli import main
 

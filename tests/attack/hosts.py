@@ -103,7 +103,8 @@ class Host:
         library: of shim.py.
         name: another host than those of other names; None is this host.
         separate: in namespaces of its own.
-        lapse: seconds in which leases lapse; None leaves the default.
+        lapse: seconds in which leases lapse; 0 leaves the default.
+        disk: options of a tmpfs at `folder/disk` that only this host sees; it needs `separate`.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Host:
         *,
         separate: bool = False,
         lapse: float = 0,
+        disk: str = "",
     ) -> None:
         self.folder = folder
         self.lapse = lapse
@@ -122,8 +124,9 @@ class Host:
         self._pending = b""
         command = [sys.executable, str(HERE / "driver.py"), *([name] if name else [])]
         if separate:
-            rename = ["sh", "-c", 'hostname "$0"; exec "$@"', name or "host"]
-            command = [*SEPARATE, *rename, *command]
+            mount = f"mkdir -p disk; mount -t tmpfs -o {disk} tmpfs disk && " if disk else ""
+            script = ["sh", "-c", f'hostname "$0"; {mount}exec "$@"', name or "host"]
+            command = [*SEPARATE, *script, *command]
         variables = environment(LD_PRELOAD=str(library), PYTHONDONTWRITEBYTECODE="1")
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables, cwd=folder
@@ -149,6 +152,7 @@ class Host:
         *argv: str | Path,
         control: shim.Control | None = None,
         real: bool = False,
+        memory: int = 0,
         folder: Path | None = None,
         **variables: str,
     ) -> Running:
@@ -157,6 +161,7 @@ class Host:
         Args:
             control: the page to follow.
             real: with the real worker and server; `variables` name their interpreters.
+            memory: bytes of address space beyond what the host's process has; 0 for no limit.
             folder: the working directory.
         """
         self._count += 1
@@ -170,6 +175,7 @@ class Host:
                 "folder": str(folder or self.folder),
                 "environment": variables,
                 "real": real,
+                "memory": memory,
                 "lapse": self.lapse,
             }
         )
@@ -180,6 +186,11 @@ class Host:
     def run(self, *argv: str | Path, **options: Any) -> Ended:
         """Run `quantpipe ARGV` to its end."""
         return self.start(*argv, **options).ended()
+
+    def seen(self, path: Path) -> Path:
+        """A path of this host's own mounts, as this process can see it."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return Path(f"/proc/{children[0]}/root{path.resolve()}")
 
     # -- the pipe -------------------------------------------------------------------------------
 
