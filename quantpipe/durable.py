@@ -14,13 +14,14 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 TEMPORARY_PREFIX = ".tmp-"
 """Names that begin so belong to a write in flight; a sweep may remove them."""
 
 _ATTEMPTS = 3
+_PIECE = 256 << 10
 
 
 def fsync_directory(directory: Path) -> None:
@@ -57,12 +58,21 @@ def read_bytes(path: Path, *, most: int) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("is not a plain file")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = b"" if found.st_size > most else file.read(most + 1)
+            data = b"" if found.st_size > most else read_at_most(file, most + 1)
     finally:
         os.close(descriptor)
     if max(found.st_size, len(data)) > most:
         raise ValueError(f"has {max(found.st_size, len(data)):,} bytes, more than {most:,}")
     return data
+
+
+def read_at_most(file: BinaryIO, most: int) -> bytes:
+    """Up to `most` bytes, in pieces: `read(most)` takes that much memory before it reads a short file."""
+    pieces = []
+    while most and (piece := file.read(min(most, _PIECE))):
+        pieces.append(piece)
+        most -= len(piece)
+    return b"".join(pieces)
 
 
 def drop_cache(descriptor: int) -> None:

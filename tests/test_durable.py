@@ -208,3 +208,11 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over(
     with pytest.raises(OSError) as caught:
         list(durable.walk(tmp_path)) if do == "walk" else durable.fsync_tree(tmp_path)
     assert caught.value.errno == errno.EIO
+
+
+def test_a_bound_takes_no_memory_of_its_size(tmp_path: Path) -> None:
+    """`read(1 << 50)` would."""
+    (tmp_path / "a").write_bytes(b"abc" * 200_000)
+    assert durable.read_bytes(tmp_path / "a", most=1 << 50) == b"abc" * 200_000
+    with (tmp_path / "a").open("rb") as file:
+        assert durable.read_at_most(file, 400_000) == (b"abc" * 200_000)[:400_000]

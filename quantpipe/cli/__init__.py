@@ -16,7 +16,7 @@ from quantpipe.cli import doctor, recipe, report, run, scrub, smoke, status, sto
 from quantpipe.cli.command import Root
 from quantpipe.cli.emit import fail
 from quantpipe.console import Console
-from quantpipe.errors import InterruptedRunError, QuantpipeError, UsageError
+from quantpipe.errors import InterruptedRunError, PreflightError, QuantpipeError, UsageError
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -70,7 +70,7 @@ def _call(console: Console) -> NoReturn:
     except click.ClickException as error:
         fail(console, _usage(error))
     except Exception as error:
-        fail(console, _fault_of_storage(error) or _unexpected(error))
+        fail(console, _fault_of_storage(error) or _limit_of_host(error) or _unexpected(error))
     sys.exit(0)
 
 
@@ -87,6 +87,21 @@ def _fault_of_storage(error: Exception) -> QuantpipeError | None:
     from quantpipe.store.faults import storage_error
 
     return storage_error(error, where="") if isinstance(error, OSError) else None
+
+
+def _limit_of_host(error: Exception) -> QuantpipeError | None:
+    """The error for too little memory or too few threads, which is no bug; None for any other error."""
+    if isinstance(error, MemoryError):
+        what, limit = "out of memory", "`ulimit -v`"
+    elif isinstance(error, RuntimeError) and "start new thread" in str(error):
+        what, limit = "no more threads: out of memory or of processes", "`ulimit -v`, `ulimit -u`"
+    else:
+        return None
+    return PreflightError(
+        what,
+        hint=f"use a host with more memory, or raise the limits ({limit}, the container's), then run again: "
+        "finished work is kept",
+    )
 
 
 def _unexpected(error: Exception) -> QuantpipeError:

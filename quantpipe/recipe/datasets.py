@@ -118,7 +118,7 @@ def _read(path: Path, max_bytes: int) -> bytes:
         with path.open("rb") as stream:
             # The size is asked before the read, and the read is bounded for a file that grows meanwhile.
             size = os.fstat(stream.fileno()).st_size
-            raw = b"" if size > max_bytes else stream.read(max_bytes + 1)
+            raw = b"" if size > max_bytes else durable.read_at_most(stream, max_bytes + 1)
     except FileNotFoundError as error:
         hint = "check the path in the recipe"
         raise RecipeError("the dataset does not exist", where=where, hint=hint) from error

@@ -290,7 +290,12 @@ class Lease:
         self._stop.clear()
         self._lost = False
         self._beat = threading.Thread(target=self._refresh, name="quantpipe-lease", daemon=True)
-        self._beat.start()
+        try:
+            self._beat.start()
+        except RuntimeError:  # no more threads: nobody would refresh it, nor release it
+            self._beat = None
+            self.path.unlink(missing_ok=True)
+            raise
 
     def _refresh(self) -> None:
         while not self._stop.wait(self.lapse / _BEATS):

@@ -83,6 +83,10 @@ class Running:
         pids = [self.pid] if self._page is None else self._page.pids()
         self._host.send({"signal": number, "pids": pids})
 
+    def interrupt(self, number: int) -> None:
+        """To the command's own process, as `kill` and a terminal do."""
+        self._host.send({"signal": number, "pids": [self.pid]})
+
     def waits(self, limit: float = LIMIT) -> bool:
         """Until a call of it waits (PAUSE): True; False where the command ends before."""
         assert self._page is not None

@@ -173,3 +173,25 @@ def test_a_command_line_that_does_not_parse_is_json_on_request() -> None:
     assert done.json()["status"] == "failed"
     assert (done.json()["error"], done.json()["exit_code"]) == ("UsageError", 2)
     assert done.stderr == ""
+
+
+LIMITED = """
+import sys
+from quantpipe.cli import main, status
+def limited(*_, **__):
+    raise {error}
+status.status.callback = limited
+sys.argv = ["quantpipe", "status"]
+main()
+"""
+
+
+@pytest.mark.parametrize("error", ["MemoryError()", 'RuntimeError("can\'t start new thread")'])
+def test_a_limit_of_the_host_is_no_bug(error: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED.format(error=error)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 5, done.stderr
+    assert "out of memory" in done.stderr
+    assert "next:" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -249,3 +249,15 @@ def test_a_link_that_was_made_though_it_failed_is_ours(
     with Lease.for_recipe(tmp_path, "tiny") as lease:
         lease.require()
     assert not lease.path.exists()
+
+
+def test_without_a_thread_to_refresh_it_none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    lease = Lease.for_recipe(tmp_path, "tiny")
+    with pytest.raises(RuntimeError):
+        lease.acquire()
+    assert not lease.path.exists()
+    lease.release()
