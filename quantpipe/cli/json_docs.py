@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from quantpipe.cli import values
 from quantpipe.cli.json_fields import Field, fields_of, is_object
 from quantpipe.doctor import Observation
-from quantpipe.operate.scrub import Difference, ScrubReport
+from quantpipe.operate.report import Difference, ScrubReport
 from quantpipe.report.document import GenerationReport, StoreReport
 from quantpipe.smoke.conformance import Exchange
 from quantpipe.smoke.probes import Reply

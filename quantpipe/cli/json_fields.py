@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints, is_typeddict
 
 from quantpipe.cli import values
-from quantpipe.operate.scrub import ScrubReport
+from quantpipe.operate.report import ScrubReport
 from quantpipe.publish.prune import Candidate
 from quantpipe.report.document import GenerationReport
 from quantpipe.smoke.bench import BenchFigures

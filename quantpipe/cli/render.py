@@ -14,7 +14,7 @@ from quantpipe.text import age, human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from quantpipe.doctor import Observation
-    from quantpipe.operate.scrub import Amount, ScrubReport
+    from quantpipe.operate.report import Amount, ScrubReport
     from quantpipe.pipeline import RunResult
     from quantpipe.publish.prune import Candidate
     from quantpipe.publish.retention import Rollback

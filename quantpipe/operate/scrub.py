@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import NamedTuple
 
 from quantpipe.console import Console
 from quantpipe.digest import OnBytes
 from quantpipe.errors import QuantpipeError, RetryableError
 from quantpipe.fetch.parallel import each
 from quantpipe.operate.budget import Budget
-from quantpipe.operate.targets import File, Kind, Target, is_mode, targets
+from quantpipe.operate.report import Difference, ScrubReport
+from quantpipe.operate.target import File, Shared, Target, is_mode
+from quantpipe.operate.targets import targets
 from quantpipe.store.damaged import marked
 from quantpipe.store.faults import storage_error, storage_faults
 from quantpipe.store.manifest import Mismatch
@@ -28,102 +30,23 @@ SAVE_SECONDS = 1.0
 """Times are kept that often: a kill loses no more than the files of so long, and those in progress."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Something that is not what its manifest says.
-
-    Attributes:
-        subject: what it is about.
-        recipe: whose generation it is; None for a snapshot.
-        directory: relative to the store.
-        file: relative to the directory.
-        problem: how it differs.
-        action: what was done about it, or what to do.
-    """
-
-    subject: Kind
-    recipe: str | None
-    directory: str
-    file: str
-    problem: str
-    action: str
-
-    def line(self) -> str:
-        """For people."""
-        return f"{self.directory}/{self.file} {self.problem}"
-
-
-@dataclass
-class Amount:
-    """So many files, with so many bytes.
-
-    Attributes:
-        files: their number.
-        bytes: the sum of their sizes.
-    """
-
-    files: int = 0
-    bytes: int = 0
-
-    def add(self, file: File) -> None:
-        """One more."""
-        self.files += 1
-        self.bytes += file.size
-
-
-@dataclass
-class ScrubReport:
-    """What a scrub has read and found.
-
-    Attributes:
-        generations: how many were looked at.
-        snapshots: how many were looked at.
-        read: what was read and compared.
-        left: what the budget did not suffice for.
-        recent: what was left out, since it was verified lately.
-        differences: what differs from its manifest.
-        unread: files that could not be read, by what the storage said.
-        seconds: how long it took.
-    """
-
-    generations: int = 0
-    snapshots: int = 0
-    read: Amount = field(default_factory=Amount)
-    left: Amount = field(default_factory=Amount)
-    recent: Amount = field(default_factory=Amount)
-    differences: list[Difference] = field(default_factory=list)
-    unread: list[QuantpipeError] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def status(self) -> Literal["clean", "damaged", "unread"]:
-        """`clean`, `damaged`, or `unread`: nothing was found, but something could not be read."""
-        return "damaged" if self.differences else "unread" if self.unread else "clean"
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing was left by the budget, and everything could be read."""
-        return not self.left.files and not self.unread
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return {
-            "status": self.status,
-            "complete": self.complete,
-            "generations": self.generations,
-            "snapshots": self.snapshots,
-            "read": asdict(self.read),
-            "left": asdict(self.left),
-            "recent": asdict(self.recent),
-            "seconds": round(self.seconds, 3),
-            "differences": [asdict(difference) for difference in self.differences],
-            "unread": [error.to_json() for error in self.unread],
-        }
-
-
 class _Item(NamedTuple):
+    """A file to read, and the hard links to it: their content is its."""
+
     target: Target
     file: File
+    links: tuple[_Item, ...] = ()
+
+    @property
+    def names(self) -> int:
+        """How many files it is."""
+        return 1 + len(self.links)
+
+    def held(self) -> tuple[_Item, ...]:
+        """The links that are still links to what was read: a run may have replaced them meanwhile."""
+        if not self.links or self.target.shared(self.file.path) != self.file.shared:
+            return ()
+        return tuple(link for link in self.links if link.target.shared(link.file.path) == link.file.shared)
 
     def sort_key(self) -> tuple[float, bool, bool, str, str]:
         """What was verified longest ago first; then what is current, generations, and by name."""
@@ -208,17 +131,17 @@ class _Scrub:
 
     def _due(self, every: Sequence[Target], older_than: float) -> list[_Item]:
         """What to read, in order, as far as the bytes of the budget suffice."""
-        items = [_Item(target, file) for target in every for file in target.files()]
+        items = _once([_Item(target, file) for target in every for file in target.files()])
         due: list[_Item] = []
         limit, size = self._budget.bytes, 0
         for item in sorted(items, key=_Item.sort_key):
             last = item.file.last
             if older_than and last is not None and last > self._clock - older_than:
-                self._report.recent.add(item.file)
+                self._report.recent.add(item.file, item.names)
                 continue
             size += item.file.size
             if limit is not None and size > limit and due:
-                self._report.left.add(item.file)
+                self._report.left.add(item.file, item.names)
             else:
                 due.append(item)
         return due
@@ -240,23 +163,29 @@ class _Scrub:
             return _Read(item, began, error=explained)
 
     def _take(self, result: _Read) -> None:
-        target, file = result.item
+        item, target, file = result.item, result.item.target, result.item.file
         if result.began is None:
-            self._report.left.add(file)
+            self._report.left.add(file, item.names)
         elif (result.wrong is not None or result.error is not None) and not target.same():
             return  # removed or replaced while it was read
         elif result.error is not None:
             self._report.unread.append(result.error)
             self._console.warning(f"cannot be read: {result.error}")
         else:
-            self._report.read.add(file)
-            if result.wrong is not None:
-                self._damaged(target, [result.wrong])
-            else:
-                target.verified.set(file.path, result.began)
-                self._read.setdefault(id(target), []).append(file.path)
+            held = item.held()
+            self._report.read.add(file, 1 + len(held))
+            for each_item in (item, *held):
+                self._credit(each_item, result.began, result.wrong)
         if time.monotonic() - self._saved >= SAVE_SECONDS:
             self._save([target])
+
+    def _credit(self, item: _Item, began: float, wrong: Mismatch | None) -> None:
+        """A file was found right or wrong, by reading it or a hard link to it."""
+        if wrong is not None:
+            self._damaged(item.target, [replace(wrong, path=item.file.path)])
+        else:
+            item.target.verified.set(item.file.path, began)
+            self._read.setdefault(id(item.target), []).append(item.file.path)
 
     def _damaged(self, target: Target, found: Sequence[Mismatch]) -> None:
         """Say it first, and then record it: should that fail, it has been said."""
@@ -297,3 +226,16 @@ class _Scrub:
             if target.same():
                 target.verified.save()
         self._saved = time.monotonic()
+
+
+def _once(items: Sequence[_Item]) -> Iterator[_Item]:
+    """Each content once: of hard links the one that is due first, with the others beside it."""
+    shared: dict[Shared, list[_Item]] = {}
+    for item in items:
+        if item.file.shared is None:
+            yield item
+        else:
+            shared.setdefault(item.file.shared, []).append(item)
+    for links in shared.values():
+        first, *others = sorted(links, key=_Item.sort_key)
+        yield first._replace(links=tuple(others))

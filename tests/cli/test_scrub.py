@@ -11,7 +11,7 @@ from helpers.stores import RECIPE, published
 
 from quantpipe.cli import render
 from quantpipe.errors import RetryableError
-from quantpipe.operate.scrub import Amount, ScrubReport
+from quantpipe.operate.report import Amount, ScrubReport
 from quantpipe.store.store import Store
 
 

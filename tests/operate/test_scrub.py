@@ -25,7 +25,9 @@ from quantpipe.fetch.hub import RemoteFile
 from quantpipe.fetch.snapshot import FileReceipt, Snapshot, Stamp
 from quantpipe.operate import scrub as module
 from quantpipe.operate.budget import Budget
-from quantpipe.operate.scrub import ScrubReport, scrub
+from quantpipe.operate.report import ScrubReport
+from quantpipe.operate.scrub import scrub
+from quantpipe.operate.snapshot_target import SnapshotTarget
 from quantpipe.publish import retention
 from quantpipe.store import damaged
 from quantpipe.store.manifest import PROVENANCE
@@ -178,6 +180,74 @@ def test_a_snapshot_file_that_rots_loses_its_receipt(store: Store) -> None:
     assert made.finished(weights) is None and made.finished(config) is not None
     assert made.recheck(weights) is None
     assert done(store).read.files == 1
+
+
+def linked(store: Store) -> tuple[Snapshot, Snapshot]:
+    """Snapshots of two commits: a shard is the same in both, and a hard link; the config is not."""
+    old = snapshot(store, {"config.json": b"{}", "model.bin": b"x" * 1000}, "1" * 40)
+    new = snapshot(store, {"config.json": b"[]", "model.bin": b"x" * 1000}, "2" * 40)
+    (new.path / "model.bin").unlink()
+    os.link(old.path / "model.bin", new.path / "model.bin")
+    return old, new
+
+
+def times(made: Snapshot) -> Verified:
+    return Verified(made.path / ".quantpipe" / "scrub.json")
+
+
+def test_what_two_snapshots_share_is_read_once_and_counts_for_both(store: Store) -> None:
+    old, new = linked(store)
+    report = done(store)
+    assert (report.status, report.read.files, report.read.bytes) == ("clean", 4, 1004)
+    assert times(old).time("model.bin") == times(new).time("model.bin") is not None
+    late = done(store, older_than=3600)
+    assert (late.read.files, late.recent.files, late.recent.bytes) == (0, 4, 1004)
+    times(new).forget()
+    again = done(store, older_than=3600)
+    assert (again.read.files, again.read.bytes) == (3, 1002), "due in one is due"
+
+
+def test_what_rots_in_one_rots_in_both(store: Store) -> None:
+    made = linked(store)
+    flip(made[0].path / "model.bin")
+    report = done(store)
+    assert [(d.directory, d.file) for d in report.differences] == [
+        (store.relative(one.path), "model.bin") for one in made
+    ]
+    assert all(one.receipt("model.bin") is None for one in made)
+
+
+def test_links_count_once_in_the_budget(store: Store) -> None:
+    linked(store)
+    report = done(store, budget=Budget(bytes=1004))
+    assert (report.read.files, report.left.files) == (4, 0)
+
+
+def test_a_link_that_a_run_replaces_meanwhile_is_not_taken_for_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = linked(store)
+    check = SnapshotTarget.check
+
+    def replaced(self: SnapshotTarget, path: str, count: Any) -> Any:
+        result = check(self, path, count)
+        (new.path / "x").write_bytes(b"y" * 1000)
+        (new.path / "x").replace(new.path / "model.bin")
+        return result
+
+    monkeypatch.setattr(SnapshotTarget, "check", replaced)
+    done(store)
+    assert times(old).time("model.bin") is not None
+    assert times(new).time("model.bin") is None
+
+
+def test_links_that_are_to_have_different_contents_are_both_read(store: Store) -> None:
+    old, new = linked(store)
+    file = next(file for file in new.files() if file.path == "model.bin")
+    new._save(FileReceipt(file, Stamp.of(new.path / "model.bin"), "0" * 64))
+    report = done(store)
+    assert [d.directory for d in report.differences] == [store.relative(new.path)]
+    assert old.receipt("model.bin") is not None
 
 
 def test_what_is_current_comes_first_and_then_what_was_verified_longest_ago(store: Store) -> None:
