@@ -46,7 +46,7 @@ smollm2: $(CORE)
 	$(BIN)/python benchmarks/study/smollm2.py $(STORE)/smollm2/SmolLM2-135M-Instruct
 
 test: setup
-	$(BIN)/pytest -m "not slow" -n $(JOBS) $(ARGS)
+	$(BIN)/pytest -m "not slow" -n $(JOBS) --dist worksteal $(ARGS)
 
 test-slow: setup
 	$(BIN)/pytest -m slow $(ARGS)

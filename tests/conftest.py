@@ -22,9 +22,21 @@ for variable in [name for name in os.environ if name.startswith("QUANTPIPE_")]:
     if not variable.endswith("_PYTHON"):
         del os.environ[variable]
 
+# Whatever is started here would compile the package anew each time: a tenth of a second, some hundred times.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A job that a shell starts in the background ignores Ctrl-C, and so would all that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+LONGEST = ("tests/test_pipeline.py", "tests/quantize/test_stage.py", "tests/smoke/test_rehearsal.py")
+"""Files whose tests take ten seconds and more: they come first, so that no worker ends with one of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first; otherwise in the order in which they were found."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 def interpreter(variable: str, folder: str) -> Path:
@@ -62,9 +74,9 @@ def small_recipe(session_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _published(session_folder: Path, small_recipe: Path, quantize_python: Path, serve_python: Path) -> Path:
-    del quantize_python, serve_python
-    return made_once(session_folder, "published", ["run", small_recipe])
+def _published(session_folder: Path, small_recipe: Path, _quantized: Path, serve_python: Path) -> Path:
+    del serve_python
+    return made_once(session_folder, "published", ["run", small_recipe], start=_quantized)
 
 
 @pytest.fixture(scope="session")

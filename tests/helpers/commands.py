@@ -82,12 +82,18 @@ def write_recipe(folder: Path, **sections: Any) -> Path:
     return path
 
 
-def made_once(folder: Path, name: str, *commands: list[str | Path]) -> Path:
-    """A store that the given commands have filled, made by the first worker that asks for it."""
+def made_once(folder: Path, name: str, *commands: list[str | Path], start: Path | None = None) -> Path:
+    """A store that the given commands have filled, made by the first worker that asks for it.
+
+    Args:
+        start: a store to begin with a copy of.
+    """
     store = folder / name
     with FileLock(folder / f"{name}.lock"):
         if not (folder / f"{name}.done").exists():
             shutil.rmtree(store, ignore_errors=True)
+            if start is not None:
+                copy_store(start, store)
             for command in commands:
                 done = quantpipe(*command, "--store", store)
                 assert done.status == 0, done.stderr

@@ -11,23 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import QUANTPIPE, environment, made_once, quantpipe, write_recipe
+from helpers.commands import QUANTPIPE, environment, quantpipe, write_recipe
 
+from quantpipe.recipe.load import load_recipe
 from quantpipe.store.quality import read_quality
 
 
 @pytest.fixture(scope="session")
-def recipe(session_folder: Path) -> Path:
-    folder = session_folder / "streaming-recipe"
-    path = folder / "recipe.yaml"
-    return path if path.exists() else write_recipe(folder, quantize={"engine": "streaming"})
+def recipe(small_recipe: Path) -> Path:
+    assert load_recipe(small_recipe).quantize.engine == "streaming"
+    return small_recipe
 
 
 @pytest.fixture(scope="session")
-def whole(session_folder: Path, recipe: Path, quantize_python: Path) -> dict[str, Any]:
+def whole(_quantized: Path) -> dict[str, Any]:
     """The receipt of an undisturbed run."""
-    del quantize_python
-    return receipt(made_once(session_folder, "streaming", ["run", recipe, "--until", "quantize"]))
+    return receipt(_quantized)
 
 
 def receipt(store: Path) -> dict[str, Any]:
@@ -81,14 +80,14 @@ def test_an_interrupted_run_is_continued_to_the_same_bytes(
 
 
 def test_the_quality_is_measured_and_changes_no_bit(
-    recipe: Path, whole: dict[str, Any], session_folder: Path, tmp_path: Path
+    recipe: Path, whole: dict[str, Any], _quantized: Path, tmp_path: Path
 ) -> None:
     quality = whole["outputs"]["quality"]
     assert 0 < quality["kl_mean"] < quality["kl_p99"]
     assert quality["top1"] > 0.8
     assert quality["perplexity_quantized"] == pytest.approx(quality["perplexity_bf16"], rel=0.05)
     assert len(quality["layers"]) == whole["figures"]["layers"]
-    report = read_quality(session_folder / "streaming" / quality["file"])
+    report = read_quality(_quantized / quality["file"])
     assert report.summary.kl_mean == quality["kl_mean"]
     assert len(report.prompts) == 2
 
@@ -101,15 +100,15 @@ def test_the_quality_is_measured_and_changes_no_bit(
     assert unmeasured["key"] == whole["key"]
 
 
-def test_force_starts_over(recipe: Path, whole: dict[str, Any], tmp_path: Path) -> None:
+def test_force_starts_over(recipe: Path, whole: dict[str, Any], quantized_store: Path) -> None:
     """A receipt says that the work was finished once: what it left is not taken up."""
-    store = tmp_path / "store"
-    assert quantpipe("run", recipe, "--store", store, "--until", "quantize").status == 0
+    store = quantized_store
     first = receipt(store)
     done = quantpipe("run", recipe, "--store", store, "--until", "quantize", "--force", "quantize")
     assert done.status == 0, done.stderr
     again = receipt(store)
     assert again["figures"]["resumed_units"] == 0
+    assert again["started"] > first["started"]
     assert first["outputs"]["manifest"] == again["outputs"]["manifest"] == whole["outputs"]["manifest"]
 
 

@@ -8,11 +8,18 @@ from helpers.configs import QWEN3_235B
 
 from quantpipe.checkpoint.layout import GIB, Layout, device_bytes
 from quantpipe.verify.memory import estimate, rank_bytes
+from quantpipe.verify.model import Model
 from verify.shapes import from_shapes
 
 
-def test_ranks_hold_everything_once_apart_from_replicas() -> None:
-    model = from_shapes(QWEN3_235B)
+@pytest.fixture(scope="module")
+def full_size() -> Model:
+    """All 110,641 tensors of Qwen3-235B-A22B."""
+    return from_shapes(QWEN3_235B)
+
+
+def test_ranks_hold_everything_once_apart_from_replicas(full_size: Model) -> None:
+    model = full_size
     total = sum(tensor.size for tensor in model.tensors.values())
     assert rank_bytes(model, Layout()) == [total]
     each = rank_bytes(model, Layout(tp=4, ep=True))
@@ -49,9 +56,9 @@ def test_experts_are_placed_contiguously() -> None:
     assert more[2] == sizes[0]
 
 
-def test_tutorial_layout_fits_and_smaller_devices_do_not() -> None:
+def test_tutorial_layout_fits_and_smaller_devices_do_not(full_size: Model) -> None:
     """tp 8 with expert parallel on 64 GB devices is what is served; 32 GB cannot hold 29 GB of weights."""
-    model = from_shapes(QWEN3_235B)
+    model = full_size
     layout = Layout(tp=8, ep=True, utilization=0.95, max_model_len=131072, max_num_seqs=32)
     memory = estimate(model, layout, 64 * GIB)
     assert memory.verdict == "fits"
@@ -68,9 +75,9 @@ def test_tutorial_layout_fits_and_smaller_devices_do_not() -> None:
 @pytest.mark.parametrize(
     ("tp", "dp", "ep"), [(1, 1, False), (8, 1, True), (4, 4, True), (4, 4, False), (2, 8, True)]
 )
-def test_the_tensors_bear_out_what_was_planned(tp: int, dp: int, ep: bool) -> None:
+def test_the_tensors_bear_out_what_was_planned(full_size: Model, tp: int, dp: int, ep: bool) -> None:
     """What the smoke rules assume of a planned model is what its tensors then show."""
-    model, layout = from_shapes(QWEN3_235B), Layout(tp=tp, dp=dp, ep=ep)
+    model, layout = full_size, Layout(tp=tp, dp=dp, ep=ep)
     total = sum(tensor.size for tensor in model.tensors.values())
     planned = device_bytes(model.dims, layout, total)
     assert max(rank_bytes(model, layout)) == pytest.approx(planned, rel=0.02)
