@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import click
 import pytest
 from helpers.commands import ROOT
 from pydantic import BaseModel
 
 from quantpipe import errors
+from quantpipe.cli import cli
 from quantpipe.cli.docs import PAGES
 from quantpipe.errors import QuantpipeError
 from quantpipe.recipe.model import Recipe
@@ -28,6 +31,62 @@ def test_every_exit_code_has_a_row() -> None:
     kinds = [v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, QuantpipeError)]
     for code in {0, *(kind.exit_code for kind in kinds)}:
         assert f"\n| {code} | " in page
+
+
+# -- command lines ------------------------------------------------------------------------------------
+
+COMMAND_LINE = re.compile(r"^(?:    |\$ )quantpipe +(.*)", re.MULTILINE)
+INLINE = re.compile(r"`quantpipe +([^`\n]*)`")
+END = re.compile(r"\s+#|\s+[>|]\s|\S\s{3,}")
+"""Of a command line: a comment, a redirection, or a column with an explanation."""
+
+
+def command_lines() -> Iterator[tuple[str, str]]:
+    """Page and arguments of every command line in README and docs, but those of generated pages."""
+    pages = [page for page in (ROOT / "docs").glob("*.md") if page.name not in PAGES]
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(pages)]:
+        text = page.read_text("utf-8")
+        for line in [*COMMAND_LINE.findall(text), *INLINE.findall(text)]:
+            end = END.search(line)
+            yield page.name, line if end is None else line[: end.end()].split("#")[0].rstrip(" >|")
+
+
+def parse(arguments: list[str]) -> None:
+    """Parse a command line as `quantpipe` does, without calling anything.
+
+    Raises:
+        click.ClickException: there is no such command or option, or a value is wrong.
+    """
+    command: click.Command = cli
+    while isinstance(command, click.Group) and arguments:
+        context = click.Context(command)
+        _, found, arguments = command.resolve_command(context, arguments)
+        assert found is not None
+        command = found
+    if not isinstance(command, click.Group):
+        command.make_context(command.name, arguments)
+
+
+COMMAND_LINES = list(dict.fromkeys(command_lines()))
+
+
+@pytest.mark.parametrize(("page", "line"), COMMAND_LINES, ids=map(" ".join, COMMAND_LINES))
+def test_command_lines_of_the_documentation_parse(page: str, line: str) -> None:
+    arguments = shlex.split(re.sub(r"[\[\]]|\.\.\.", "", line))
+    try:
+        parse(arguments)
+    except click.exceptions.Exit as end:
+        assert end.exit_code == 0
+    except click.MissingParameter:
+        assert len(arguments) <= 2, "only a name of a command in a sentence goes without its arguments"
+
+
+def test_a_command_line_that_is_outdated_is_noticed() -> None:
+    with pytest.raises(click.UsageError, match="No such option"):
+        parse(["plan", "x", "--no-such-option"])
+    with pytest.raises(click.UsageError, match="No such command"):
+        parse(["recipe", "paint"])
+    assert len(COMMAND_LINES) > 25
 
 
 # -- recipe keys --------------------------------------------------------------------------------------

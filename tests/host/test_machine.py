@@ -87,3 +87,14 @@ def test_nothing_is_imported_to_find_it(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "explodes.py").write_text("raise SystemExit('imported')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     machine.require_interpreter(Path(sys.executable), "V", ("explodes",))
+
+
+def test_an_interpreter_that_no_setting_names(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    assert machine.named_interpreter(python, "QUANTPIPE_SERVE_PYTHON") == python, (
+        "whether it exists is not asked"
+    )
+    with pytest.raises(PreflightError, match="no interpreter is set") as caught:
+        machine.named_interpreter(None, "QUANTPIPE_SERVE_PYTHON")
+    assert caught.value.where == "QUANTPIPE_SERVE_PYTHON"
+    assert "set QUANTPIPE_SERVE_PYTHON to the interpreter" in str(caught.value.hint)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.environments import SERVE
 
 from quantpipe.verify.verify import verify_checkpoint
 from verify import edit
@@ -42,18 +43,7 @@ SILENT: dict[str, tuple[Plant, str]] = {
 
 
 def rehearse(python: Path, report: Path, directories: list[Path]) -> dict[str, list[float] | str]:
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "TORCHDYNAMO_DISABLE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "PYTHONPATH": "",
-    }
+    environment = {**os.environ, **SERVE.variables, "PYTHONPATH": ""}
     done = subprocess.run(
         [str(python), str(SCRIPT), str(report), *map(str, directories)],
         env=environment,
