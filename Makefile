@@ -9,7 +9,8 @@ PYTHON ?= python3
 RECIPE ?= recipes/tiny-qwen3-moe-w8a8-rot.yaml
 STORE ?= store
 ARGS ?=
-JOBS ?= 2
+# Of tests at a time: one more than two cores, since a third of the time of smoke and fetch is waiting.
+JOBS ?= 3
 POINTS ?= 100
 MINUTES ?= 6
 TORCH_INDEX ?=
