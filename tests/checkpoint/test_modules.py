@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from helpers.configs import QWEN3_235B
+from helpers.configs import QWEN3_235B, QWEN25_7B
 
 from checkpoint.configs import CONFIG
 from quantpipe.checkpoint.description import parse_description
@@ -22,6 +22,13 @@ def test_modules_of_qwen3_235b() -> None:
         "expert": 3 * 128 * 94,
     }
     assert {module.kind for module in found} <= set(KINDS)
+
+
+def test_parameters_of_qwen25_7b() -> None:
+    found = list(modules(read_dims(QWEN25_7B)))
+    weights = sum(module.out * (module.inp or 1) for module in found)
+    assert weights + sum(module.out for module in found if module.bias) == 7_615_616_512
+    assert Counter(module.kind for module in found)["norm"] == 1 + 2 * 28
 
 
 def test_the_parts_of_a_fused_linear_share_its_name() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers.configs import QWEN3_235B
+from helpers.configs import QWEN3_235B, QWEN25_7B
 
 from quantpipe.quantize.estimate import estimate
 
@@ -25,6 +25,14 @@ def test_what_a_later_run_resumes_from_is_on_the_disk_too() -> None:
     found = estimate(QWEN3_235B, **HOW)
     assert found is not None
     assert found.boundary_bytes == 13 * 2 * 25_000 * 4096
+
+
+def test_the_bytes_of_qwen25_7b_are_those_of_its_recipe() -> None:
+    """15 GB in, 9 GB out."""
+    found = estimate(QWEN25_7B, **HOW)
+    assert found is not None
+    assert found.read_bytes == pytest.approx(2 * 7_615_616_512, rel=0.001)
+    assert found.written_bytes == pytest.approx(8.7e9, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_a_folder_of_that_name_does_not_win(tmp_path: Path, monkeypatch: pytest.
     ("given", "hint"),
     [
         ("tiny-qwen3-moe-w8a8", f"did you mean {TINY}"),
-        ("xyzzy", "shipped recipes: qwen3-235b-w8a8-rot, "),
+        ("xyzzy", "shipped recipes: qwen2.5-7b-instruct-w8a8-rot, qwen3-235b-w8a8-rot, "),
         ("my", "did you mean my.yaml?"),
         (f"{TINY}.yaml", f"by its name: {TINY}"),
         (f"recipes/{TINY}.yaml", f"by its name: {TINY}"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from helpers.commands import ROOT
-from helpers.configs import QWEN3_235B
+from helpers.configs import QWEN3_235B, QWEN25_7B
 
 from quantpipe.checkpoint.dims import read_dims
 from quantpipe.errors import PreflightError, RecipeError
@@ -46,6 +46,8 @@ def test_the_recipes_keep_the_rules(path: Path) -> None:
         assert broken_rules(section, MODEL) == []
         for hardware in ("a2", "a3"):
             assert broken_rules(section.model_copy(update={"hardware": hardware}), MODEL) == []
+    if "qwen2.5" in path.name:
+        assert broken_rules(section, ModelFigures.of(QWEN25_7B, 8_700_000_000)) == []
 
 
 @pytest.mark.parametrize(
