@@ -92,7 +92,7 @@ def main() -> None:
         partial = given.out / f"{cell.name}.tmp"
         partial.write_text(json.dumps(result, indent=1) + "\n")
         partial.replace(given.out / f"{cell.name}.json")
-        print(cell.name, json.dumps({key: result[key] for key in ("cpu_seconds", "sets")}), flush=True)
+        print(f"{cell.name}: {result['cpu_seconds']} CPU s", flush=True)
     print(table(given.out))
 
 
