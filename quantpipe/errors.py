@@ -4,6 +4,7 @@
     |-- UsageError                    2    the command line or the environment variables are wrong
     |-- RecipeError                   2    the recipe or one of its datasets is wrong
     |-- VerificationError             3    bytes or tensors are not what they should be
+    |-- QualityError                  4    the quantized model is too far from the BF16 model
     |-- SmokeError                    4    the server failed to load, answered wrongly or not at all
     |-- PreflightError                5    this host lacks something: disk, memory, device, version
     |   `-- StorageFullError          5    the disk or the quota ran out
@@ -78,6 +79,12 @@ class VerificationError(QuantpipeError):
     """A file, a hash or a tensor is not what it should be."""
 
     exit_code = 3
+
+
+class QualityError(QuantpipeError):
+    """The checkpoint fails a quality gate of the recipe: nothing is published."""
+
+    exit_code = 4
 
 
 class SmokeError(QuantpipeError):

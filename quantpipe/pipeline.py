@@ -18,6 +18,7 @@ from quantpipe.errors import PreflightError, QuantpipeError, StorageFullError, U
 from quantpipe.fetch.stage import FetchStage
 from quantpipe.host.peak import PeakMemory
 from quantpipe.publish.stage import PublishStage, conclude
+from quantpipe.quantize import gates
 from quantpipe.quantize.stage import QuantizeStage
 from quantpipe.recipe.model import Recipe
 from quantpipe.settings import Settings
@@ -146,6 +147,8 @@ def run(
     context = _context(recipe, settings, store, console)
     _reuse(context, selection, stages, published)
     if len(context.receipts) == len(stages):
+        if "quantize" in context.receipts:
+            gates.warn(context)
         return RunResult(_settled(context), context.receipts, None)
     with storage_faults(store.root), _leased(context) as context.lease:
         context.pointed = store.pointer(recipe.name).named()
@@ -303,6 +306,8 @@ def _execute(
             context.console.line(f"{stage.name:<9} up to date")
         context.run.save(receipt)
         context.receipts[stage.name] = receipt
+        if stage.name == "quantize":
+            gates.require(context)
 
 
 def _require_begun(selection: Selection, context: Context) -> None:

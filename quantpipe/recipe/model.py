@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from quantpipe.digest import digest_of
 from quantpipe.recipe.quality import Quality
@@ -61,6 +61,14 @@ class Recipe(Section):
     verify: Verify = Verify()
     smoke: Smoke = Smoke()
     publish: Publish = Publish()
+
+    @model_validator(mode="after")
+    def _engine_measures(self) -> Recipe:
+        if self.quantize.engine == "stock" and (gates := self.quality.given()):
+            raise ValueError(
+                f"engine `stock` measures no quality: remove quality.{gates[0]}, or set engine to `streaming`"
+            )
+        return self
 
     def stage_inputs(self) -> dict[str, Any]:
         """What determines each stage's result, as JSON values by stage. Reads no files.

@@ -100,6 +100,27 @@ def test_the_quality_is_measured_and_changes_no_bit(
     assert unmeasured["key"] == whole["key"]
 
 
+def test_a_gate_that_fails_ends_the_run_and_a_looser_one_continues_it(
+    whole: dict[str, Any], quantized_store: Path, tmp_path: Path
+) -> None:
+    store = quantized_store
+    gates = [{"dataset": "held_out.json", "max_kl": value} for value in (1e-9, 1.0)]
+    strict, loose = (
+        write_recipe(tmp_path / f"{number}", quantize={"engine": "streaming"}, quality=section)
+        for number, section in enumerate(gates)
+    )
+    done = quantpipe("run", strict, "--store", store, "--until", "verify")
+    assert done.status == 4, done.stderr
+    assert "above max_kl 1e-09" in done.stderr
+    assert "layer 0: SQNR" in done.stderr
+    assert "model.layers." in done.stderr
+    assert not list(store.glob("models/*/[0-9a-f]*"))
+    done = quantpipe("run", loose, "--store", store, "--until", "quantize")
+    assert done.status == 0, done.stderr
+    assert "quantize  up to date" in done.stderr
+    assert receipt(store)["started"] == whole["started"]
+
+
 def test_force_starts_over(recipe: Path, whole: dict[str, Any], quantized_store: Path) -> None:
     """A receipt says that the work was finished once: what it left is not taken up."""
     store = quantized_store

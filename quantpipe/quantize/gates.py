@@ -1,0 +1,76 @@
+"""The quality gates: a checkpoint that is too far from the BF16 model is never served, nor even loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from quantpipe.errors import QualityError
+from quantpipe.recipe.quality import Quality as Gates
+from quantpipe.stage import Context
+from quantpipe.store.quality import Quality
+
+_NAMED = 3
+"""Layers and linears to look at."""
+
+
+def require(context: Context) -> None:
+    """Compare the figures of stage quantize with the recipe's gates. Its receipt stays valid in any case.
+
+    Raises:
+        QualityError: one of them fails; it names layers and linears to look at.
+    """
+    found, gates = context.quantize.quality, context.recipe.quality
+    if found is None:
+        if gates.given():
+            context.console.warning(
+                "the quality gates are not judged: the checkpoint was quantized without measuring; "
+                "`--force quantize` measures"
+            )
+        return
+    if wrong := list(failures(gates, found)):
+        raise QualityError(
+            f"the quantized model is too far from the BF16 model: {'; '.join(wrong)}",
+            where=str(context.store.absolute(found.file)),
+            hint="look at the layers and linears below; other calibration prompts, rotation or smoothing may "
+            "help, and a looser gate in the recipe's section `quality` accepts the checkpoint as it is",
+            details=list(_places(found)),
+        )
+
+
+def warn(context: Context) -> None:
+    """The same for a generation that is published already: nothing is done about it but a warning."""
+    found = context.quantize.quality
+    if found is not None and (wrong := list(failures(context.recipe.quality, found))):
+        context.console.warning(
+            f"the published checkpoint does not meet the recipe's quality gates: {'; '.join(wrong)}"
+        )
+
+
+def failures(gates: Gates, found: Quality) -> Iterator[str]:
+    """The gates that fail, one sentence each. All are one-sided: no checkpoint is too good."""
+    if gates.max_kl is not None and found.kl_mean > gates.max_kl:
+        yield f"KL divergence {found.kl_mean:.4g} above max_kl {gates.max_kl:g}"
+    if gates.min_top1 is not None and found.top1 < gates.min_top1:
+        yield f"top-1 agreement {found.top1:.4g} below min_top1 {gates.min_top1:g}"
+    ratio = found.perplexity_ratio
+    if gates.max_perplexity_ratio is not None and ratio > gates.max_perplexity_ratio:
+        yield f"perplexity ratio {ratio:.4g} above max_perplexity_ratio {gates.max_perplexity_ratio:g}"
+    lowest = min(found.layers, key=lambda layer: layer.sqnr, default=None)
+    if gates.min_layer_sqnr is not None and lowest is not None and lowest.sqnr < gates.min_layer_sqnr:
+        yield (
+            f"SQNR {lowest.sqnr:.3g} dB of layer {lowest.index} below min_layer_sqnr {gates.min_layer_sqnr:g}"
+        )
+
+
+def _places(found: Quality) -> Iterator[str]:
+    for layer in sorted(found.layers, key=lambda layer: layer.sqnr)[:_NAMED]:
+        yield (
+            f"layer {layer.index}: SQNR {layer.sqnr:.3g} dB on the BF16 model's input, "
+            f"{layer.path_sqnr:.3g} dB after the quantized layers before it"
+        )
+    for linear in found.worst_linears[:_NAMED]:
+        saturated = f", {linear.saturated:.2%} of its inputs clipped" if linear.saturated else ""
+        yield f"{linear.name} ({linear.type}): SQNR {linear.sqnr:.3g} dB{saturated}"
+    if found.unreached_experts:
+        named = ", ".join(found.unreached_experts[:_NAMED])
+        yield f"experts that no calibration prompt reached: {len(found.unreached_experts)}, such as {named}"
