@@ -244,13 +244,18 @@ class WorkerMessage(_WorkerMessageAlways, total=False):
     """A message of the quantize worker.
 
     Attributes:
-        event: `started`, `phase`, `layer`, `resumed`, `discarded`, `stopped`, `failed` or `finished`.
+        event: `started`, `phase`, `layer`, `step`, `resumed`, `discarded`, `damaged`, `unmeasured`, `stopped`,
+            `failed` or `finished`.
         versions: `started`: of the packages in its interpreter.
         threads: `started`: of torch.
-        name: `phase`: what it is about to do.
+        name: `phase`: what it is about to do. `step`: `rotate`, `smooth`, `quantize`, `calibrate`, `measure`
+            or `write`.
         index: `layer`: decoder layers begun so far.
-        of: `layer`: how many there are.
-        units: `resumed`, `discarded`: finished parts of an earlier run's work.
+        of: `layer`: how many there are. `step`: how many linears (`quantize`) or prompts (`calibrate`);
+            0 where nothing is counted.
+        eta: `layer`: seconds until all layers are done, once one of this run is.
+        done: `step`: linears or prompts so far.
+        units: `resumed`, `discarded`, `unmeasured`: finished parts of an earlier run's work.
         differences: `discarded`: why, one line each.
         message: `stopped`, `failed`: what happened.
         type: `failed`: the class of msmodelslim's error.
@@ -266,6 +271,8 @@ class WorkerMessage(_WorkerMessageAlways, total=False):
     name: str
     index: int
     of: int
+    eta: float
+    done: int
     units: int
     differences: list[str]
     message: str

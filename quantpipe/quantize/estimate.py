@@ -31,6 +31,9 @@ SEARCH_PAIRS = 42
 TOKENS_PER_PROMPT = 250
 """The prompts of calib_data have about 900 characters, 3.6 characters a token."""
 
+PASSES_TO_MEASURE = 2.25
+"""Of a held-out prompt: the BF16 layer, the quantized one, and a quarter of the prompts again."""
+
 BASE_MEMORY = 1 << 30
 HELD_LAYERS = 4
 """Peak memory in layers: the layer in progress in two forms, the next one, and the one being written."""
@@ -61,13 +64,21 @@ class Estimate:
 
 
 def estimate(
-    config: Mapping[str, Any], *, prompts: int, datasets: int, rotate: bool, smooth: bool, npu: bool
+    config: Mapping[str, Any],
+    *,
+    prompts: int,
+    datasets: int,
+    rotate: bool,
+    smooth: bool,
+    npu: bool,
+    held_out: int = 0,
 ) -> Estimate | None:
     """Count for a Qwen3 or Qwen3-MoE model; None where config.json lacks a size.
 
     Args:
         prompts: of the calibration set.
         datasets: 2 where smoothing has its own set, which also runs through the layers; otherwise 1.
+        held_out: prompts with which the quality is measured.
     """
     dims = read_dims(config, partial=True)
     sparse_layers = dims.sparse_layers
@@ -85,7 +96,7 @@ def estimate(
     weights = layers * attention + sparse_layers * sparse + dense_layers * dense
     used = layers * attention + sparse_layers * expert * dims.active_experts + dense_layers * dense
     tokens = prompts * TOKENS_PER_PROMPT
-    operations = 2.0 * tokens * datasets * used
+    operations = 2.0 * (tokens * datasets + held_out * TOKENS_PER_PROMPT * PASSES_TO_MEASURE) * used
     operations += 2.0 * weights * hidden if rotate else 0
     operations += layers * 2.0 * SEARCH_PAIRS * tokens * after_norm if smooth else 0
     embedding = dims.vocab * hidden
@@ -94,7 +105,7 @@ def estimate(
     computing = operations / (NPU_OPERATIONS if npu else CPU_OPERATIONS) + linears * SECONDS_PER_LINEAR
     seconds = max(computing, read / READ) + written / min(WRITE, HASH)
     largest = max(2 * layer, 2 * 2 * embedding)  # the embedding is rotated in float32
-    memory = BASE_MEMORY + HELD_LAYERS * largest
+    memory = BASE_MEMORY + (HELD_LAYERS + bool(held_out)) * largest  # and the float weights to compare with
     # bf16, of each token that goes through the layers; besides those that stay, the last and the next one.
     boundaries = 2 * tokens * datasets * hidden * (layers // KEPT_EVERY + 2)
     time = float(math.ceil(seconds))

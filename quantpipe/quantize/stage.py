@@ -234,6 +234,7 @@ def _estimate(context: Context) -> Estimate | None:
         rotate=quantize.rotate,
         smooth=smooth,
         npu=quantize.device != "cpu",
+        held_out=len(recipe.quality.dataset.prompts) if recipe.quality.measure else 0,
     )
 
 

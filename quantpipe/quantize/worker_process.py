@@ -23,6 +23,7 @@ from quantpipe.host import cgroups, child, supervisor
 from quantpipe.host.environment import for_child
 from quantpipe.quantize import worker_failures
 from quantpipe.quantize.worker.protocol import Job
+from quantpipe.text import human_seconds
 
 WORKER = Path(__file__).parent / "worker" / "__main__.py"
 _POLL_SECONDS = 1.0
@@ -146,14 +147,16 @@ def _follow(
 ) -> WorkerReport:
     report = WorkerReport()
     with contextlib.ExitStack() as stack:
-        bar: Progress | None = None
+        bar: LayerBar | None = None
         for event in _events(descriptor, process, stall_seconds, log):
             console.event("worker", worker=event)
             if event["event"] == "layer":
                 if bar is None:
-                    bar = stack.enter_context(console.progress("quantize", event["of"], unit="layer"))
-                    bar.advance(event["index"] - 1)  # what an earlier run has done
-                bar.advance()
+                    left = event["of"] - event["index"] + 1  # without what an earlier run has done
+                    bar = LayerBar(stack.enter_context(console.progress("quantize", left, unit="layer")))
+                bar.layer(event)
+            elif event["event"] == "step" and bar is not None:
+                bar.step(event)
             elif event["event"] == "phase":
                 console.detail(f"worker: {_PHASES.get(event['name'], event['name'])}")
             elif event["event"] == "discarded":
@@ -164,6 +167,33 @@ def _follow(
                 console.warning(_unmeasured(event))
             _note(event, report)
     return report
+
+
+class LayerBar:
+    """A bar of the layers, which says what happens within the layer in progress.
+
+    Args:
+        bar: of the layers that are left.
+    """
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._begun = 0
+        self._layer = self._left = ""
+
+    def layer(self, event: Mapping[str, Any]) -> None:
+        """A layer begins, so that the one before it is done."""
+        if self._begun:
+            self._bar.advance()
+        self._begun += 1
+        self._layer = f"quantize layer {event['index']} of {event['of']}"
+        self._left = f", {human_seconds(event['eta'])} left" if "eta" in event else ""
+        self._bar.describe(f"{self._layer}{self._left}")
+
+    def step(self, event: Mapping[str, Any]) -> None:
+        """A step of the layer begins, or goes on."""
+        done = f" {event['done']}/{event['of']}" if event["of"] else ""
+        self._bar.describe(f"{self._layer}: {event['name']}{done}{self._left}")
 
 
 def _events(

@@ -70,3 +70,11 @@ def test_layers_without_experts_are_counted_as_such() -> None:
     experts, mlp = 128 * (3 * 4096 * 1536 + 4096), 3 * 4096 * 12288
     assert whole.read_bytes - half.read_bytes == 2 * 47 * (experts - mlp)
     assert half.layer_bytes == whole.layer_bytes
+
+
+def test_measuring_takes_another_layer_of_memory_and_some_products() -> None:
+    plain, measured = estimate(QWEN3_235B, **HOW), estimate(QWEN3_235B, **HOW, held_out=16)
+    assert plain is not None
+    assert measured is not None
+    assert measured.memory_bytes == plain.memory_bytes + plain.layer_bytes
+    assert 1 < measured.operations / plain.operations < 1.15

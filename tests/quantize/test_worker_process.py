@@ -121,6 +121,19 @@ def test_layers_move_a_bar_on_a_terminal(worker: Worker) -> None:
     assert "/3" in worker.stream.getvalue()
 
 
+def test_the_bar_says_what_happens_within_a_layer(worker: Worker) -> None:
+    """Of a run that continues another one, the bar has the layers that are left."""
+    worker.stream = Terminal()
+    worker.console = Console("human", stream=worker.stream)
+    step = {"event": "step", "name": "quantize", "done": 5, "of": 388}
+    began = {"event": "layer", "index": 3, "of": 3, "eta": 125.0}
+    worker(["send", {**step, "name": "write"}], layer(2), ["send", step], ["send", began], FINISHED)
+    shown = worker.stream.getvalue()
+    assert "quantize layer 2 of 3: quantize 5/388" in shown
+    assert "quantize layer 3 of 3, 2 min" in shown and "left" in shown
+    assert "/2" in shown
+
+
 def test_an_event_may_come_in_pieces(worker: Worker) -> None:
     assert worker(["halves"], FINISHED).finished
     assert worker.events()[0] == {"event": "phase", "name": "import"}

@@ -5,7 +5,8 @@ Pipe, from the worker to quantpipe, one JSON object per line, the key "event" be
 
     started   versions: {package: version}, threads: int
     phase     name: what the worker is about to do
-    layer     index: decoder layers begun so far, of: how many
+    layer     index: decoder layers begun so far, of: how many; eta: seconds until all are done, once one is
+    step      within a layer: name, of `STEPS`; done, of: linears (quantize), prompts (calibrate), or 0 and 0
     resumed   units: finished parts of the work, taken over from an earlier run (engine `streaming`)
     discarded units: as above, but discarded; differences: why, one line each
     damaged   units: indices of finished units whose shards have changed on the storage since, which are done
@@ -25,6 +26,9 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+STEPS = ("rotate", "smooth", "quantize", "calibrate", "measure", "write")
+"""Steps of a layer in engine `streaming`, in their order; `measure` comes first, too, with the BF16 layer."""
 
 FAULTS = ("storage", "memory", "environment", "device", "source", "error")
 """Kinds of failures: the first four are this host's, "source" a snapshot that changed, "error" all others."""

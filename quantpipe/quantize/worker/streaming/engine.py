@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import platform
@@ -27,6 +28,7 @@ from quantpipe.quantize.worker.streaming.quality.report import measured, write_r
 from quantpipe.quantize.worker.streaming.runner import Runner
 from quantpipe.quantize.worker.streaming.saver import UnitSaver
 from quantpipe.quantize.worker.streaming.state import State
+from quantpipe.quantize.worker.streaming.steps import Estimate, Steps
 from quantpipe.quantize.worker.streaming.weights import Weights
 from quantpipe.quantize.worker.versions import versions
 
@@ -108,19 +110,27 @@ def _runner(job: Job, reporter: Reporter, state: State, stopping: _Stopping, *, 
     passes = Passes(_datasets(job, adapter), place=place, exact=job.exact)
     model = skeleton(adapter)
     meter = _meter(job, adapter, spec, place) if measure else None
+    steps, estimate = Steps(functools.partial(reporter.send, "step")), Estimate(layers)
     return Runner(
         model=model,
         weights=Weights.of_snapshot(Path(job.snapshot)),
         state=state,
         processors=Processors(
-            spec.process, model, adapter, passes, exact=job.exact, keep=None if meter is None else meter.keep
+            spec.process,
+            model,
+            adapter,
+            passes,
+            exact=job.exact,
+            keep=None if meter is None else meter.keep,
+            steps=steps,
         ),
         passes=passes,
         saver=UnitSaver(model, save, adapter),
         tied=bool(adapter.config.tie_word_embeddings),
-        on_layer=lambda index: reporter.send("layer", index=index, of=layers),
+        on_layer=lambda index: reporter.send("layer", index=index, of=layers, **estimate.layer(index)),
         stop=lambda: stopping.requested or state.repaired,
         place=place,
+        steps=steps,
         meter=meter,
     )
 

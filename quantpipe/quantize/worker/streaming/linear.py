@@ -152,9 +152,18 @@ class LeanLinearQuantProcessor(LinearQuantProcessor):  # type: ignore[misc]
 
     Attributes:
         keep: called with each linear, and its full name, before its weight is replaced.
+        on_linear: called after it.
     """
 
     keep: Callable[[str, nn.Linear], None] = staticmethod(lambda name, linear: None)
+    on_linear: Callable[[], None] = staticmethod(lambda: None)
+
+    def count(self, request: Any) -> int:
+        """How many linears of a layer this processor quantizes."""
+        names = (
+            name for name, module in request.module.named_modules(prefix=request.name) if _linear(module)
+        )
+        return sum(name in self.include and name not in self.exclude for name in names)
 
     def preprocess(self, request: Any) -> None:
         """See LinearQuantProcessor."""
@@ -168,9 +177,17 @@ class LeanLinearQuantProcessor(LinearQuantProcessor):  # type: ignore[misc]
 
     def _process_linear(self, full_name: str, module: nn.Linear) -> None:
         self.keep(full_name, module)
+        self._replace(full_name, module)
+        self.on_linear()
+
+    def _replace(self, full_name: str, module: nn.Linear) -> None:
         if not supports(self.config.qconfig) or module._forward_pre_hooks:
             super()._process_linear(full_name, module)
             return
         parent, _, leaf = full_name.rpartition(".")
         calibrated = CalibratedLinear(module, self.config.qconfig, self._shared)
         self.model.get_submodule(parent)._modules[leaf] = calibrated
+
+
+def _linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear)

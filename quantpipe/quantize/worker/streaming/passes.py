@@ -73,15 +73,24 @@ class Passes:
         }
 
     @property
+    def prompts(self) -> int:
+        """Of the calibration set."""
+        return len(self._datasets[CALIBRATION].prompts)
+
+    @property
     def tokens(self) -> int:
         """Of the calibration set."""
         return sum(int(ids.numel()) for ids, _ in self._datasets[CALIBRATION].prompts)
 
     # -- through the layer in progress -----------------------------------------------------------
 
-    def calibrate(self, layer: nn.Module) -> None:
-        """The calibration set goes through the layer."""
-        self._forward(self._datasets[CALIBRATION], layer)
+    def calibrate(self, layer: nn.Module, on_prompt: Callable[[], None] = lambda: None) -> None:
+        """The calibration set goes through the layer.
+
+        Args:
+            on_prompt: called after each prompt, where they go one by one.
+        """
+        self._forward(self._datasets[CALIBRATION], layer, on_prompt)
 
     def smooth(self, layer: nn.Module, name: str, targets: Sequence[str]) -> None:
         """Statistics from the smoothing set, which sees the layer before it is smoothed and quantized.
@@ -98,7 +107,9 @@ class Passes:
         else:
             _watch(self._datasets[CALIBRATION], layer, name, targets)
 
-    def _forward(self, dataset: Dataset, layer: nn.Module) -> None:
+    def _forward(
+        self, dataset: Dataset, layer: nn.Module, on_prompt: Callable[[], None] = lambda: None
+    ) -> None:
         if not self._exact and not _is_watched(layer):
             states = batched.forward(layer, dataset.inputs)
             dataset.inputs = [(s, given) for s, (_, given) in zip(states, dataset.inputs, strict=True)]
@@ -106,6 +117,7 @@ class Passes:
         for number, (hidden, keywords) in enumerate(dataset.inputs):
             result = layer(hidden, **keywords)
             dataset.inputs[number] = (result[0] if isinstance(result, tuple) else result), keywords
+            on_prompt()
 
 
 def _watch(dataset: Dataset, layer: nn.Module, name: str, targets: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from quantpipe.quantize.worker.streaming.passes import Passes
 from quantpipe.quantize.worker.streaming.quick import QuickFlexSmoothProcessor
 from quantpipe.quantize.worker.streaming.rotate import LeanQuaRotProcessor, QuickQuaRotProcessor
 from quantpipe.quantize.worker.streaming.smooth import LeanFlexSmoothProcessor, TypedIterSmoothProcessor
+from quantpipe.quantize.worker.streaming.steps import Steps
 
 _EXACT: dict[type, Any] = {
     QuaRotProcessorConfig: LeanQuaRotProcessor,
@@ -46,6 +47,7 @@ class Processors:
         adapter: of adapters.adapter_for.
         exact: the bits of engine `stock`; False takes quick.py and factored.py.
         keep: called with each linear, and its full name, before it is quantized in place.
+        steps: hears what is done.
 
     Attributes:
         seen: tokens of the calibration set that each expert of the last layer got; empty without experts.
@@ -60,8 +62,10 @@ class Processors:
         *,
         exact: bool,
         keep: Callable[[str, nn.Linear], None] | None = None,
+        steps: Steps,
     ) -> None:
         self._model, self._adapter, self._passes, self._keep = model, adapter, passes, keep
+        self._steps = steps
         self.seen: list[int] = []
         self._kinds = _EXACT if exact else _QUICK
         self._processors = [self._processor(config) for config in configs]
@@ -76,8 +80,10 @@ class Processors:
         kind = self._kinds.get(type(config))
         if kind is not None:
             processor = kind(self._model, config, self._adapter)
-            if isinstance(processor, LeanLinearQuantProcessor) and self._keep is not None:
-                processor.keep = self._keep
+            if isinstance(processor, LeanLinearQuantProcessor):
+                processor.on_linear = self._steps.advance
+                if self._keep is not None:
+                    processor.keep = self._keep
             return processor
         return AutoSessionProcessor.from_config(self._model, config, self._adapter)
 
@@ -95,6 +101,7 @@ class Processors:
         """Put a layer through all processors, in place, and the calibration set through the layer."""
         request = BatchProcessRequest(name=layer_name(index), module=layer)
         for processor in self._processors:
+            self._begin(processor, request)
             if isinstance(processor, QuaRotProcessor):
                 self._map_rotations(processor, index, layer)
             if isinstance(processor, BaseSmoothProcessor):
@@ -103,9 +110,21 @@ class Processors:
             processor.preprocess(request)
             if not processor.is_data_free():
                 moe.take_counts(layer)  # of other passes
-                self._passes.calibrate(layer)
+                self._steps.begin("calibrate", self._passes.prompts)
+                self._passes.calibrate(layer, self._steps.advance)
                 self.seen = moe.take_counts(layer)
             processor.postprocess(request)
+
+    def _begin(self, processor: AutoSessionProcessor, request: BatchProcessRequest) -> None:
+        """Report the processor's step."""
+        if isinstance(processor, QuaRotProcessor):
+            self._steps.begin("rotate")
+        elif isinstance(processor, BaseSmoothProcessor):
+            self._steps.begin("smooth")
+        else:
+            parts = processor.processors if isinstance(processor, GroupProcessor) else [processor]
+            lean = (part for part in parts if isinstance(part, LeanLinearQuantProcessor))
+            self._steps.begin("quantize", sum(part.count(request) for part in lean))
 
     def _map_rotations(self, processor: QuaRotProcessor, index: int, layer: nn.Module) -> None:
         config: QuaRotProcessorConfig = processor.config

@@ -23,6 +23,7 @@ from quantpipe.quantize.worker.streaming.processors import Processors
 from quantpipe.quantize.worker.streaming.quality.meter import Meter, Reached
 from quantpipe.quantize.worker.streaming.saver import UnitSaver
 from quantpipe.quantize.worker.streaming.state import State
+from quantpipe.quantize.worker.streaming.steps import Steps
 from quantpipe.quantize.worker.streaming.weights import Weights
 
 
@@ -36,6 +37,7 @@ class Runner:
         on_layer: called with each decoder layer that begins, counted from 1.
         stop: called before each unit: whether to stop there.
         place: the device on which layers are processed.
+        steps: hears what is done within a layer.
         meter: measures the quality; None where nobody wants it.
     """
 
@@ -49,6 +51,7 @@ class Runner:
     on_layer: Callable[[int], None]
     stop: Callable[[], bool]
     place: torch.device
+    steps: Steps
     meter: Meter | None = None
 
     @property
@@ -115,16 +118,21 @@ class Runner:
         layer = models.new_layer(self.model, index, device.move(tensors, self.place))
         tensors.clear()
         moe.speed_up(layer)
-        given = None if self.meter is None else self.meter.reference(layer)
+        given = None if self.meter is None else self._measured_before(self.meter, layer)
         self.processors.process(index, layer)
         self.saver.save_module(layer_name(index), layer)
         models.drop_layer(self.model)
         del layer
         self._commit(None if given is None else self._measured(index, given))
 
+    def _measured_before(self, meter: Meter, layer: nn.Module) -> torch.Tensor:
+        self.steps.begin("measure")
+        return meter.reference(layer)
+
     def _measured(self, index: int, given: torch.Tensor) -> dict[str, Any]:
         """The figures of a layer whose tensors are ready to be written."""
         assert self.meter is not None
+        self.steps.begin("measure")
         calibrated = Reached(self.passes.tokens, tuple(self.processors.seen))
         return self.meter.quantized(self.model, index, given, *self.saver.unit(), calibrated)
 
@@ -157,6 +165,7 @@ class Runner:
         return module
 
     def _commit(self, quality: dict[str, Any] | None) -> None:
+        self.steps.begin("write")
         index = len(self.state.units)
         written, entries = self.saver.write_unit(index)
         hidden = None
