@@ -244,8 +244,8 @@ class WorkerMessage(_WorkerMessageAlways, total=False):
     """A message of the quantize worker.
 
     Attributes:
-        event: `started`, `phase`, `layer`, `step`, `resumed`, `discarded`, `damaged`, `unmeasured`, `stopped`,
-            `failed` or `finished`.
+        event: `started`, `phase`, `layer`, `step`, `resumed`, `discarded`, `damaged`, `unmeasured`,
+            `stopped`, `failed` or `finished`.
         versions: `started`: of the packages in its interpreter.
         threads: `started`: of torch.
         name: `phase`: what it is about to do. `step`: `rotate`, `smooth`, `quantize`, `calibrate`, `measure`

@@ -49,7 +49,7 @@ class Quality(Section):
     min_layer_sqnr: float | None = 0.0
 
     def given(self) -> list[str]:
-        """The gates that the recipe sets itself: a recipe that `recipe show` printed has all defaults in it."""
+        """The gates that the recipe sets itself: what `recipe show` printed has all defaults in it."""
         fields = type(self).model_fields
         return [gate for gate in GATES if getattr(self, gate) not in (None, fields[gate].default)]
 

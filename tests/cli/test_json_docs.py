@@ -116,6 +116,7 @@ def test_every_command_and_event_is_as_documented(
     unseen = documented - commands.shapes.seen
     # Only a worker that is interrupted or fails says so; quantize/worker/protocol.py lists it.
     rare = ("units", "differences", "message", "type", "action", "fault", "errno", "file")
+    running = ("eta", "done")  # of layers and steps, as 0.1.0 did not report them
     attached = {(values.ServerEvent, "url"), (SmokeFigures, "unverified")}
     attached.add((FetchFigures, "unverified"))  # only of a recipe with source.unverified
     odd = {(PublishFigures, "warnings")}  # of a publish by the second of two recipes that take turns

@@ -160,9 +160,8 @@ class LeanLinearQuantProcessor(LinearQuantProcessor):  # type: ignore[misc]
 
     def count(self, request: Any) -> int:
         """How many linears of a layer this processor quantizes."""
-        names = (
-            name for name, module in request.module.named_modules(prefix=request.name) if _linear(module)
-        )
+        modules = request.module.named_modules(prefix=request.name)
+        names = (name for name, module in modules if isinstance(module, nn.Linear))
         return sum(name in self.include and name not in self.exclude for name in names)
 
     def preprocess(self, request: Any) -> None:
@@ -187,7 +186,3 @@ class LeanLinearQuantProcessor(LinearQuantProcessor):  # type: ignore[misc]
         parent, _, leaf = full_name.rpartition(".")
         calibrated = CalibratedLinear(module, self.config.qconfig, self._shared)
         self.model.get_submodule(parent)._modules[leaf] = calibrated
-
-
-def _linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear)
