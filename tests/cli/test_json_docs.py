@@ -120,7 +120,7 @@ def test_every_command_and_event_is_as_documented(
     attached = {(values.ServerEvent, "url"), (SmokeFigures, "unverified")}
     attached.add((FetchFigures, "unverified"))  # only of a recipe with source.unverified
     odd = {(PublishFigures, "warnings")}  # of a publish by the second of two recipes that take turns
-    assert unseen == {*attached, *odd, *((values.WorkerMessage, name) for name in rare)}
+    assert unseen == {*attached, *odd, *((values.WorkerMessage, name) for name in (*rare, *running))}
 
 
 def of_a_published_store(commands: Commands, folder: Path) -> None:
