@@ -24,7 +24,8 @@ from quantpipe.publish import retention
 from quantpipe.publish.stage import UNPUBLISHED_GRACE_SECONDS
 from quantpipe.store.lease import Lease
 from quantpipe.store.receipt import RunDirectory
-from quantpipe.store.store import DAMAGED_PREFIX, REPORTS, Store
+from quantpipe.store.seal import DAMAGED_PREFIX
+from quantpipe.store.store import REPORTS, Store
 
 KEPT_RUNS = 10
 """Run directories kept per recipe, the newest ones."""

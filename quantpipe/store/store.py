@@ -20,7 +20,6 @@ import contextlib
 import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,22 +31,18 @@ from quantpipe import durable
 from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.errors import VerificationError
 from quantpipe.store import folders
-from quantpipe.store.damaged import unmark
 from quantpipe.store.faults import storage_faults
 from quantpipe.store.manifest import PROVENANCE
 from quantpipe.store.pointer import RECEIPTS, Pointer
 from quantpipe.store.receipt import Receipts, RunDirectory, read_receipt_file
+from quantpipe.store.seal import seal
 from quantpipe.store.stamps import Stamps
-from quantpipe.store.verified import Verified
 
 REPORTS = "reports"
 """The folder of a recipe with a report for each published generation, and that of the whole store."""
 
 SPARE_BYTES = 64 << 20
 """Free space to keep in reserve: for logs, receipts and what others write meanwhile."""
-
-DAMAGED_PREFIX = f"{durable.TEMPORARY_PREFIX}damaged-"
-"""The name of a damaged generation, after another took its place, begins so."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -217,23 +212,9 @@ class Store:
         Raises:
             VerificationError: a file was changed since it was verified; nothing is sealed.
         """
-        target = self.generation(recipe, digest)
         self.create_model(recipe)
-        if replace and target.is_dir():
-            _make_unchangeable(staging, provenance, verified)
-            aside = target.with_name(f"{DAMAGED_PREFIX}{digest[:12]}-{secrets.token_hex(4)}")
-            Verified.of_generation(target).forget()
-            durable.exchange(staging, target, aside)
-            unmark(target)  # last: killed before, the mark would be gone, and the damaged copy up to date
-        elif not target.is_dir():
-            _make_unchangeable(staging, provenance, verified)
-            try:
-                staging.rename(target)
-            except OSError:
-                if not target.is_dir():
-                    raise
-            durable.fsync_directory(target.parent)
-        shutil.rmtree(staging, ignore_errors=True)
+        target = self.generation(recipe, digest)
+        seal(staging, target, provenance, replace=replace, verified=verified)
         return target
 
     def provenance(self, checkpoint: Path) -> dict[str, Any] | None:
@@ -295,25 +276,6 @@ class Store:
         """
         published = [g for g in self.generations(recipe) if g.rank is not None]
         return (self.load_receipts(recipe, generation.digest) for generation in reversed(published))
-
-
-def _make_unchangeable(staging: Path, provenance: dict[str, Any], verified: Stamps | None) -> None:
-    """The last steps before the rename: provenance, modes for servers of other uids, everything flushed."""
-    before = Stamps.of(staging)
-    if verified is not None:
-        verified.require_same(before, staging)
-    durable.write_json(staging / PROVENANCE, provenance)
-    for directory, _, files in durable.walk(staging):
-        for name in files:
-            if name.startswith(durable.TEMPORARY_PREFIX):  # of a write that was killed
-                Path(directory, name).unlink()
-            else:
-                Path(directory, name).chmod(0o444)
-        Path(directory).chmod(0o755)
-    unwritable = Stamps.of(staging)
-    before.require_same(unwritable, staging, chmod=True)
-    durable.fsync_tree(staging)  # takes a while: whoever had a file open may have written meanwhile
-    unwritable.require_same(Stamps.of(staging), staging)
 
 
 def _modified(path: Path) -> float | None:

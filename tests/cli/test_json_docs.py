@@ -27,8 +27,9 @@ from quantpipe.smoke import bench, launchers
 from quantpipe.smoke.bench import BenchFigures
 from quantpipe.smoke.server_command import ServerCommand
 from quantpipe.store.outputs import FetchFigures, PublishFigures, QuantizeOutput, SmokeFigures
+from quantpipe.store.seal import DAMAGED_PREFIX
 from quantpipe.store.status import LastRun
-from quantpipe.store.store import DAMAGED_PREFIX, Store
+from quantpipe.store.store import Store
 from quantpipe.verify.fidelity.result import Fidelity, ModuleError
 from quantpipe.verify.memory import Memory
 from quantpipe.verify.report import ReportFigures
