@@ -61,7 +61,9 @@ def _call(console: Console) -> NoReturn:
         cli.main(standalone_mode=False, obj=console)
     except QuantpipeError as error:
         fail(console, error)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # a .pyc file that a full disk cut off, say: click aborts
+            fail(console, _unexpected(error.__cause__))
         fail(console, InterruptedRunError("interrupted", hint="rerun the same command to resume"))
     except click.exceptions.NoArgsIsHelpError as error:
         with contextlib.suppress(OSError):  # the exit code says the most important

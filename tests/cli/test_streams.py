@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.commands import QUANTPIPE, environment, quantpipe, write_recipe
 
-from quantpipe.cli import cli
+from quantpipe.cli import cli, main
 from quantpipe.errors import RetryableError
 from quantpipe.store import status
 
@@ -107,6 +107,22 @@ def test_a_broken_pipe_within_the_work_is_said(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(status, "collect", broke)
     with pytest.raises(RetryableError, match="broke"):
         cli.main(["status"], standalone_mode=False)
+
+
+def test_an_end_of_file_within_the_work_is_no_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """click takes it for a prompt that nobody answered; quantpipe never prompts."""
+
+    def ended(*_: object) -> None:
+        raise EOFError("marshal data too short")
+
+    monkeypatch.setattr(status, "collect", ended)
+    monkeypatch.setattr("sys.argv", ["quantpipe", "status"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert "unexpected EOFError: marshal data too short" in capsys.readouterr().err
 
 
 HELP = [
