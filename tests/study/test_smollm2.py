@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quantpipe.recipe.load import load_recipe
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "study" / "smollm2.py"
 ASK = """
@@ -54,6 +56,13 @@ def test_bfloat16_is_the_nearest_and_ties_go_to_even(smollm2: ModuleType) -> Non
     back = (bits.astype(np.uint32) << 16).view(np.float32)
     nearest = 1 + 2**-7 * np.array([0, 0, 0, 1, 1, 1, 2, 2, 2], np.float32)
     assert back.tolist() == [*nearest.tolist(), *(-nearest).tolist()]
+
+
+def test_the_recipe_takes_what_make_smollm2_writes() -> None:
+    recipe = load_recipe(SCRIPT.with_name("smollm2-135m-w8a8-rot.yaml"))
+    folder = Path("benchmarks/study") / "models" / "SmolLM2-135M-Instruct"
+    assert str(ROOT / folder) == str(recipe.source.repo)
+    assert str(folder) in (ROOT / "Makefile").read_text("utf-8")
 
 
 @pytest.mark.slow
