@@ -128,7 +128,7 @@ def _refused_value(option: str, value: str) -> str | None:
     allowed = next((VALUES[name] for name in VALUES if name.startswith(option) and len(option) > 2), None)
     if allowed is not None and value and value not in allowed:
         return f"{option} may be {', '.join(allowed)}: others run code, or do not load the checkpoint"
-    if value.lstrip().startswith("{"):
+    if value.lstrip().startswith(("{", "[")):
         try:
             return next((what for _, what in refused_keys(json.loads(value))), None)
         except (ValueError, RecursionError):

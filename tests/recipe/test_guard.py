@@ -100,6 +100,7 @@ def test_allowed_variables(name: str) -> None:
         ["--kv-transfer-config", '{"kv_connector_module_path": "x"}'],
         ["--kv-transfer-config", '{"kv_connector_\\u006dodule_path": "x"}'],
         ['--kv-transfer-config={"a": [{"kv_connector_module_path": "x"}]}'],
+        ["--x-list", ' [{"kv_connector_module_path": "x"}]'],
         ["--kv-transfer-config.kv_connector_module_path", "x"],
         ["--structured-outputs-config", '{"reasoning_parser_plugin": "/x.py"}'],
         ["--structured-outputs-config.reasoning_parser_plugin", "/x.py"],
