@@ -13,6 +13,7 @@ not become current, which is why everything after the last entry of the current 
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import platform
@@ -118,12 +119,24 @@ class History:
             for before, digest in zip([None, *digests], digests, strict=False):
                 self.record(Move(digest, before, "publish", "", "", ""))
 
-    def record(self, move: Move) -> None:
-        """Keep a move, durably, as the latest one."""
+    def record(self, move: Move) -> Path:
+        """Keep a move, durably, as the latest one; its file."""
         folders.make_readable(self.folder)
         entries = self._entries()
         number = entries[-1][0] + 1 if entries else 1
-        durable.write_json(self._path(number, move.digest, secrets.token_hex(8)), move.to_json())
+        place = self._path(number, move.digest, secrets.token_hex(8))
+        durable.write_json(place, move.to_json())
+        return place
+
+    def latest(self) -> tuple[Path, str] | None:
+        """The file and the digest of the latest move; None without any."""
+        entries = self._entries()
+        return (self._path(*entries[-1]), entries[-1][1]) if entries else None
+
+    def forget(self, place: Path) -> None:
+        """Drop the record of a move that was not made, or was taken back; harmless where that fails."""
+        with contextlib.suppress(OSError):
+            place.unlink()
 
     def _entries(self) -> list[tuple[int, str, str]]:
         """Number, digest and nonce of each move, the oldest first."""

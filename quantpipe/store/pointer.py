@@ -98,18 +98,17 @@ class Pointer:
             RetryableError: somebody else moved the pointer, or removed the generation; the pointer
                 names what they left, or a generation that exists.
         """
+        self._require_unmoved(move)
         self._require_whole(move.digest)
-        named = self.named()
-        if named != move.previous:
-            raise RetryableError(
-                f"the pointer has moved: it names {_short(named)} now, not {_short(move.previous)}",
-                where=str(self.path),
-                hint="nothing was published; `quantpipe status` shows what is current; run again to publish",
-            )
-        if named == move.digest:
+        if move.digest == move.previous:
             return
         self.history.seed(self.order())
-        self.history.record(move)
+        place = self.history.record(move)
+        try:
+            self._require_unmoved(move)  # again: a mount may have hung for minutes in what was just written
+        except RetryableError:
+            self.history.forget(place)
+            raise
         self._replace(move.digest)
         if not self._is_there(move.digest):
             self._put_back(move)
@@ -118,6 +117,34 @@ class Pointer:
                 where=str(self.folder / move.digest),
                 hint=f"the pointer names {_short(self.named())} now; run again",
             )
+        self._give_way(move, place)
+
+    def _require_unmoved(self, move: Move) -> None:
+        named = self.named()
+        if named != move.previous:
+            raise RetryableError(
+                f"the pointer has moved: it names {_short(named)} now, not {_short(move.previous)}",
+                where=str(self.path),
+                hint="nothing was published; `quantpipe status` shows what is current; run again to publish",
+            )
+
+    def _give_way(self, move: Move, place: Path) -> None:
+        """The latest recorded move counts: one that was recorded while our rename hung is made again.
+
+        Every mover looks so after its own rename, so that the last one to look leaves the latest move's.
+        """
+        latest = self.history.latest()
+        if latest is None or latest[0] == place or latest[1] == move.digest:
+            return
+        self.history.forget(place)
+        if self.named() == move.digest and self._is_there(latest[1]):
+            self._replace(latest[1])
+        raise RetryableError(
+            "somebody else moved the pointer at the same time",
+            where=str(self.path),
+            hint=f"it names {_short(self.named())} now; `quantpipe status` shows what is current; "
+            "run again to publish",
+        )
 
     def _require_whole(self, digest: str) -> None:
         found = glance_at_sealed(self.folder / digest)

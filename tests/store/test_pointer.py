@@ -10,13 +10,14 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.stores import RECIPE, current, point, published, sealed
 
 from quantpipe.errors import RetryableError, VerificationError
 from quantpipe.publish import retention
-from quantpipe.store.history import Move
+from quantpipe.store.history import History, Move
 from quantpipe.store.pointer import Pointer
 from quantpipe.store.sealed import glance_at_sealed
 from quantpipe.store.store import Store
@@ -90,6 +91,28 @@ def test_pointing_at_what_is_current_moves_nothing(store: Store) -> None:
     first = published(store, "a")
     point(store, first)
     assert store.pointer(RECIPE).history.digests() == [first]
+
+
+@pytest.mark.parametrize("hangs_in", ["record", "_replace"])
+def test_a_move_that_hung_gives_way_to_a_later_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch, hangs_in: str
+) -> None:
+    """Its checks are minutes old when the mount responds again, and another host has published meanwhile."""
+    published(store, "a")
+    older, newer = sealed(store, "b"), sealed(store, "c")
+    owner: Any = History if hangs_in == "record" else Pointer
+    real = getattr(owner, hangs_in)
+
+    def hung(self: Any, *arguments: Any) -> Any:
+        monkeypatch.setattr(owner, hangs_in, real)
+        point(store, newer)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(owner, hangs_in, hung)
+    with pytest.raises(RetryableError):
+        point(store, older)
+    assert current(store) == newer
+    assert older not in store.pointer(RECIPE).order()
 
 
 def test_a_fault_of_the_storage_is_not_taken_for_a_pointer_that_is_no_link(
