@@ -57,7 +57,7 @@ def hosts(ground: Ground) -> Iterator[tuple[Host, Host]]:
 
 def second_argv(ground: Ground, race: Race, store: str) -> list[str]:
     """What the second host does; "other" is the recipe whose result is not current."""
-    other = {"republish": "c", "retire": "b", "rollback": "c", "prune": "c"}.get(race.stage.name, "b")
+    other = {"republish": "c", "retire": "a", "rollback": "c", "prune": "c"}.get(race.stage.name, "b")
     return {
         "same": ground.argv(race.stage, ground.own / store),
         "other": ["run", str(ground.recipes[other]), "--store", str(ground.own / store)],
@@ -91,6 +91,7 @@ def meet(ground: Ground, hosts: tuple[Host, Host], reader: Reader, race: Race) -
             assert first.ended().status == race.stage.status
             return
         stop(first, race.mode)
+        before = current(store)
         argv = second_argv(ground, race, store.name)
         deadline = time.monotonic() + 20 * LAPSE
         while (second := two.run(*argv, control=ground.page(store))).status == 11:
@@ -105,7 +106,7 @@ def meet(ground: Ground, hosts: tuple[Host, Host], reader: Reader, race: Race) -
         ended = go_on(first, page, race.mode)
         if race.mode != "killed":
             assert ended.status in (0, 75, *race.stage.again) and not ended.crashed, short(ended)
-        moved = second.status == 0 and race.second in ("other", "rollback")
+        moved = second.status == 0 and named != before
         if moved and (race.mode != "slow" or race.second == "rollback"):
             assert current(store) == named, f"the first one overwrote it: {short(ended)}"
         digests = [ground.digest(one, letter) for letter in ("a", "b", "c")]
