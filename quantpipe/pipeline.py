@@ -11,7 +11,8 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from quantpipe.console import Console
 from quantpipe.errors import PreflightError, QuantpipeError, StorageFullError, UsageError
@@ -35,6 +36,9 @@ from quantpipe.store.trial import check_publish
 from quantpipe.text import human_bytes, human_seconds, now
 from quantpipe.verify.stage import VerifyStage
 
+if TYPE_CHECKING:
+    from quantpipe.verify.report import Report
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -57,7 +61,7 @@ class Selection:
         stages: tuple[AnyStage, ...] = (
             FetchStage(deep=self.deep),
             QuantizeStage(forced=self.force in ("fetch", "quantize")),
-            VerifyStage(),
+            VerifyStage(_card),
             SmokeStage(),
             PublishStage(forced=self.force in ("smoke", "publish")),
         )
@@ -171,6 +175,13 @@ def _leased(context: Context) -> Lease:
     """The lease on the recipe, not yet taken, in a store that exists."""
     context.store.create()
     return Lease.for_recipe(context.store.root, context.recipe.name)
+
+
+def _card(context: Context, checkpoint: Path, report: Report) -> str:
+    """The model card that is sealed with a checkpoint."""
+    from quantpipe.report.card import card
+
+    return card(context, checkpoint, report)
 
 
 def _report(context: Context) -> None:

@@ -47,8 +47,10 @@ def test_published_directory_is_complete_readonly_and_named_by_its_manifest(publ
     provenance = json.loads((checkpoint / "quantpipe.json").read_text())
     manifest = Manifest.from_json(provenance["manifest"], where="quantpipe.json")
     assert manifest.digest() == digest
-    assert check(checkpoint, manifest, jobs=2, exclude=["quantpipe.json"]) == []
-    assert build(checkpoint, jobs=2, exclude=["quantpipe.json"]) == manifest
+    beside = ("quantpipe.json", "README.md")
+    assert manifest.beside() == beside
+    assert check(checkpoint, manifest, jobs=2, exclude=beside) == []
+    assert build(checkpoint, jobs=2, exclude=beside) == manifest
     for path in checkpoint.rglob("*"):
         assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o444)
     runs = list((published_store / "runs" / NAME).iterdir())
@@ -70,6 +72,8 @@ def test_published_directory_has_what_serving_needs(published_store: Path) -> No
     shards = set(index["weight_map"].values())
     assert {path.name for path in checkpoint.glob("*.safetensors")} == shards
     assert (checkpoint / "tokenizer.json").is_file()
+    card = (checkpoint / "README.md").read_text()
+    assert "base_model_relation: quantized" in card and "72 W8A8\\_DYNAMIC" in card
 
 
 def test_receipts_tell_of_every_stage_and_every_probe(published_store: Path) -> None:

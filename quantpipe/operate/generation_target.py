@@ -60,7 +60,8 @@ class GenerationTarget:
             return None, self._defects or [Mismatch(Path(error.where or "").name, error.what)]
         if self._defects:
             return files, self._defects
-        content = {path: status for path, status in files.items() if path != PROVENANCE}
+        beside = self._manifest.beside()
+        content = {path: status for path, status in files.items() if path not in beside}
         return files, compare_sizes(content, self._manifest) + sealed.glance_at_name(
             self.path, self._manifest
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from quantpipe.report import plots
@@ -18,7 +18,7 @@ from quantpipe.report.blocks import (
     Text,
     Verbatim,
 )
-from quantpipe.report.document import GenerationReport, Sizes
+from quantpipe.report.document import GenerationReport, KindSize
 from quantpipe.report.wording import KINDS, TYPES, number, share, types
 from quantpipe.store.outputs import SmokeFigures
 from quantpipe.text import human_bytes, human_seconds
@@ -35,7 +35,7 @@ def size_section(report: GenerationReport) -> Section:
     if (plotted := plots.sizes(sizes.kinds)) is not None:
         blocks.append(plotted)
     if sizes.kinds:
-        blocks.append(_kinds(sizes))
+        blocks.append(kinds_table(sizes.kinds))
     elif sizes.types:
         rows = tuple((Code(name), f"{count:,}") for name, count in sizes.types.items())
         blocks.append(Table("Quantization types", (Column("Type"), Column("Modules", numeric=True)), rows))
@@ -48,7 +48,8 @@ def size_section(report: GenerationReport) -> Section:
     return Section("size", "Size and types", tuple(blocks))
 
 
-def _kinds(sizes: Sizes) -> Table:
+def kinds_table(kinds: Sequence[KindSize]) -> Table:
+    """Bytes before and after by kind of module, and all together."""
     columns = (
         Column("Kind of module"),
         Column("Modules", numeric=True),
@@ -66,10 +67,10 @@ def _kinds(sizes: Sizes) -> Table:
             human_bytes(kind.bytes),
             share(kind.bytes, kind.source_bytes),
         )
-        for kind in sizes.kinds
+        for kind in kinds
     ]
-    before, after = sum(k.source_bytes for k in sizes.kinds), sum(k.bytes for k in sizes.kinds)
-    count = sum(k.modules for k in sizes.kinds)
+    before, after = sum(kind.source_bytes for kind in kinds), sum(kind.bytes for kind in kinds)
+    count = sum(kind.modules for kind in kinds)
     total = ("all tensors", f"{count:,}", "", human_bytes(before), human_bytes(after), share(after, before))
     return Table("Bytes of the tensors by kind of module", columns, (*rows, total))
 

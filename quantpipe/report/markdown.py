@@ -29,12 +29,15 @@ from quantpipe.text import printable
 _SPECIAL = re.compile(r"([\\`*_\[\]|~#$])")
 """What Markdown, GitHub's and Hugging Face's extensions included, takes for markup anywhere in a line."""
 
+_FIRST = re.compile(r"^(\d*)([.)](?= |$)|(?<!\d)[-+=])")
+"""What begins a list, a rule or a heading at the begin of a line: `1. `, `2) `, `-`, `===`."""
+
 
 def escaped(text: str) -> str:
     """Any text as Markdown, on one line; HTML in it stays text."""
     line = " ".join(printable(text).splitlines()).replace("&", "&amp;").replace("<", "&lt;")
     line = _SPECIAL.sub(r"\\\1", line.replace(">", "&gt;"))
-    return re.sub(r"^(\d+)([.)])|^([-+=])", r"\1\\\2\3" if line[:1].isdigit() else r"\\\3", line)
+    return _FIRST.sub(r"\1\\\2", line)
 
 
 def code(text: str) -> str:

@@ -25,7 +25,7 @@ def quality_section(report: GenerationReport) -> Section:
             "The quantized model, in the arithmetic of the server, and the BF16 model read the same "
             f"held-out prompts: {number(quality.tokens, 'predicted token')}."
         ),
-        _figures(quality),
+        figures_table(quality),
         *_layers(quality.layers),
         *_worst(quality),
         *_experts(report.experts, quality),
@@ -33,7 +33,8 @@ def quality_section(report: GenerationReport) -> Section:
     return Section("quality", "Quality", tuple(blocks))
 
 
-def _figures(quality: Quality) -> Table:
+def figures_table(quality: Quality) -> Table:
+    """The figures of the whole model."""
     rows = (
         ("Mean KL divergence", f"{quality.kl_mean:.4f}", "nats, BF16 to quantized; 0 means equal"),
         ("99th percentile of it", f"{quality.kl_p99:.4f}", "one token in a hundred differs by more"),

@@ -20,6 +20,9 @@ from quantpipe.errors import VerificationError
 PROVENANCE = "quantpipe.json"
 """In every generation: its manifest and where it came from. Not part of the manifest itself."""
 
+CARD = "README.md"
+"""In a generation: its model card. Not part of the manifest either, unless that names it."""
+
 
 @dataclass(frozen=True, order=True)
 class FileEntry:
@@ -75,6 +78,11 @@ class Manifest:
     def paths(self) -> list[str]:
         """The paths, sorted."""
         return [entry.path for entry in self.entries]
+
+    def beside(self) -> tuple[str, ...]:
+        """The files of a generation that the manifest does not name: they are written when it is sealed."""
+        listed = set(self.paths())
+        return tuple(path for path in (PROVENANCE, CARD) if path not in listed)
 
     def digest(self) -> str:
         """SHA-256, in hex, of the canonical JSON of the entries.

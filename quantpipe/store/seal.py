@@ -1,6 +1,6 @@
 """The seal: a verified staging directory becomes a generation, under the name of its manifest's digest.
 
-In this order: nobody has touched a file since it was verified, provenance, modes, nobody has touched one
+In this order: nobody has touched a file since it was verified, model card and provenance, modes, nobody has touched one
 meanwhile, everything flushed, nobody has touched one meanwhile, the rename, its folder flushed. Killed in
 between, staging is as good as before.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from quantpipe import durable
 from quantpipe.store.damaged import unmark
-from quantpipe.store.manifest import PROVENANCE
+from quantpipe.store.manifest import CARD, PROVENANCE
 from quantpipe.store.sealed import FILE_MODE, FOLDER_MODE
 from quantpipe.store.stamps import Stamps
 from quantpipe.store.verified import Verified
@@ -24,17 +24,23 @@ DAMAGED_PREFIX = f"{durable.TEMPORARY_PREFIX}damaged-"
 
 
 def seal(
-    staging: Path, target: Path, provenance: dict[str, Any], *, replace: bool, verified: Stamps | None
+    staging: Path,
+    target: Path,
+    provenance: dict[str, Any],
+    *,
+    replace: bool,
+    verified: Stamps | None,
+    card: str | None = None,
 ) -> None:
     """Turn `staging` into the generation `target`, in a folder that exists; see `Store.seal`."""
     if replace and target.is_dir():
-        _make_unchangeable(staging, provenance, verified)
+        _make_unchangeable(staging, provenance, verified, card)
         aside = target.with_name(f"{DAMAGED_PREFIX}{target.name[:12]}-{secrets.token_hex(4)}")
         Verified.of_generation(target).forget()
         durable.exchange(staging, target, aside)
         unmark(target)  # last: killed before, the mark would be gone, and the damaged copy up to date
     elif not target.is_dir():
-        _make_unchangeable(staging, provenance, verified)
+        _make_unchangeable(staging, provenance, verified, card)
         try:
             staging.rename(target)
         except OSError:
@@ -44,11 +50,15 @@ def seal(
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def _make_unchangeable(staging: Path, provenance: dict[str, Any], verified: Stamps | None) -> None:
-    """The last steps before the rename: provenance, modes for servers of other uids, everything flushed."""
+def _make_unchangeable(
+    staging: Path, provenance: dict[str, Any], verified: Stamps | None, card: str | None
+) -> None:
+    """The last steps before the rename: provenance, card, modes for servers of other uids, all flushed."""
     before = Stamps.of(staging)
     if verified is not None:
         verified.require_same(before, staging)
+    if card is not None:
+        durable.write_bytes(staging / CARD, card.encode())
     durable.write_json(staging / PROVENANCE, provenance)
     for directory, _, files in durable.walk(staging):
         for name in files:

@@ -39,7 +39,8 @@ def glance_at_sealed(checkpoint: Path) -> list[Mismatch]:
     if found := marked(checkpoint):
         return found
     try:
-        return glance(checkpoint, manifest_of(checkpoint), exclude=(PROVENANCE,))
+        manifest = manifest_of(checkpoint)
+        return glance(checkpoint, manifest, exclude=manifest.beside())
     except FileNotFoundError as error:
         return [Mismatch(Path(error.filename).name, "is missing")]
     except VerificationError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from quantpipe.errors import VerificationError
-from quantpipe.store.manifest import PROVENANCE, scan
+from quantpipe.store.manifest import CARD, PROVENANCE, scan
 
 
 class Stamp(NamedTuple):
@@ -36,8 +36,8 @@ class Stamps:
 
     @classmethod
     def of(cls, checkpoint: Path) -> Stamps:
-        """As they are now; the provenance, which is written last, is left out."""
-        files = scan(checkpoint, exclude=(PROVENANCE,))
+        """As they are now; provenance and model card, which are written last, are left out."""
+        files = scan(checkpoint, exclude=(PROVENANCE, CARD))
         return cls(
             {path: Stamp(s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns) for path, s in files.items()}
         )

@@ -198,6 +198,7 @@ class Store:
         *,
         replace: bool = False,
         verified: Stamps | None = None,
+        card: str | None = None,
     ) -> Path:
         """Turn a verified staging directory into a generation; afterwards it never changes.
 
@@ -208,13 +209,14 @@ class Store:
             replace: the generation that is there is damaged: `staging` takes its place, in one step where the
                 filesystem can exchange two names, and it stays aside under a temporary name for `prune`.
             verified: the stamps of the files before somebody verified their content.
+            card: the model card; a README.md that the manifest lists stays as it is.
 
         Raises:
             VerificationError: a file was changed since it was verified; nothing is sealed.
         """
         self.create_model(recipe)
         target = self.generation(recipe, digest)
-        seal(staging, target, provenance, replace=replace, verified=verified)
+        seal(staging, target, provenance, replace=replace, verified=verified, card=card)
         return target
 
     def provenance(self, checkpoint: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from quantpipe.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from quantpipe.checkpoint.layout import Layout, indivisible
 from quantpipe.digest import OnBytes
 from quantpipe.store import manifest as manifests
-from quantpipe.store.manifest import PROVENANCE, Manifest, Mismatch
+from quantpipe.store.manifest import Manifest, Mismatch
 from quantpipe.verify.fidelity.compare import compare
 from quantpipe.verify.fidelity.result import Fidelity
 from quantpipe.verify.memory import Memory, estimate
@@ -82,7 +82,7 @@ def examine(
     if manifest is not None:
         hashed = values.sha256 if values is not None else {}
         found = manifests.check(
-            path, manifest, jobs=jobs, exclude=(PROVENANCE,), on_bytes=on_bytes, hashed=hashed
+            path, manifest, jobs=jobs, exclude=manifest.beside(), on_bytes=on_bytes, hashed=hashed
         )
         mismatches = tuple(found)
     return Examination(checkpoint, target, sealing, model, layout, values, fidelity, mismatches)

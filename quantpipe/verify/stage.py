@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from quantpipe.checkpoint.layout import GIB, Layout, layout_of_serve
 from quantpipe.errors import VerificationError
 from quantpipe.stage import Context, StageName, StageResult, VerifyPlan, digest_of
 from quantpipe.store.damaged import mark, unmark
-from quantpipe.store.manifest import PROVENANCE, Manifest, Mismatch, check
+from quantpipe.store.manifest import CARD, Manifest, Mismatch, check
 from quantpipe.store.outputs import VerifyFigures, VerifyOutput
 from quantpipe.store.receipt import VerifyReceipt
 from quantpipe.store.sealed import glance_at_sealed, record_verified
@@ -24,10 +24,21 @@ if TYPE_CHECKING:
     from quantpipe.verify.report import Report
 
 
+CardOf = Callable[[Context, Path, "Report"], str]
+"""Makes a model card: of a run, the directory that was verified, and what was found there."""
+
+
 class VerifyStage:
-    """Checks the staging directory and makes it a generation."""
+    """Checks the staging directory and makes it a generation.
+
+    Args:
+        card: makes the model card that is sealed with the checkpoint; None for none.
+    """
 
     name: StageName = "verify"
+
+    def __init__(self, card: CardOf | None = None) -> None:
+        self._card_of = card
 
     def key(self, context: Context) -> str:
         """Digest of the verify section and layout, of the quantize receipt's key and of what it wrote."""
@@ -79,7 +90,8 @@ class VerifyStage:
         else:
             before = Stamps.of(staging) if staging.is_dir() else None
             report = self._verify(context, staging, manifest)
-            sealed = self._seal(context, staging, manifest, damage or [], before)
+            card = self._card(context, staging, report)
+            sealed = self._seal(context, staging, manifest, damage or [], before, card)
         unmark(sealed)
         record_verified(sealed, manifest, began)
         outputs = VerifyOutput(context.store.relative(sealed), digest)
@@ -106,12 +118,13 @@ class VerifyStage:
         manifest: Manifest,
         damage: Sequence[Mismatch],
         verified: Stamps | None,
+        card: str | None,
     ) -> Path:
         """Seal what was verified, also in the place of a generation that was damaged after it was sealed."""
         name, digest = context.recipe.name, manifest.digest()
         provenance = _provenance(context, manifest)
         sealed = context.store.seal(
-            staging, name, digest, provenance, replace=bool(damage), verified=verified
+            staging, name, digest, provenance, replace=bool(damage), verified=verified, card=card
         )
         if damage:
             context.console.warning(
@@ -119,6 +132,16 @@ class VerifyStage:
                 f"{damage[0].problem}. A new copy replaced it; `quantpipe prune` lists the damaged one"
             )
         return sealed
+
+    def _card(self, context: Context, staging: Path, report: Report) -> str | None:
+        """None where there is none to write: a card that fails is no reason to lose a verified checkpoint."""
+        if self._card_of is None or CARD not in context.quantize.manifest.beside():
+            return None
+        try:
+            return self._card_of(context, staging, report)
+        except Exception as error:
+            context.console.warning(f"there is no model card: {type(error).__name__}: {error}")
+            return None
 
     def _verify(self, context: Context, place: Path, manifest: Manifest) -> Report:
         # numpy only when there is something to verify: a no-op refresh stays quick.
@@ -169,7 +192,7 @@ def _damage(context: Context, sealed: Path, manifest: Manifest) -> list[Mismatch
             sealed,
             manifest,
             jobs=context.settings.jobs,
-            exclude=(PROVENANCE,),
+            exclude=manifest.beside(),
             on_bytes=progress.advance,
         )
 

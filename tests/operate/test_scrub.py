@@ -30,7 +30,7 @@ from quantpipe.operate.scrub import scrub
 from quantpipe.operate.snapshot_target import SnapshotTarget
 from quantpipe.publish import retention
 from quantpipe.store import damaged
-from quantpipe.store.manifest import PROVENANCE
+from quantpipe.store.manifest import CARD, PROVENANCE
 from quantpipe.store.sealed import glance_at_sealed
 from quantpipe.store.store import Store
 from quantpipe.store.verified import Verified
@@ -83,6 +83,15 @@ def test_an_intact_store_is_clean_and_remembers_when(store: Store) -> None:
     since = Verified.of_generation(store.generation(RECIPE, digest)).since([SHARD, "sub/config.json"])
     assert since is not None and before <= since <= store.clock() + 1
     assert done(store, older_than=3600).recent.files == 4
+
+
+def test_a_generation_with_a_model_card_is_clean(store: Store) -> None:
+    staging, digest = stage(store, "a")
+    store.seal(staging, RECIPE, digest, provenance(staging), card="# A model")
+    assert (done(store).status, (store.generation(RECIPE, digest) / CARD).read_text()) == (
+        "clean",
+        "# A model",
+    )
 
 
 def test_a_flipped_bit_is_found_and_marked(store: Store) -> None:

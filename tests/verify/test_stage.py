@@ -18,7 +18,8 @@ from quantpipe.settings import Settings
 from quantpipe.stage import Context, Receipts, RunDirectory
 from quantpipe.store import manifest
 from quantpipe.store.damaged import marked
-from quantpipe.store.manifest import PROVENANCE
+from quantpipe.store.manifest import CARD, PROVENANCE
+from quantpipe.store.sealed import glance_at_sealed
 from quantpipe.store.store import Store
 from quantpipe.verify.stage import VerifyStage
 from verify import edit
@@ -193,6 +194,40 @@ def test_killed_while_sealing(context: Context) -> None:
     sealed = context.store.absolute(VerifyStage().run(context).outputs.checkpoint)
     assert context.store.provenance(sealed) != {}
     assert not list(sealed.glob(".tmp-*"))
+
+
+def test_the_model_card_is_sealed_and_no_part_of_the_digest(context: Context) -> None:
+    (context.run.staging / CARD).write_text("half a card of a run that was killed while it sealed")
+    result = VerifyStage(lambda context, place, report: f"# {len(report.passed)} passed\n").run(context)
+    sealed = context.store.absolute(result.outputs.checkpoint)
+    assert (sealed / CARD).read_text() == f"# {len(result.figures.report['passed'])} passed\n"
+    assert (sealed / CARD).stat().st_mode & 0o777 == 0o444
+    assert sealed.name == digest(context)
+    assert glance_at_sealed(sealed) == []
+    assert VerifyStage().still_there(
+        context, verify_receipt(result.outputs.digest, result.outputs.checkpoint)
+    )
+
+
+def test_a_card_that_the_manifest_lists_stays(context: Context) -> None:
+    (context.run.staging / CARD).write_text("msmodelslim's own")
+    written = manifest.build(context.run.staging, jobs=2)
+    quantized = quantize_receipt(context.store.relative(context.run.staging), written)
+    context.receipts = Receipts.of(context.receipts.fetch, quantized)
+    sealed = context.store.absolute(VerifyStage(lambda *_: "ours").run(context).outputs.checkpoint)
+    assert (sealed / CARD).read_text() == "msmodelslim's own"
+    (sealed / CARD).chmod(0o644)
+    (sealed / CARD).unlink()
+    assert [found.path for found in glance_at_sealed(sealed)] == [CARD]
+
+
+def test_a_card_that_fails_is_a_warning(context: Context) -> None:
+    def fails(*_: object) -> str:
+        raise ZeroDivisionError("of the card")
+
+    sealed = context.store.absolute(VerifyStage(fails).run(context).outputs.checkpoint)
+    assert not (sealed / CARD).exists()
+    assert "there is no model card: ZeroDivisionError: of the card" in said(context.console)
 
 
 def test_nothing_there_at_all(context: Context) -> None:
