@@ -270,6 +270,7 @@ def difference(generation: Path) -> str | None:
     expected = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
     found = {str(path.relative_to(generation)): path for path in generation.rglob("*") if path.is_file()}
     found.pop("quantpipe.json")
+    found.pop("README.md", None)  # the model card, of generations that this version sealed
     if expected.keys() != found.keys():
         return f"files differ: {sorted(expected.keys() ^ found.keys())}"
     for name, path in found.items():
