@@ -137,7 +137,9 @@ def _serve(report: GenerationReport) -> Section:
     blocks: list[Block] = []
     if report.serve is None:
         blocks.append(
-            Paragraph("The serve profile is not known: the recipe has changed since. A new run records it.")
+            Paragraph(
+                "The serve profile is not known: the recipe has changed since, or is not valid any more."
+            )
         )
     else:
         blocks.append(Listing(report.serve.shell))

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from quantpipe.publish import retention
 from quantpipe.recipe.serve import Serve
 from quantpipe.redact import masked, masked_arguments
@@ -17,11 +19,14 @@ from quantpipe.store.store import Store
 
 
 def serving(generation: Path, settings: Mapping[str, Any]) -> Serving | None:
-    """The command for the recipe's serve profile; None where the recipe is not known."""
+    """The command for the recipe's serve profile; None where the profile is not known, or not allowed."""
     smoke = settings.get("smoke")
     if not isinstance(smoke, Mapping):
         return None
-    serve = Serve.model_validate(smoke["serve"])
+    try:
+        serve = Serve.model_validate(smoke["serve"])
+    except ValidationError:  # of an earlier version, which allowed more
+        return None
     command = serve_command(generation, serve, launcher=str(smoke["launcher"]))
     return Serving(command.shell(), tuple(masked_arguments(command.arguments)), masked(command.environment))
 

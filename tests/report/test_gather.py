@@ -141,7 +141,7 @@ def test_secrets_stay_out(reported: tuple[Store, Recipe], monkeypatch: pytest.Mo
     serve = recipe.smoke.serve.model_copy(
         update={
             "environment": {"VLLM_API_KEY": "sesame", "OMP_NUM_THREADS": "4"},
-            "extra_args": ("--api-key", "sesame", "--note=hf_averysecrettoken", "--max-num-seqs", "3"),
+            "extra_args": ("--note=hf_averysecrettoken", "--swap-space", "3"),
         }
     )
     smoke = recipe.smoke.model_copy(update={"serve": serve})
@@ -149,4 +149,12 @@ def test_secrets_stay_out(reported: tuple[Store, Recipe], monkeypatch: pytest.Mo
     text = json.dumps(report.to_json())
     assert "sesame" not in text and "averysecret" not in text
     assert report.serve is not None and report.serve.environment["OMP_NUM_THREADS"] == "4"
-    assert report.serve.arguments[-2:] == ("--max-num-seqs", "3")
+    assert report.serve.arguments[-2:] == ("--swap-space", "3")
+
+
+def test_a_profile_that_is_not_allowed_any_more_is_not_shown(reported: tuple[Store, Recipe]) -> None:
+    store, recipe = reported
+    serve = recipe.smoke.serve.model_copy(update={"extra_args": ("--api-key", "sesame")})
+    smoke = recipe.smoke.model_copy(update={"serve": serve})
+    report = report_of(store, NAME, SECOND, recipe.model_copy(update={"smoke": smoke}))
+    assert report.serve is None and "sesame" not in json.dumps(report.to_json())
