@@ -73,7 +73,7 @@ def test_published_directory_has_what_serving_needs(published_store: Path) -> No
     assert {path.name for path in checkpoint.glob("*.safetensors")} == shards
     assert (checkpoint / "tokenizer.json").is_file()
     card = (checkpoint / "README.md").read_text()
-    assert "base_model_relation: quantized" in card and "72 W8A8\\_DYNAMIC" in card
+    assert "library_name: vllm" in card and "72 W8A8\\_DYNAMIC" in card
 
 
 def test_receipts_tell_of_every_stage_and_every_probe(published_store: Path) -> None:

@@ -76,8 +76,7 @@ def metadata(recipe: Recipe, license: License, said: dict[str, Any]) -> str:
     """
     found: dict[str, Any] = {}
     if recipe.source.hub != "local":
-        found["base_model"] = recipe.source.repo
-    found["base_model_relation"] = "quantized"
+        found |= {"base_model": recipe.source.repo, "base_model_relation": "quantized"}
     found |= license.metadata()
     if languages := _texts(said.get("language")):
         found["language"] = languages

@@ -25,7 +25,17 @@ from quantpipe.report.document import GenerationReport
 from quantpipe.report.evidence import checks_section, size_section, smoke_section
 from quantpipe.report.quality_section import quality_section
 from quantpipe.report.settings import flat
-from quantpipe.report.wording import UNKNOWN, figure, memory, number, percent, seconds, share, short
+from quantpipe.report.wording import (
+    UNKNOWN,
+    figure,
+    memory,
+    number,
+    percent,
+    perplexity,
+    seconds,
+    share,
+    short,
+)
 from quantpipe.text import human_bytes, human_seconds
 
 
@@ -117,8 +127,8 @@ def _quality_metrics(report: GenerationReport) -> Iterator[Metric]:
     yield Metric("Same next token", percent(quality.top1), "as BF16 (top-1)")
     yield Metric(
         "Perplexity",
-        f"{quality.perplexity_quantized:.2f}",
-        f"BF16 {quality.perplexity_bf16:.2f}, ratio {quality.perplexity_ratio:.3f}",
+        perplexity(quality.perplexity_quantized),
+        f"BF16 {perplexity(quality.perplexity_bf16)}, ratio {quality.perplexity_ratio:.3f}",
     )
 
 

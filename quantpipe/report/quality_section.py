@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from quantpipe.report import plots
 from quantpipe.report.blocks import Block, Code, Column, Details, Paragraph, Section, Table
 from quantpipe.report.document import ExpertCoverage, GenerationReport
-from quantpipe.report.wording import decibels, number, percent
+from quantpipe.report.wording import decibels, number, percent, perplexity
 from quantpipe.store.quality import LayerQuality, Quality
 
 _MOST_NAMES = 40
@@ -39,10 +39,10 @@ def figures_table(quality: Quality) -> Table:
         ("Mean KL divergence", f"{quality.kl_mean:.4f}", "nats, BF16 to quantized; 0 means equal"),
         ("99th percentile of it", f"{quality.kl_p99:.4f}", "one token in a hundred differs by more"),
         ("Same most probable token", percent(quality.top1), "of all tokens"),
-        ("Perplexity of BF16", f"{quality.perplexity_bf16:.3f}", "lower is better"),
+        ("Perplexity of BF16", perplexity(quality.perplexity_bf16), "lower is better"),
         (
             "Perplexity, quantized",
-            f"{quality.perplexity_quantized:.3f}",
+            perplexity(quality.perplexity_quantized),
             f"{quality.perplexity_ratio:.4f} times that of BF16",
         ),
     )

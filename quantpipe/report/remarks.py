@@ -15,6 +15,10 @@ WORSE = 1.25
 """From this ratio on, a mean KL divergence above that of the generation before is worth a look."""
 
 
+_LOST = 1000.0
+"""A perplexity from which on a model does not speak the language of the text."""
+
+
 def remarks(
     state: str,
     held: bool,
@@ -88,6 +92,12 @@ def _quality(quality: Quality | None, changes: Changes | None) -> Iterator[Remar
             "serving.",
         )
         return
+    if quality.perplexity_bf16 > _LOST:
+        yield Remark(
+            "caution",
+            "The BF16 model itself cannot predict the held-out prompts (perplexity "
+            f"{quality.perplexity_bf16:,.0f}): the figures of quality say little about what it is used for.",
+        )
     if unreached := len(quality.unreached_experts):
         yield Remark(
             "caution",

@@ -47,6 +47,11 @@ def percent(share: float) -> str:
     return "99.9 %" if text == "100.0 %" and share < 1 else text.replace("100.0", "100")
 
 
+def perplexity(value: float) -> str:
+    """Four digits, as far as they mean something: `9.871`, `924,585`."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3f}"
+
+
 def decibels(value: float | None) -> str:
     """A ratio in dB; a dash where there is none."""
     return "–" if value is None else f"{value:.1f}"
