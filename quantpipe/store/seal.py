@@ -1,8 +1,8 @@
 """The seal: a verified staging directory becomes a generation, under the name of its manifest's digest.
 
-In this order: nobody has touched a file since it was verified, model card and provenance, modes, nobody has touched one
-meanwhile, everything flushed, nobody has touched one meanwhile, the rename, its folder flushed. Killed in
-between, staging is as good as before.
+In this order: nobody has touched a file since it was verified, model card, provenance, modes, nobody has
+touched one meanwhile, everything flushed, nobody has touched one meanwhile, the rename, its folder flushed.
+Killed in between, staging is as good as before.
 """
 
 from __future__ import annotations
