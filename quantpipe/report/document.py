@@ -105,6 +105,23 @@ class Sizes(Record):
 
 
 @dataclass(frozen=True)
+class Gate(Record):
+    """A quality gate of the recipe. All are one-sided: no checkpoint is too good.
+
+    Attributes:
+        key: of the recipe's section `quality`.
+        limit: what the recipe asks for.
+        value: of the generation.
+        passed: whether it is within the limit.
+    """
+
+    key: str
+    limit: float
+    value: float
+    passed: bool
+
+
+@dataclass(frozen=True)
 class ExpertCoverage(Record):
     """How well calibration reached the experts of a layer.
 
@@ -241,6 +258,7 @@ class GenerationReport(Record):
         origin: what it was made of, by what, and when.
         sizes: before and after quantizing.
         quality: what it keeps of the BF16 model's; absent where that was not measured.
+        gates: the quality gates of the recipe; empty where nothing was measured, or the recipe is not known.
         experts: how well calibration reached the experts, by layer; empty where that is not known.
         verify: the report of stage verify, as `verify --json` prints it.
         smoke: what the server did in the smoke load.
@@ -264,6 +282,7 @@ class GenerationReport(Record):
     stages: tuple[StageCost, ...]
     back: WayBack
     settings: dict[str, Any]
+    gates: tuple[Gate, ...] = ()
     experts: tuple[ExpertCoverage, ...] = ()
     quality: Quality | None = None
     run: RunRecord | None = None

@@ -22,6 +22,7 @@ from quantpipe.report.document import (
     Sizes,
     StageCost,
 )
+from quantpipe.report.gates import gates_of
 from quantpipe.report.places import stored
 from quantpipe.report.remarks import remarks
 from quantpipe.report.secrets import redacted
@@ -56,7 +57,7 @@ def report_of(store: Store, name: str, digest: str, recipe: Recipe | None = None
     state, damage = state_of(store, name, digest), _damage(store, name, digest)
     quality, quantized = receipts.quantize.outputs.quality, receipts.quantize.figures
     verify: dict[str, Any] = receipts.verify.figures.report
-    smoke = receipts.smoke.figures
+    smoke, gates = receipts.smoke.figures, gates_of(settings, quality)
     differs = _changes(store, name, digest, _comparable(receipts, provenance, settings))
     source = provenance.get("source", {})
     found = GenerationReport(
@@ -64,7 +65,9 @@ def report_of(store: Store, name: str, digest: str, recipe: Recipe | None = None
         recipe=name,
         digest=digest,
         state=state,
-        remarks=remarks(state, retention.held(store, name, digest), damage, verify, smoke, quality, differs),
+        remarks=remarks(
+            state, retention.held(store, name, digest), damage, verify, smoke, quality, gates, differs
+        ),
         origin=Origin(
             hub=str(source.get("hub", "")),
             repo=str(source.get("repo", "")),
@@ -88,6 +91,7 @@ def report_of(store: Store, name: str, digest: str, recipe: Recipe | None = None
             types=dict(verify.get("figures", {}).get("types", {})),
         ),
         quality=quality,
+        gates=gates,
         experts=coverage_of(store.root, quality) or (earlier.experts if earlier else ()),
         verify=verify,
         smoke=replace(smoke, command=tuple(masked_arguments(smoke.command))),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from quantpipe.report import plots
-from quantpipe.report.blocks import Block, Code, Column, Details, Paragraph, Section, Table
-from quantpipe.report.document import ExpertCoverage, GenerationReport
+from quantpipe.report.blocks import Block, Code, Column, Details, Paragraph, Section, Strong, Table
+from quantpipe.report.document import ExpertCoverage, Gate, GenerationReport
 from quantpipe.report.wording import decibels, number, percent, perplexity
 from quantpipe.store.quality import LayerQuality, Quality
 
@@ -26,6 +26,7 @@ def quality_section(report: GenerationReport) -> Section:
             f"held-out prompts: {number(quality.tokens, 'predicted token')}."
         ),
         figures_table(quality),
+        *_gates(report.gates),
         *_layers(quality.layers),
         *_worst(quality),
         *_experts(report.experts, quality),
@@ -48,6 +49,22 @@ def figures_table(quality: Quality) -> Table:
     )
     columns = (Column("Figure"), Column("Value", numeric=True), Column("Meaning"))
     return Table("Quantized compared with BF16", columns, rows)
+
+
+def _gates(gates: Sequence[Gate]) -> Iterator[Block]:
+    if not gates:
+        return
+    columns = (Column("Gate"), Column("Limit", numeric=True), Column("Value", numeric=True), Column("Result"))
+    rows = tuple(
+        (
+            Code(gate.key),
+            f"{gate.limit:g}",
+            f"{gate.value:.4g}",
+            "passed" if gate.passed else Strong("not passed"),
+        )
+        for gate in gates
+    )
+    yield Table("Quality gates of the recipe", columns, rows)
 
 
 def _layers(layers: Sequence[LayerQuality]) -> Iterator[Block]:

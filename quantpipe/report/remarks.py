@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from quantpipe.report.document import Changes, Remark
+from quantpipe.report.document import Changes, Gate, Remark
 from quantpipe.store.outputs import SmokeFigures
 from quantpipe.store.quality import Quality
 
@@ -26,6 +26,7 @@ def remarks(
     verify: dict[str, Any],
     smoke: SmokeFigures,
     quality: Quality | None,
+    gates: Sequence[Gate],
     changes: Changes | None,
 ) -> tuple[Remark, ...]:
     """All that apply.
@@ -36,7 +37,13 @@ def remarks(
         damage: how it differs from its manifest; empty where it is not known to.
         verify: the report of stage verify.
     """
-    found = [*_state(state, held, damage), *_verify(verify), *_smoke(smoke), *_quality(quality, changes)]
+    found = [
+        *_state(state, held, damage),
+        *_verify(verify),
+        *_smoke(smoke),
+        *_gates(gates),
+        *_quality(quality, changes),
+    ]
     return tuple(sorted(found, key=lambda remark: _ORDER.index(remark.weight)))
 
 
@@ -82,6 +89,15 @@ def _smoke(smoke: SmokeFigures) -> Iterator[Remark]:
         )
     if faults := [probe for probe in smoke.probes if probe.get("fault")]:
         yield Remark("caution", f"{_number(len(faults), 'answer')} cannot be right; see Smoke load.")
+
+
+def _gates(gates: Sequence[Gate]) -> Iterator[Remark]:
+    for gate in gates:
+        if not gate.passed:
+            yield Remark(
+                "problem",
+                f"The quality gate {gate.key} fails: {gate.value:.4g}, the limit is {gate.limit:g}.",
+            )
 
 
 def _quality(quality: Quality | None, changes: Changes | None) -> Iterator[Remark]:

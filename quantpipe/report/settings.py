@@ -7,6 +7,7 @@ from typing import Any
 
 from quantpipe.digest import digest_of
 from quantpipe.recipe.model import Recipe
+from quantpipe.recipe.quality import GATES
 from quantpipe.redact import masked, masked_arguments
 
 
@@ -22,6 +23,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     return {
         "source": found["fetch"],
         "quantize": found["quantize"],
+        "quality": {key: getattr(recipe.quality, key) for key in ("measure", *GATES)},
         "verify": found["verify"],
         "smoke": smoke,
         "publish": {"keep": recipe.publish.keep},

@@ -78,6 +78,18 @@ def test_a_changed_key_of_the_recipe_is_named(reported: tuple[Store, Recipe], tm
     assert keys == {"smoke.min_matches": (1.0, 0.5)}
 
 
+def test_gates_are_those_of_the_recipe(reported: tuple[Store, Recipe]) -> None:
+    store, recipe = reported
+    gates = recipe.quality.model_copy(update={"max_kl": 0.01, "min_layer_sqnr": None})
+    report = report_of(store, NAME, SECOND, recipe.model_copy(update={"quality": gates}))
+    assert [(gate.key, gate.passed) for gate in report.gates] == [
+        ("max_kl", False),
+        ("min_top1", True),
+        ("max_perplexity_ratio", True),
+    ]
+    assert report.remarks[0].weight == "problem" and "max_kl fails: 0.0187" in report.remarks[0].text
+
+
 def test_costs_are_compared_with_the_plan(reported: tuple[Store, Recipe]) -> None:
     store, recipe = reported
     costs = {stage.stage: stage for stage in report_of(store, NAME, SECOND, recipe).stages}

@@ -8,7 +8,7 @@ from typing import Any
 from helpers.receipts import SMOKE_FIGURES
 from helpers.reports import quality
 
-from quantpipe.report.document import Change, Changes, Remark
+from quantpipe.report.document import Change, Changes, Gate, Remark
 from quantpipe.report.remarks import remarks
 
 SMOKE = replace(SMOKE_FIGURES, launcher="native")
@@ -23,6 +23,7 @@ def made(**changes: Any) -> tuple[Remark, ...]:
         "verify": {},
         "smoke": SMOKE,
         "quality": GOOD,
+        "gates": (Gate("max_kl", 1.0, 0.02, True),),
         "changes": None,
     }
     return remarks(**{**arguments, **changes})
@@ -49,6 +50,7 @@ def test_each_cause_has_its_weight() -> None:
         ({"smoke": replace(SMOKE, known=0, matched=0)}, "caution", "No probe has a known answer"),
         ({"smoke": replace(SMOKE, known=3)}, "caution", "2 of 3 probes"),
         ({"smoke": replace(SMOKE, probes=({"fault": "garbage"},))}, "caution", "1 answer cannot be right"),
+        ({"gates": (Gate("min_top1", 0.9, 0.8, False),)}, "problem", "gate min_top1 fails: 0.8, the limit"),
         ({"quality": None}, "caution", "was not measured"),
         ({"quality": quality()}, "caution", "reached 2 experts"),
         ({"quality": replace(GOOD, perplexity_bf16=924_585.0)}, "caution", "perplexity 924,585"),
