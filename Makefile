@@ -12,6 +12,7 @@ STORE ?= store
 ARGS ?=
 # Of tests at a time: one more than two cores, since a third of the time of smoke and fetch is waiting.
 JOBS ?= 3
+FUZZ_INPUTS ?= 5000
 POINTS ?= 100
 MINUTES ?= 6
 TORCH_INDEX ?=
@@ -33,7 +34,7 @@ ifneq ($(SERVE_PYTHON),)
 export QUANTPIPE_SERVE_PYTHON := $(SERVE_PYTHON)
 endif
 
-.PHONY: help setup quantize smollm2 study test test-slow test-attack lint format messages changelog clean
+.PHONY: help setup quantize smollm2 study test test-slow test-attack fuzz lint format messages changelog clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +62,10 @@ test-slow: setup
 # of each command, 0 for all: hours; MINUTES those of each soak. `make test` runs some points of each.
 test-attack: setup
 	ATTACK=long ATTACK_POINTS=$(POINTS) ATTACK_MINUTES=$(MINUTES) nice -n 10 $(BIN)/pytest tests/attack -n $(JOBS) $(ARGS)
+
+# Random inputs for everything that reads what others wrote; FUZZ_INPUTS for each target.
+fuzz: $(CORE)
+	FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/pytest tests/fuzz $(ARGS)
 
 lint: $(CORE)
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import subprocess
 
 from quantpipe.host.environment import for_child
 
-_ROW = re.compile(r"^\|\s*\d+\s+\d+\s*\|\s*(\d+)\s*\|[^|]*\|\s*(\d+)\s*\|$")
+_ROW = re.compile(r"^\|\s*\d+\s+\d+\s*\|\s*(\d{1,18})\s*\|[^|]*\|\s*(\d{1,18})\s*\|$")
 _TIMEOUT_SECONDS = 20
 
 
@@ -20,12 +20,16 @@ def device_processes() -> dict[int, int]:
         done = subprocess.run(
             ["npu-smi", "info"],
             capture_output=True,
-            text=True,
             timeout=_TIMEOUT_SECONDS,
             check=True,
             env=for_child(),
         )
     except (OSError, subprocess.SubprocessError):
         return {}
-    rows = (_ROW.match(line.strip()) for line in done.stdout.splitlines())
+    return processes_in(done.stdout.decode("utf-8", "replace"))
+
+
+def processes_in(table: str) -> dict[int, int]:
+    """Process id to MiB of device memory in the output of `npu-smi info`; other lines are passed over."""
+    rows = (_ROW.match(line.strip()) for line in table.splitlines())
     return {int(row[1]): int(row[2]) for row in rows if row}

@@ -10,6 +10,8 @@ from quantpipe.smoke.causes import CAUSES, OUT_OF_MEMORY, Cause
 
 _TAIL_LINES = 50
 _READ_LIMIT = 8 << 20
+_LINE_LIMIT = 2000
+"""Characters of a line: the patterns take the square of it, and a log may have lines of megabytes."""
 
 _CHATTER = re.compile(r"^(?:\(.*?\)\s*)?(?:INFO|DEBUG|WARNING)\b")
 """Lines about what works or is in progress, in words that causes use too: "HCCL ... initialised"."""
@@ -76,6 +78,7 @@ def _read(log: Path, start: int) -> list[str]:
         with log.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(start, size - _READ_LIMIT))
-            return file.read().decode("utf-8", "replace").splitlines()
+            lines = file.read().decode("utf-8", "replace").splitlines()
+            return [line[:_LINE_LIMIT] for line in lines]
     except OSError:
         return []
