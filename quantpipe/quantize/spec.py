@@ -35,8 +35,8 @@ def adapter_for(snapshot: Path, quantize: Quantize) -> str:
     path = snapshot / CONFIG
     try:
         architectures = load_object(path)["architectures"]
-        if not isinstance(architectures, list):
-            raise TypeError(f"`architectures` is {architectures!r}, not a list")
+        if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+            raise TypeError(f"`architectures` is {architectures!r:.200}, not a list of names")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise VerificationError(
             f"cannot read the model's architecture: {error!r}",

@@ -125,7 +125,10 @@ def test_engine_stock_refuses_what_it_cannot_do_to_qwen2(tmp_path: Path, changes
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "{}", '{"architectures": null}', '{"architectures": "Qwen3ForCausalLM"}'],
+    [
+        *("", "{", "[]", "{}", '{"architectures": null}', '{"architectures": "Qwen3ForCausalLM"}'),
+        '{"architectures": [["Qwen3ForCausalLM"]]}',
+    ],
 )
 def test_a_config_that_says_nothing_of_use(tmp_path: Path, text: str) -> None:
     with pytest.raises(VerificationError, match="architecture") as caught:
