@@ -118,7 +118,7 @@ HOSTILE: st.SearchStrategy[Any] = st.one_of(
     st.integers(),
     st.text(max_size=8),
     st.lists(st.integers(-1, 3), max_size=3),
-)
+).map(copy.deepcopy)
 """Values where something else was expected."""
 
 _TOKENS = (
