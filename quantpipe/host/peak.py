@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from types import TracebackType
 
 from quantpipe.host import procfs, supervisor
@@ -13,10 +14,13 @@ SAMPLE_SECONDS = 1.0
 
 
 class PeakMemory:
-    """Samples while its block runs. What a container engine starts does not descend from here: not counted.
+    """Samples while its block runs, where the host grants a thread for it.
+
+    What a container engine starts does not descend from here: not counted.
 
     Attributes:
-        bytes: the peak so far: anonymous and shared memory, without mapped files, which can be dropped.
+        bytes: the peak so far: anonymous and shared memory, without mapped files, which can be dropped; 0
+            where the host grants no thread.
     """
 
     def __init__(self, seconds: float = SAMPLE_SECONDS) -> None:
@@ -26,7 +30,8 @@ class PeakMemory:
         self._thread = threading.Thread(target=self._watch, name="peak-memory", daemon=True)
 
     def __enter__(self) -> PeakMemory:
-        self._thread.start()
+        with suppress(RuntimeError):  # a limit on threads: a figure is lost, and no work
+            self._thread.start()
         return self
 
     def __exit__(
@@ -36,7 +41,8 @@ class PeakMemory:
         traceback: TracebackType | None,
     ) -> None:
         self._ended.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _watch(self) -> None:
         while True:

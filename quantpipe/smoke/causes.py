@@ -131,6 +131,13 @@ HOST = (
         host=True,
     ),
     _cause(
+        "disk-full",
+        r"\[Errno (28|122)\]|No space left on device|Disk quota exceeded",
+        "the server could not write: no space or no quota is left",
+        "free space where the message says: the store, TMPDIR or /dev/shm",
+        host=True,
+    ),
+    _cause(
         "unreadable",
         r"PermissionError: \[Errno 13\]|PermissionDenied",
         "the server has no permission to read a file",

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
+
+import pytest
 
 from quantpipe.host import procfs
 from quantpipe.host.peak import PeakMemory
@@ -35,6 +38,17 @@ def test_a_block_shorter_than_a_sample_has_a_peak() -> None:
     with PeakMemory() as peak:
         pass
     assert peak.bytes > 1 << 20
+
+
+def test_without_a_thread_the_work_is_done_and_has_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with PeakMemory() as peak:
+        done = True
+    assert done
+    assert peak.bytes == 0
 
 
 def test_of_a_process_that_is_gone_nothing_is_counted() -> None:

@@ -55,6 +55,7 @@ SAID = [
         "versions",
         PreflightError,
     ),
+    ("OSError: [Errno 28] No space left on device: '/dev/shm/psm_1'", "no space", PreflightError),
     (
         "PermissionError: [Errno 13] Permission denied: '/s/model-00001.safetensors'",
         "no permission to read",

@@ -62,6 +62,7 @@ EXCERPTS: dict[str, str] = {
     "  Value error, Unknown quantization method: ascend. Must be one of ['awq', 'fp8', 'gptq'].",
     "device-taken": "ValueError: Free memory on device (3.2/61.27 GiB) on startup is less than desired GPU "
     "memory utilization (0.95, 58.2 GiB).",
+    "disk-full": "OSError: [Errno 122] Disk quota exceeded: '/store/runs/x/smoke.log'",
     "unreadable": "PermissionError: [Errno 13] Permission denied: '/store/models/x/model-00001.safetensors'",
     "description": f"{CORE} ERROR 07-28 19:01:59 [core.py:708] ValueError: ModelSlim Quantization Config Not "
     "Found. Could not find quant_model_description.json at /store/models/x",
