@@ -6,7 +6,7 @@ import pytest
 from helpers.stores import RECIPE, provenance, published, stage
 
 from quantpipe import durable
-from quantpipe.store import store as store_module
+from quantpipe.store import seal
 from quantpipe.store.damaged import mark, marked, unmark
 from quantpipe.store.manifest import Mismatch
 from quantpipe.store.sealed import glance_at_sealed
@@ -61,7 +61,7 @@ def test_killed_while_a_new_copy_takes_its_place_the_mark_is_right(
     def killed(*_: object) -> None:
         raise SystemExit
 
-    module = durable if killed_in == "exchange" else store_module
+    module = durable if killed_in == "exchange" else seal
     monkeypatch.setattr(module, killed_in, killed)
     with pytest.raises(SystemExit):
         store.seal(staging, RECIPE, digest, {**provenance(staging), "run": "the second"}, replace=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,11 +59,14 @@ def test_bfloat16_is_the_nearest_and_ties_go_to_even(smollm2: ModuleType) -> Non
     assert back.tolist() == [*nearest.tolist(), *(-nearest).tolist()]
 
 
-def test_the_recipe_takes_what_make_smollm2_writes() -> None:
-    recipe = load_recipe(SCRIPT.with_name("smollm2-135m-w8a8-rot.yaml"))
-    folder = Path("benchmarks/study") / "models" / "SmolLM2-135M-Instruct"
-    assert str(ROOT / folder) == str(recipe.source.repo)
-    assert str(folder) in (ROOT / "Makefile").read_text("utf-8")
+def test_the_recipe_takes_what_make_smollm2_writes(tmp_path: Path) -> None:
+    written = SCRIPT.with_name("smollm2-135m-w8a8-rot.yaml")
+    folder = Path("models") / "SmolLM2-135M-Instruct"
+    (tmp_path / folder).mkdir(parents=True)  # where the recipe lies it is there after `make smollm2` only
+    recipe = load_recipe(shutil.copy(written, tmp_path))
+    assert str(recipe.source.repo) == str(tmp_path / folder)
+    place = SCRIPT.parent.relative_to(ROOT) / folder
+    assert str(place) in (ROOT / "Makefile").read_text("utf-8")
 
 
 @pytest.mark.slow

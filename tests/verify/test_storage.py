@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,18 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def refuse(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
     """Let every open of the file fail."""
-    really = Path.open
+    really: dict[Any, Callable[..., Any]] = {Path: Path.open, os: os.open}
 
-    def failing(self: Path, *arguments: Any, **options: Any) -> Any:
-        if self.name == name:
-            raise OSError(number, os.strerror(number), str(self))
-        return really(self, *arguments, **options)
+    def opens(owner: Any) -> Any:
+        def failing(path: Any, *arguments: Any, **options: Any) -> Any:
+            if Path(path).name == name:
+                raise OSError(number, os.strerror(number), str(path))
+            return really[owner](path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "open", failing)
+        return failing
+
+    for owner in really:
+        monkeypatch.setattr(owner, "open", opens(owner))
 
 
 def shard_of(checkpoint: Path) -> str:
