@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
@@ -106,11 +106,11 @@ class _Scrub:
         for target in every:
             self._begin(target)
         due = self._due(every, older_than)
-        total = sum(item.file.size for item in due)
+        total, in_time = sum(item.file.size for item in due), self._in_time(due)
         try:
             with (
                 self._console.progress("scrub", total, unit="B") as bar,
-                contextlib.closing(each(self._one, due, jobs=jobs, on_bytes=bar.advance)) as results,
+                contextlib.closing(each(self._one, in_time, jobs=jobs, on_bytes=bar.advance)) as results,
             ):
                 for result in results:
                     self._take(result)
@@ -146,12 +146,23 @@ class _Scrub:
                 due.append(item)
         return due
 
+    def _in_time(self, due: Iterable[_Item]) -> Iterator[_Item]:
+        """Those that come up before the time is up; no thread is asked for the others."""
+        for item in due:
+            if self._late():
+                self._report.left.add(item.file, item.names)
+            else:
+                yield item
+
+    def _late(self) -> bool:
+        seconds = self._budget.seconds
+        return seconds is not None and time.monotonic() - self._monotonic > seconds
+
     def _one(self, item: _Item, count: OnBytes) -> _Read:
         """Read one file; called from a thread."""
-        spent = time.monotonic() - self._monotonic
-        if self._budget.seconds is not None and spent > self._budget.seconds:
+        if self._late():
             return _Read(item, None)
-        began = self._clock + spent
+        began = self._clock + time.monotonic() - self._monotonic
         try:
             return _Read(item, began, item.target.check(item.file.path, count))
         except RetryableError as error:
