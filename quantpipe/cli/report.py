@@ -38,9 +38,10 @@ def report(
     from quantpipe.report import report_generation, report_store
     from quantpipe.store.store import Store
 
-    store, keep = Store(settings.store), console.mode != "json"
+    store, keep = Store.at(settings.store), console.mode != "json"
     if recipe is None:
-        emit(console, *render.store_reported(*report_store(store, output, keep=keep)), done=True)
-        return
-    made = report_generation(store, recipe, generation=generation, run=run, output=output, keep=keep)
-    emit(console, *render.reported(*made), done=True)
+        found, page = report_store(store, output, keep=keep)
+        emit(console, *render.store_reported(found, page), done=page is not None)
+    else:
+        made = report_generation(store, recipe, generation=generation, run=run, output=output, keep=keep)
+        emit(console, *render.reported(*made), done=made[1] is not None)

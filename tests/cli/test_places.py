@@ -51,7 +51,7 @@ PLACES: list[tuple[Callable[[Path], Path], str]] = [
     (a_long_name, "a name or path is too long"),
     (a_long_path, "a name or path is too long"),
 ]
-COMMANDS = ["run", "plan", "rollback", "status", "prune", "scrub", "doctor"]
+COMMANDS = ["run", "plan", "rollback", "status", "prune", "scrub", "report", "doctor"]
 
 
 def called(command: str, recipe: Path) -> list[str | Path]:

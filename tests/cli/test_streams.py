@@ -158,5 +158,11 @@ def test_what_stdout_does_not_take_is_an_error(tmp_path: Path, arguments: tuple[
     assert "where: stdout" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_json_that_stdout_does_not_take_is_an_error(tmp_path: Path, command: str) -> None:
+    with FULL.open("wb") as full:
+        assert call(command, "--json", "--store", str(tmp_path), stdout=full.fileno()) == 5
+
+
 def test_a_command_line_without_a_command_needs_no_reader_either(nobody: int) -> None:
     assert call(stderr=nobody) == 2
