@@ -11,7 +11,7 @@ from typing import Any
 from quantpipe.durable import drop_cache
 
 OnBytes = Callable[[int], object]
-"""Told, from any thread, how many more bytes were read."""
+"""Receives, from any thread, how many more bytes were read."""
 
 _CHUNK = 4 << 20
 

@@ -36,7 +36,7 @@ class Difference:
 
 @dataclass
 class Amount:
-    """So many files, with so many bytes.
+    """A number of files, and their bytes.
 
     Attributes:
         files: their number.

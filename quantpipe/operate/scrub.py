@@ -27,7 +27,7 @@ from quantpipe.store.manifest import Mismatch
 from quantpipe.store.store import Store
 
 SAVE_SECONDS = 1.0
-"""Times are kept that often: a kill loses no more than the files of so long, and those in progress."""
+"""Times are kept this often: a kill loses those of the files read since, and of those in progress."""
 
 
 class _Item(NamedTuple):
