@@ -11,6 +11,9 @@ CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 """The tokenizer's settings. It may hold a chat template."""
 
+LICENSE_FILES = ("LICENSE", "LICENSE.txt")
+"""The license of a model; copied from its source."""
+
 CHAT_TEMPLATE = "chat_template.jinja"
 """The chat template, where it has a file of its own."""
 

@@ -200,7 +200,7 @@ def rolled_back(name: str, done: Rollback) -> Rendered:
         f"  {done.left[:12]} is held: runs do not publish it again; `--force publish` does",
     ]
     lines += [
-        f"  {digest[:12]} was skipped: it is damaged ({found[0].path} {found[0].problem})"
+        f"  {digest[:12]} was skipped: it is damaged ({found[0].line()})"
         for digest, found in done.damaged.items()
     ]
     return value, lines

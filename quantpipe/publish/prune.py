@@ -250,7 +250,7 @@ def _leftovers(store: Store) -> list[Candidate]:
             if path.name.startswith(DAMAGED_PREFIX) or _changed(path) < limit:
                 recipe = folders[1:] and path.relative_to(store.root).parts[1]
                 found.append(_candidate(store, "leftover", recipe or None, path))
-    for path in sorted(store.root.glob(f"models/*/{REPORTS}/*")):
+    for path in sorted(store.root.glob(f"models/*/{REPORTS}/[!.]*")):
         if _is_report_of_nothing(path):
             found.append(_candidate(store, "leftover", path.parents[1].name, path))
     return found

@@ -17,7 +17,7 @@ from quantpipe.store.damaged import marked, unmark
 from quantpipe.store.history import Move
 from quantpipe.store.manifest import Mismatch
 from quantpipe.store.sealed import check_sealed, glance_at_sealed, manifest_of
-from quantpipe.store.store import REPORTS, Generation, Store
+from quantpipe.store.store import Generation, Store
 from quantpipe.store.verified import Verified
 from quantpipe.text import now
 
@@ -102,9 +102,7 @@ def hashing(store: Store, console: Console, *, jobs: int) -> Check:
 
 
 def _nothing_before(store: Store, recipe: str, damaged: Mapping[str, list[Mismatch]]) -> UsageError:
-    details = [
-        f"{digest[:12]} is damaged: {found[0].path} {found[0].problem}" for digest, found in damaged.items()
-    ]
+    details = [f"{digest[:12]} is damaged: {found[0].line()}" for digest, found in damaged.items()]
     return UsageError(
         "there is no earlier generation to roll back to",
         where=str(store.model(recipe)),
@@ -182,7 +180,7 @@ def remove(store: Store, recipe: str, generation: Generation) -> None:
         raise ValueError("the current generation is never removed")
     shutil.rmtree(grave, ignore_errors=True)
     store.receipts_path(recipe, generation.digest).unlink(missing_ok=True)
-    shutil.rmtree(store.model(recipe) / REPORTS / generation.digest, ignore_errors=True)
+    shutil.rmtree(store.report_folder(recipe, generation.digest), ignore_errors=True)
     unmark(generation.path)
     Verified.of_generation(generation.path).forget()
 

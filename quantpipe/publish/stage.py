@@ -139,7 +139,7 @@ def _require_intact(context: Context, generation: Path) -> None:
             "the generation to point at is damaged",
             where=str(generation / found[0].path),
             hint="run the recipe again: a new copy takes its place",
-            details=[f"{mismatch.path} {mismatch.problem}" for mismatch in found],
+            details=[mismatch.line() for mismatch in found],
         )
 
 

@@ -16,6 +16,7 @@ from quantpipe.checkpoint.names import (
     DESCRIPTION,
     INDEX,
     INDEX_SUFFIX,
+    LICENSE_FILES,
     SHARD_GLOB,
     TOKENIZER_CONFIG,
     shard_name,
@@ -35,7 +36,6 @@ _TOKENIZER_FILES = (
     TOKENIZER_CONFIG,
     "vocab.json",
 )
-_LICENCE_FILES = ("LICENSE", "LICENSE.txt", "NOTICE")
 
 
 def finish(output: Path, snapshot: Path, *, scheme: str, trust_remote_code: bool) -> None:
@@ -53,7 +53,7 @@ def finish(output: Path, snapshot: Path, *, scheme: str, trust_remote_code: bool
     _name_shards(output)
     _clean_description(output / DESCRIPTION)
     _mark_config(output / CONFIG, scheme)
-    for name in (*_TOKENIZER_FILES, *_LICENCE_FILES):
+    for name in (*_TOKENIZER_FILES, *LICENSE_FILES, "NOTICE"):
         if (snapshot / name).is_file() and not (output / name).exists():
             shutil.copyfile(snapshot / name, output / name)
     for path in list(output.glob("*.py")) if not trust_remote_code else []:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from quantpipe.errors import QualityError
+from quantpipe.recipe.quality import GATES
 from quantpipe.recipe.quality import Quality as Gates
 from quantpipe.stage import Context
-from quantpipe.store.quality import Quality
+from quantpipe.store.quality import Judged, Quality, judge
 
 _NAMED = 3
 """Layers and linears to look at."""
@@ -47,19 +48,24 @@ def warn(context: Context) -> None:
 
 
 def failures(gates: Gates, found: Quality) -> Iterator[str]:
-    """The gates that fail, one sentence each. All are one-sided: no checkpoint is too good."""
-    if gates.max_kl is not None and found.kl_mean > gates.max_kl:
-        yield f"KL divergence {found.kl_mean:.4g} above max_kl {gates.max_kl:g}"
-    if gates.min_top1 is not None and found.top1 < gates.min_top1:
-        yield f"top-1 agreement {found.top1:.4g} below min_top1 {gates.min_top1:g}"
-    ratio = found.perplexity_ratio
-    if gates.max_perplexity_ratio is not None and ratio > gates.max_perplexity_ratio:
-        yield f"perplexity ratio {ratio:.4g} above max_perplexity_ratio {gates.max_perplexity_ratio:g}"
-    lowest = min(found.layers, key=lambda layer: layer.sqnr, default=None)
-    if gates.min_layer_sqnr is not None and lowest is not None and lowest.sqnr < gates.min_layer_sqnr:
-        yield (
-            f"SQNR {lowest.sqnr:.3g} dB of layer {lowest.index} below min_layer_sqnr {gates.min_layer_sqnr:g}"
-        )
+    """The gates that fail, one sentence each."""
+    for gate in judge({key: getattr(gates, key) for key in GATES}, found):
+        if not gate.passed:
+            yield _sentence(gate, found)
+
+
+def _sentence(gate: Judged, found: Quality) -> str:
+    match gate.key:
+        case "max_kl":
+            return f"KL divergence {gate.value:.4g} above max_kl {gate.limit:g}"
+        case "min_top1":
+            return f"top-1 agreement {gate.value:.4g} below min_top1 {gate.limit:g}"
+        case "max_perplexity_ratio":
+            return f"perplexity ratio {gate.value:.4g} above max_perplexity_ratio {gate.limit:g}"
+        case _:
+            layer = found.worst_layer
+            number = layer.index if layer else 0
+            return f"SQNR {gate.value:.3g} dB of layer {number} below min_layer_sqnr {gate.limit:g}"
 
 
 def _places(found: Quality) -> Iterator[str]:

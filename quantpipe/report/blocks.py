@@ -45,6 +45,11 @@ Inline = str | Code | Strong | Link | Verbatim
 Text = Inline | tuple[Inline, ...]
 
 
+def inlines(text: Text) -> tuple[Inline, ...]:
+    """The parts of a text, in order."""
+    return text if isinstance(text, tuple) else (text,)
+
+
 @dataclass(frozen=True)
 class Paragraph:
     """A sentence or more."""

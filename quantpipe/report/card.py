@@ -27,7 +27,7 @@ from quantpipe.report.blocks import (
 )
 from quantpipe.report.evidence import kinds_table
 from quantpipe.report.license import License, license_of, source_metadata
-from quantpipe.report.markdown import block_parts, escaped
+from quantpipe.report.markdown import block_parts, escaped, section_parts
 from quantpipe.report.quality_section import figures_table
 from quantpipe.report.settings import settings_of
 from quantpipe.report.sizes import sizes_by_kind
@@ -62,9 +62,7 @@ def card(context: Context, checkpoint: Path, report: Report) -> str:
         Section("license", "License", (Paragraph(_license(license)),)),
     )
     parts = [f"# {escaped(recipe.name)}", *block_parts(Paragraph(_summary(context)))]
-    for section in sections:
-        parts.append(f"## {section.title}")
-        parts += [part for block in section.blocks for part in block_parts(block)]
+    parts += [part for section in sections for part in section_parts(section)]
     return metadata(recipe, license, said) + "\n" + "\n\n".join(parts) + "\n"
 
 
@@ -93,7 +91,7 @@ def _texts(value: Any) -> list[str]:
     return [text for text in values if isinstance(text, str) and text]
 
 
-def _source(context: Context) -> Text:
+def _source(context: Context) -> Link | Code:
     source = context.recipe.source
     if source.hub in _PAGES:
         return Link(source.repo, f"{_PAGES[source.hub]}/{source.repo}")
@@ -101,10 +99,10 @@ def _source(context: Context) -> Text:
 
 
 def _summary(context: Context) -> Text:
-    quantized, source = context.receipts.quantize.figures, _source(context)
+    quantized = context.receipts.quantize.figures
     return (
         "A W8A8 checkpoint for vLLM-Ascend, quantized from ",
-        *(source if isinstance(source, tuple) else (source,)),
+        _source(context),
         " at ",
         Code(short(context.fetch.commit)),
         f": {human_bytes(quantized.source_bytes)} of BF16 weights became {human_bytes(quantized.bytes)}.",
@@ -135,12 +133,12 @@ def _quality(quality: Quality | None) -> Section:
     if quality is None:
         text = "How far it is from BF16 was not measured."
         return Section("quality", "Quality", (Paragraph(text),))
-    worst = min(quality.layers, key=lambda layer: layer.sqnr, default=None)
-    told = f"Compared with the BF16 model on {number(quality.tokens, 'held-out token')}."
+    worst = quality.worst_layer
+    text = f"Compared with the BF16 model on {number(quality.tokens, 'held-out token')}."
     if worst is not None:
-        told += f" The worst of {number(len(quality.layers), 'layer')} is layer {worst.index}: "
-        told += f"{decibels(worst.sqnr)} dB SQNR of its output on the same input."
-    return Section("quality", "Quality", (Paragraph(told), figures_table(quality)))
+        text += f" The worst of {number(len(quality.layers), 'layer')} is layer {worst.index}: "
+        text += f"{decibels(worst.sqnr)} dB SQNR of its output on the same input."
+    return Section("quality", "Quality", (Paragraph(text), figures_table(quality)))
 
 
 def _checks(report: Report) -> Section:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +35,11 @@ QUALITY_FIGURES = ("kl_mean", "kl_p99", "top1", "perplexity_bf16", "perplexity_q
 """The figures of `Quality` that are compared between generations."""
 
 
-def quality_figures(quality: Quality | None) -> dict[str, float] | None:
-    """The compared figures by name; None where nothing was measured."""
-    return None if quality is None else {name: getattr(quality, name) for name in QUALITY_FIGURES}
+def quality_figures(
+    quality: Quality | None, names: Sequence[str] = QUALITY_FIGURES
+) -> dict[str, float] | None:
+    """Figures by name; None where nothing was measured."""
+    return None if quality is None else {name: getattr(quality, name) for name in names}
 
 
 def changes(before: Comparable, after: Comparable) -> tuple[Change, ...]:

@@ -11,6 +11,7 @@ from quantpipe.report.blocks import (
     Code,
     Column,
     Details,
+    Inline,
     Paragraph,
     Section,
     Strong,
@@ -151,7 +152,7 @@ def smoke_section(report: GenerationReport) -> Section:
     return Section("smoke", "Smoke load", tuple(blocks))
 
 
-_RESULTS: Mapping[bool | None, Text] = {True: "as known", False: Strong("not as known"), None: "answered"}
+_RESULTS: Mapping[bool | None, Inline] = {True: "as known", False: Strong("not as known"), None: "answered"}
 
 
 def _transcript(smoke: SmokeFigures) -> Table:
@@ -174,8 +175,7 @@ def _transcript(smoke: SmokeFigures) -> Table:
 
 
 def _result(probe: Mapping[str, Any]) -> Text:
-    found = _RESULTS[probe.get("matches")]
-    parts: tuple[Any, ...] = found if isinstance(found, tuple) else (found,)
+    parts: tuple[Inline, ...] = (_RESULTS[probe.get("matches")],)
     if probe.get("matches") is False:
         parts += (", expected ", Verbatim(str(probe.get("expected") or "").strip()))
     return (*parts, f"; {probe['fault']}") if probe.get("fault") else parts

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from quantpipe.recipe.quality import GATES
 from quantpipe.report.document import Gate
-from quantpipe.store.quality import Quality
+from quantpipe.store.quality import Quality, judge
 
 
 def gates_of(settings: Mapping[str, Any], quality: Quality | None) -> tuple[Gate, ...]:
@@ -15,17 +14,4 @@ def gates_of(settings: Mapping[str, Any], quality: Quality | None) -> tuple[Gate
     limits = settings.get("quality")
     if quality is None or not isinstance(limits, Mapping):
         return ()
-    return tuple(_judged(limits, quality))
-
-
-def _judged(limits: Mapping[str, Any], quality: Quality) -> Iterator[Gate]:
-    values = {
-        "max_kl": quality.kl_mean,
-        "min_top1": quality.top1,
-        "max_perplexity_ratio": quality.perplexity_ratio,
-        "min_layer_sqnr": min((layer.sqnr for layer in quality.layers), default=None),
-    }
-    for key in GATES:
-        limit, value = limits.get(key), values.get(key)
-        if limit is not None and value is not None:
-            yield Gate(key, limit, value, value <= limit if key.startswith("max_") else value >= limit)
+    return tuple(Gate(*judged) for judged in judge(limits, quality))

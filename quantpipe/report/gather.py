@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from quantpipe.checkpoint.strict_json import parse_object
 from quantpipe.errors import UsageError, VerificationError
 from quantpipe.publish import retention
 from quantpipe.recipe.model import Recipe
@@ -54,20 +54,19 @@ def report_of(store: Store, name: str, digest: str, recipe: Recipe | None = None
     earlier = stored(store, name, digest)
     settings = _settings(recipe, provenance, earlier)
     publish = _publish_of(store, name, digest)
-    state, damage = state_of(store, name, digest), _damage(store, name, digest)
+    damage, held = _damage(store, name, digest), retention.held(store, name, digest)
     quality, quantized = receipts.quantize.outputs.quality, receipts.quantize.figures
     verify: dict[str, Any] = receipts.verify.figures.report
     smoke, gates = receipts.smoke.figures, gates_of(settings, quality)
     differs = _changes(store, name, digest, _comparable(receipts, provenance, settings))
     source = provenance.get("source", {})
+    state = _state(store, name, digest, damaged=bool(damage), held=held)
     found = GenerationReport(
         format=FORMAT,
         recipe=name,
         digest=digest,
         state=state,
-        remarks=remarks(
-            state, retention.held(store, name, digest), damage, verify, smoke, quality, gates, differs
-        ),
+        remarks=remarks(state, held, damage, verify, smoke, quality, gates, differs),
         origin=Origin(
             hub=str(source.get("hub", "")),
             repo=str(source.get("repo", "")),
@@ -107,15 +106,20 @@ def report_of(store: Store, name: str, digest: str, recipe: Recipe | None = None
 
 def state_of(store: Store, name: str, digest: str) -> str:
     """`current`, `held`, `published earlier` or `damaged`."""
-    if _damage(store, name, digest):
+    damaged, held = bool(_damage(store, name, digest)), retention.held(store, name, digest)
+    return _state(store, name, digest, damaged=damaged, held=held)
+
+
+def _state(store: Store, name: str, digest: str, *, damaged: bool, held: bool) -> str:
+    if damaged:
         return "damaged"
     if store.pointer(name).named() == digest:
         return "current"
-    return "held" if retention.held(store, name, digest) else "published earlier"
+    return "held" if held else "published earlier"
 
 
 def _damage(store: Store, name: str, digest: str) -> list[str]:
-    return [f"{found.path} {found.problem}" for found in marked(store.generation(name, digest))]
+    return [found.line() for found in marked(store.generation(name, digest))]
 
 
 def _receipts(store: Store, name: str, digest: str) -> Receipts:
@@ -214,15 +218,15 @@ def _run(store: Store, name: str, publish: Move | None) -> RunRecord | None:
 def _warnings(run: RunDirectory) -> tuple[str, ...]:
     """What a run warned of, each text once; none where its events cannot be read."""
     try:
-        lines = run.events.read_text("utf-8", errors="replace").splitlines()
+        lines = run.events.read_bytes().splitlines()
     except OSError:
         return ()
     texts = []
     for line in lines:
         try:
-            event = json.loads(line)
+            event = parse_object(line)
         except ValueError:  # of a write that was killed
             continue
-        if isinstance(event, dict) and event.get("event") == "warning":
+        if event.get("event") == "warning":
             texts.append(str(event.get("text", "")))
     return tuple(dict.fromkeys(texts))

@@ -25,6 +25,7 @@ from quantpipe.report.blocks import (
     Table,
     Text,
     Verbatim,
+    inlines,
 )
 from quantpipe.text import printable
 
@@ -154,8 +155,7 @@ def _metrics(metrics: Metrics) -> Html:
 
 
 def _text(text: Text) -> Html:
-    parts = text if isinstance(text, tuple) else (text,)
-    return Html("".join(map(_inline, parts)))
+    return Html("".join(map(_inline, inlines(text))))
 
 
 def _inline(part: Inline) -> Html:

@@ -6,18 +6,20 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
-from quantpipe import durable
 from quantpipe.errors import QuantpipeError
-from quantpipe.report import html, markdown, plots
+from quantpipe.report import plots
 from quantpipe.report.blocks import Block, Code, Column, Link, Page, Paragraph, Section, Strong, Table, Text
+from quantpipe.report.changes import quality_figures
 from quantpipe.report.document import FORMAT, RecipeTrends, StoreReport, Trend
 from quantpipe.report.gather import state_of
-from quantpipe.report.places import HTML, INDEX_HTML, INDEX_JSON, INDEX_MARKDOWN, folder_of
+from quantpipe.report.places import INDEX, PAGE, folder_of
 from quantpipe.report.wording import number, percent, short
-from quantpipe.store.quality import Quality
+from quantpipe.report.write import write_page
 from quantpipe.store.receipt import Receipts
 from quantpipe.store.store import Generation, Store
 from quantpipe.text import human_bytes, human_seconds
+
+_FIGURES = ("kl_mean", "kl_p99", "top1", "perplexity_ratio")
 
 
 def store_report(store: Store) -> StoreReport:
@@ -34,12 +36,7 @@ def write_index(report: StoreReport, folder: Path, store: Store) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
-    page = index_page(report, os.path.relpath(store.root, folder))
-    folder.mkdir(parents=True, exist_ok=True)
-    durable.write_json(folder / INDEX_JSON, report.to_json())
-    durable.write_bytes(folder / INDEX_MARKDOWN, markdown.render(page).encode())
-    durable.write_bytes(folder / INDEX_HTML, html.render(page).encode())
-    return folder / INDEX_HTML
+    return write_page(index_page(report, os.path.relpath(store.root, folder)), report, folder, INDEX)
 
 
 def _recipe(store: Store, name: str) -> RecipeTrends:
@@ -57,7 +54,7 @@ def _trend(store: Store, name: str, generation: Generation) -> Trend | None:
     receipts = store.load_receipts(name, generation.digest)
     if any(stage not in receipts for stage in ("fetch", "quantize", "smoke")):
         return None
-    page = folder_of(store, name, generation.digest) / HTML
+    page = folder_of(store, name, generation.digest) / PAGE.html
     smoke = receipts.smoke.figures
     return Trend(
         digest=generation.digest,
@@ -68,19 +65,13 @@ def _trend(store: Store, name: str, generation: Generation) -> Trend | None:
         seconds=round(sum(receipt.seconds for receipt in receipts.values()), 3),
         probes=smoke.known,
         matched=smoke.matched,
-        quality=_quality(receipts.quantize.outputs.quality),
+        quality=quality_figures(receipts.quantize.outputs.quality, _FIGURES),
         report=store.relative(page) if page.is_file() else None,
     )
 
 
 def _published(receipts: Receipts) -> str:
     return receipts.publish.started if "publish" in receipts else ""
-
-
-def _quality(quality: Quality | None) -> dict[str, float] | None:
-    if quality is None:
-        return None
-    return {name: getattr(quality, name) for name in ("kl_mean", "kl_p99", "top1", "perplexity_ratio")}
 
 
 def index_page(report: StoreReport, root: str) -> Page:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LICENSE_FILES = ("LICENSE", "LICENSE.txt")
-"""They are copied into the checkpoint."""
+from quantpipe.checkpoint.names import LICENSE_FILES
 
 _ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,40}")
 _LONGEST = 1 << 20

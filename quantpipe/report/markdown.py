@@ -19,10 +19,12 @@ from quantpipe.report.blocks import (
     Metrics,
     Page,
     Paragraph,
+    Section,
     Strong,
     Table,
     Text,
     Verbatim,
+    inlines,
 )
 from quantpipe.text import printable
 
@@ -60,10 +62,14 @@ def render(page: Page) -> str:
     """The whole document."""
     parts = [f"# {escaped(page.subject)}", escaped(page.title), _strong(page.verdict)]
     parts += [part for block in page.top for part in block_parts(block)]
-    for section in page.sections:
-        parts.append(f"## {escaped(section.title)}")
-        parts += [part for block in section.blocks for part in block_parts(block)]
+    parts += [part for section in page.sections for part in section_parts(section)]
     return "\n\n".join(parts) + "\n"
+
+
+def section_parts(section: Section) -> list[str]:
+    """The paragraphs of a section, its heading first."""
+    inner = [part for block in section.blocks for part in block_parts(block)]
+    return [f"## {escaped(section.title)}", *inner]
 
 
 def block_parts(block: Block) -> list[str]:
@@ -104,7 +110,7 @@ def _table(table: Table) -> list[str]:
 
 
 def _text(text: Text) -> str:
-    return "".join(map(_inline, text if isinstance(text, tuple) else (text,)))
+    return "".join(map(_inline, inlines(text)))
 
 
 def _inline(part: Inline) -> str:

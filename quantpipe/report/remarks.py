@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from quantpipe.report.document import Changes, Gate, Remark
+from quantpipe.report.wording import number
 from quantpipe.store.outputs import SmokeFigures
 from quantpipe.store.quality import Quality
 
@@ -13,7 +14,6 @@ _ORDER = ("problem", "caution", "note")
 
 WORSE = 1.25
 """From this ratio on, a mean KL divergence above that of the generation before is worth a look."""
-
 
 _LOST = 1000.0
 """A perplexity from which on a model does not speak the language of the text."""
@@ -61,7 +61,7 @@ def _state(state: str, held: bool, damage: Sequence[str]) -> Iterator[Remark]:
 def _verify(verify: dict[str, Any]) -> Iterator[Remark]:
     counts = verify.get("counts", {})
     if warnings := counts.get("warning"):
-        yield Remark("caution", f"The checks gave {_number(warnings, 'warning')}; see Checks.")
+        yield Remark("caution", f"The checks gave {number(warnings, 'warning')}; see Checks.")
     for check, reason in verify.get("skipped", {}).items():
         yield Remark("note", f"Check {check} could not run: it needs {reason}.")
 
@@ -84,11 +84,11 @@ def _smoke(smoke: SmokeFigures) -> Iterator[Remark]:
     elif smoke.matched < smoke.known:
         yield Remark(
             "caution",
-            f"{smoke.known - smoke.matched} of {_number(smoke.known, 'probe')} did not give the known "
+            f"{smoke.known - smoke.matched} of {number(smoke.known, 'probe')} did not give the known "
             "answer; see Smoke load.",
         )
     if faults := [probe for probe in smoke.probes if probe.get("fault")]:
-        yield Remark("caution", f"{_number(len(faults), 'answer')} cannot be right; see Smoke load.")
+        yield Remark("caution", f"{number(len(faults), 'answer')} cannot be right; see Smoke load.")
 
 
 def _gates(gates: Sequence[Gate]) -> Iterator[Remark]:
@@ -117,7 +117,7 @@ def _quality(quality: Quality | None, changes: Changes | None) -> Iterator[Remar
     if unreached := len(quality.unreached_experts):
         yield Remark(
             "caution",
-            f"No token of the calibration set reached {_number(unreached, 'expert')}: nothing "
+            f"No token of the calibration set reached {number(unreached, 'expert')}: nothing "
             "about their activations is known. A longer or broader calibration set reaches more.",
         )
     for change in changes.items if changes is not None else ():
@@ -132,7 +132,3 @@ def _quality(quality: Quality | None, changes: Changes | None) -> Iterator[Remar
                 f"The mean KL divergence rose from {change.before:.4f} to {change.after:.4f} since the "
                 "generation before.",
             )
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"

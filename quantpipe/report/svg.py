@@ -53,8 +53,6 @@ def _clean(element: ElementTree.Element, name: str) -> None:
     element.text = element.text and element.text.strip()
     element.tail = None
     element.attrib = {key.rpartition("}")[2]: _value(key, value, name) for key, value in element.items()}
-    if not re.match(r"clipPath|path|g", element.tag):
-        return
     if element.tag == "g":  # axes_1, line2d_3: nothing refers to them
         element.attrib.pop("id", None)
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from quantpipe import durable
 from quantpipe.report import html, markdown
+from quantpipe.report.blocks import Page
 from quantpipe.report.document import GenerationReport
 from quantpipe.report.page import page_of
-from quantpipe.report.places import HTML, JSON, MARKDOWN, folder_of
+from quantpipe.report.places import PAGE, Files, folder_of
 from quantpipe.store.folders import make_readable
+from quantpipe.store.outputs import Record
 from quantpipe.store.store import Store
 
 
@@ -19,12 +21,20 @@ def write_report(report: GenerationReport, folder: Path) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
-    page = page_of(report)
+    return write_page(page_of(report), report, folder, PAGE)
+
+
+def write_page(page: Page, report: Record, folder: Path, files: Files) -> Path:
+    """Write a report in its three forms; the path of the page.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    durable.write_json(folder / JSON, report.to_json())
-    durable.write_bytes(folder / MARKDOWN, markdown.render(page).encode())
-    durable.write_bytes(folder / HTML, html.render(page).encode())
-    return folder / HTML
+    durable.write_json(folder / files.json, report.to_json())
+    durable.write_bytes(folder / files.markdown, markdown.render(page).encode())
+    durable.write_bytes(folder / files.html, html.render(page).encode())
+    return folder / files.html
 
 
 def keep_report(store: Store, report: GenerationReport) -> Path:

@@ -85,11 +85,10 @@ class ServerCommand:
 
         Secrets are not in it: the shell takes them from its own environment, and says so where it has none.
         """
+        shown = masked(self.environment)
         exports = [
-            f"export {name}={shlex.quote(value)}" if value == shown else f'export {name}="${{{name}:?}}"'
-            for (name, value), shown in zip(
-                self.environment.items(), masked(self.environment).values(), strict=True
-            )
+            f"export {name}=" + (shlex.quote(value) if value == shown[name] else f'"${{{name}:?}}"')
+            for name, value in self.environment.items()
         ]
         lines: list[str] = []
         for argument in map(shlex.quote, masked_arguments(self.arguments)):

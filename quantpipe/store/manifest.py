@@ -128,6 +128,10 @@ class Mismatch:
     path: str
     problem: str
 
+    def line(self) -> str:
+        """For people."""
+        return f"{self.path} {self.problem}"
+
 
 def list_files(root: Path, *, exclude: Iterable[str] = ()) -> list[str]:
     """The regular files below `root`, as sorted relative POSIX paths.

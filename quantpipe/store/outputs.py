@@ -61,7 +61,7 @@ class Record:
 
 
 @cache
-def _adapter(record: type[Record]) -> TypeAdapter[Any]:
+def _adapter(record: type[Any]) -> TypeAdapter[Any]:
     """Made once: that takes 3 ms, and a store has thousands of receipts."""
     from pydantic import TypeAdapter
 
@@ -348,9 +348,8 @@ def _quality(value: Any) -> Quality | None:
     """Raises pydantic's ValidationError, which is a ValueError, where it is something else."""
     if value is None:
         return None
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Quality).validate_json(json.dumps(value), strict=True)
+    quality: Quality = _adapter(Quality).validate_json(json.dumps(value), strict=True)
+    return quality
 
 
 def _text(value: Any) -> str:

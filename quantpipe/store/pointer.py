@@ -159,7 +159,7 @@ class Pointer:
                 "the target generation is damaged",
                 where=str(self.folder / digest / found[0].path),
                 hint="run the recipe again: a new copy replaces it",
-                details=[f"{mismatch.path} {mismatch.problem}" for mismatch in found],
+                details=[mismatch.line() for mismatch in found],
             )
 
     def _is_there(self, digest: str) -> bool:

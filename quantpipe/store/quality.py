@@ -10,12 +10,12 @@ token counts equally, also where a few of them have activations a thousand times
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.errors import VerificationError
 
 QUALITY = "quality.json"
@@ -122,9 +122,49 @@ class Quality:
     file: str = ""
 
     @property
+    def worst_layer(self) -> LayerQuality | None:
+        """The one with the lowest SQNR on the same input; None for a model without layers."""
+        return min(self.layers, key=lambda layer: layer.sqnr, default=None)
+
+    @property
     def perplexity_ratio(self) -> float:
         """Quantized to BF16: above 1 where quantizing has made the model worse."""
         return self.perplexity_quantized / self.perplexity_bf16
+
+
+class Judged(NamedTuple):
+    """A figure compared with its gate. All gates are one-sided: no checkpoint is too good.
+
+    Attributes:
+        key: of the gate, in the recipe's section `quality`.
+        limit: what the recipe asks for.
+        value: of the checkpoint.
+        passed: whether it is within the limit.
+    """
+
+    key: str
+    limit: float
+    value: float
+    passed: bool
+
+
+def judge(limits: Mapping[str, Any], quality: Quality) -> Iterator[Judged]:
+    """Compare the figures with the gates that are set.
+
+    Args:
+        limits: by key; None, or no such key, for a gate that is off.
+    """
+    worst = quality.worst_layer
+    values = {
+        "max_kl": quality.kl_mean,
+        "min_top1": quality.top1,
+        "max_perplexity_ratio": quality.perplexity_ratio,
+        "min_layer_sqnr": None if worst is None else worst.sqnr,
+    }
+    for key, value in values.items():
+        limit = limits.get(key)
+        if limit is not None and value is not None:
+            yield Judged(key, limit, value, value <= limit if key.startswith("max_") else value >= limit)
 
 
 @dataclass(frozen=True)
@@ -174,7 +214,7 @@ def read_quality(path: Path) -> QualityReport:
         VerificationError: it is missing, or something else.
     """
     try:
-        return QualityReport.from_json(json.loads(path.read_text("utf-8")))
+        return QualityReport.from_json(load_object(path))
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise VerificationError(
             f"not a quality report: {error!r}", where=str(path), hint="`--force quantize` measures again"

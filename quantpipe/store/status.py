@@ -110,7 +110,7 @@ def _generation(generation: Generation) -> GenerationStatus:
         utc(generation.sealed),
         "current" if generation.current else state,
         verified=_verified(generation),
-        damaged=tuple(f"{found.path} {found.problem}" for found in marked(generation.path)),
+        damaged=tuple(found.line() for found in marked(generation.path)),
     )
 
 

@@ -251,6 +251,10 @@ class Store:
         """The path of a published generation's receipts."""
         return self.model(recipe) / RECEIPTS / f"{digest}.json"
 
+    def report_folder(self, recipe: str, digest: str) -> Path:
+        """Where the report of a generation is kept."""
+        return self.model(recipe) / REPORTS / digest
+
     def save_receipts(self, recipe: str, digest: str, receipts: Receipts) -> None:
         """Keep the receipts of the run that published a generation."""
         path = self.receipts_path(recipe, digest)
