@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.commands import ROOT
 
 from quantpipe.recipe.load import load_recipe
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "study" / "smollm2.py"
 ASK = """
 import json, sys, torch
@@ -34,16 +34,12 @@ print(json.dumps([type(model).__name__, tokenizer("In 1984").tokens(), answers])
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> ModuleType:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("smollm2", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def smollm2() -> SimpleNamespace:
+    """What the script defines."""
+    return SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 
 
-def test_rows_return_to_the_order_of_transformers(smollm2: ModuleType) -> None:
+def test_rows_return_to_the_order_of_transformers(smollm2: SimpleNamespace) -> None:
     weight = np.arange(3 * 8 * 5).reshape(3 * 8, 5)
     # llama.cpp's convert_hf_to_gguf.py, LlamaModel.permute
     permuted = weight.reshape(3, 2, 4, 5).swapaxes(1, 2).reshape(weight.shape)
@@ -51,7 +47,7 @@ def test_rows_return_to_the_order_of_transformers(smollm2: ModuleType) -> None:
     assert np.array_equal(smollm2.unpermuted(permuted, 3), weight)
 
 
-def test_bfloat16_is_the_nearest_and_ties_go_to_even(smollm2: ModuleType) -> None:
+def test_bfloat16_is_the_nearest_and_ties_go_to_even(smollm2: SimpleNamespace) -> None:
     steps = np.array([1 + 2**-7 * k / 4 for k in range(9)], np.float32)  # BF16 has every fourth one
     bits = smollm2.bfloat16(np.concatenate([steps, -steps]))
     back = (bits.astype(np.uint32) << 16).view(np.float32)

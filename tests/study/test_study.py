@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 import sys
-from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
+from helpers.commands import ROOT
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "study" / "study.py"
+SCRIPT = ROOT / "benchmarks" / "study" / "study.py"
 
 
 @pytest.fixture(scope="module")
-def study() -> Any:
-    spec = importlib.util.spec_from_file_location("study", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+def study() -> SimpleNamespace:
+    """What the script defines."""
     before = list(sys.path)
-    sys.modules["study"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    found = runpy.run_path(str(SCRIPT))
     sys.path[:] = before
-    return module
+    return SimpleNamespace(**found)
 
 
 def rows(*kls: float) -> list[dict[str, float]]:
-    """Prompts of 10 tokens with so much KL per token."""
+    """Prompts of 10 tokens with this KL per token."""
     return [{"tokens": 10, "kl": 10 * kl, "top1": 9, "nll_bf16": 18.0, "nll": 18.9} for kl in kls]
 
 
-def test_means_are_per_token_and_the_interval_holds_them(study: Any) -> None:
+def test_means_are_per_token_and_the_interval_holds_them(study: SimpleNamespace) -> None:
     found = study.summary(rows(0.01, 0.02, 0.03, 0.04))
     assert (found["tokens"], found["kl"], found["top1"]) == (40, 0.025, 0.9)
     assert found["perplexity_bf16"] == 7.389  # e ** (18 / 9)
@@ -39,13 +36,13 @@ def test_means_are_per_token_and_the_interval_holds_them(study: Any) -> None:
     assert study.summary(rows(0.02, 0.02))["kl_95"] == [0.02, 0.02]
 
 
-def test_the_difference_to_the_best_is_paired(study: Any) -> None:
+def test_the_difference_to_the_best_is_paired(study: SimpleNamespace) -> None:
     """Prompts differ more than cells: what is always the same amount worse has no interval."""
     best = rows(0.01, 0.05, 0.3)
     assert study.difference(rows(0.02, 0.06, 0.31), best) == "+0.0100 (+0.0100 to +0.0100)"
 
 
-def test_names_of_cells_differ(study: Any) -> None:
+def test_names_of_cells_differ(study: SimpleNamespace) -> None:
     names = [cell.name for cell in study.CELLS]
     assert len(set(names)) == len(names) == 13
     assert "rotated-flex-dynamic" in names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,7 @@ PROMPTS = [*SHORT, "Four boats left the harbour at 5.30; by noon 17 of 31 sailor
 
 def plain(folder: Path) -> Any:
     """The study's own evaluation of a model directory."""
-    found = importlib.util.spec_from_file_location("plain", STUDY)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module.Plain(folder)
+    return runpy.run_path(str(STUDY))["Plain"](folder)
 
 
 def off(found: Any, source: Any) -> float:
@@ -57,9 +53,9 @@ def test_biases_survive(quantizer: Quantizer, tmp_path: Path, rotate: bool, stat
     assert 0.001 < error < 0.12, error
     for part in "qkv":
         bias = model.tensors[f"{name}.{part}_proj.bias"]
-        turned = rotate and part == "v"  # the only one on a rotated side: the heads'
+        rotated = rotate and part == "v"  # the only one on a rotated side: the heads'
         original = source.tensors[f"{name}.{part}_proj.bias"]
-        assert torch.equal(bias, original) != turned
+        assert torch.equal(bias, original) != rotated
         assert torch.isclose(bias.norm(), original.norm(), rtol=0.01)
         # An input of zeros leaves the bias, to one step of quant_bias and the rounding to BF16.
         given = outputs(model, 0, part, torch.zeros(1, 64))[0]
