@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config, Qwen3Mo
 from quantpipe.quantize.spec import ADAPTERS, build_spec
 from quantpipe.quantize.worker import main
 from quantpipe.quantize.worker.protocol import EXIT_STOPPED, Job, Reporter, StoppedError
+from quantpipe.store.quality import QualityReport, read_quality
 
 if TYPE_CHECKING:
     from quantpipe.recipe.quantize import Quantize
@@ -224,6 +225,11 @@ def tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...], str]]:
                 assert name not in found
                 found[name] = (entry["dtype"], tuple(entry["shape"]), digest)
     return found
+
+
+def quality(out: Path) -> QualityReport:
+    """What a run of `Quantizer` into this folder measured."""
+    return read_quality(out / "state" / "quality.json")
 
 
 def files(folder: Path) -> dict[str, str]:

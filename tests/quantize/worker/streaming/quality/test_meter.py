@@ -12,15 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from quantpipe.store.quality import QualityReport, read_quality
-
-from ...engines import DENSE, HELD_OUT, MOE, OTHER, Quantizer, spec
+from ...engines import DENSE, HELD_OUT, MOE, OTHER, Quantizer, quality, spec
 
 LONG = [*HELD_OUT, *OTHER, "A rose is a rose is a rose. " * 4]
-
-
-def report(out: Path) -> QualityReport:
-    return read_quality(out / "state" / "quality.json")
 
 
 # -- two whole models ----------------------------------------------------------------------------------
@@ -105,7 +99,7 @@ def test_the_figures_are_those_of_two_whole_models(quantizer: Quantizer, tmp_pat
     snapshot = quantizer.make(tmp_path / "model", **model)
     done = quantizer.run(snapshot, tmp_path / "out", process=spec(**recipe), held_out=LONG)
     assert done["status"] == 0, done["events"]
-    ours = report(tmp_path / "out").summary
+    ours = quality(tmp_path / "out").summary
     plain = plain_figures(snapshot, tmp_path / "out" / "checkpoint", LONG)
     assert ours.tokens == plain["tokens"]
     assert ours.perplexity_bf16 == pytest.approx(plain["perplexity_bf16"], rel=0.01)

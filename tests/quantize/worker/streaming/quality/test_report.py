@@ -11,15 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from quantpipe.quantize.worker.streaming.quality.report import report
 from quantpipe.quantize.worker.streaming.saver import UnitSaver
-from quantpipe.store.quality import LARGEST, QualityReport, read_quality
+from quantpipe.store.quality import LARGEST
 
-from ...engines import HELD_OUT, MOE, OTHER, Quantizer, files, tensors
+from ...engines import HELD_OUT, MOE, OTHER, Quantizer, files, quality, tensors
 
 FOUR = {**MOE, "num_hidden_layers": 4, "hidden_size": 32}
-
-
-def quality(out: Path) -> QualityReport:
-    return read_quality(out / "state" / "quality.json")
 
 
 def test_a_layer_whose_scale_is_off_by_two_is_named(
