@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.golden import ASSET, DIGEST, NAME, golden_recipe, golden_store
+from helpers.golden import ASSET, NAME, golden_store
 from helpers.reports import quality
 from huggingface_hub import ModelCard
 
-from quantpipe.console import Console
-from quantpipe.recipe.load import load_recipe
 from quantpipe.report.card import card
-from quantpipe.settings import Settings
 from quantpipe.stage import Context, Receipts
+from quantpipe.store.quality import Quality
 from quantpipe.verify.finding import Finding, Severity
 from quantpipe.verify.report import Report
 
@@ -31,20 +28,16 @@ REPORT = Report(
 )
 
 
+def quantized(run: Context, found: Quality | None) -> Context:
+    """The run as verify sees it, with these figures of quality."""
+    outputs = replace(run.receipts.quantize.outputs, quality=found)
+    receipts = Receipts.of(run.receipts.fetch, replace(run.receipts.quantize, outputs=outputs))
+    return replace(run, receipts=receipts)
+
+
 @pytest.fixture
-def context(tmp_path: Path) -> Context:
-    store, recipe = golden_store(tmp_path), load_recipe(golden_recipe(tmp_path))
-    receipts = store.load_receipts(NAME, DIGEST)
-    outputs = replace(receipts.quantize.outputs, quality=quality())
-    receipts = Receipts.of(receipts.fetch, replace(receipts.quantize, outputs=outputs))
-    return Context(
-        recipe,
-        Settings(store=store.root),
-        store,
-        Console(stream=io.StringIO()),
-        store.runs(NAME)[-1],
-        receipts,
-    )
+def context(finished_run: Context) -> Context:
+    return quantized(finished_run, quality())
 
 
 def from_hub(context: Context, repo: str = "Qwen/Qwen3-235B-A22B", hub: str = "huggingface") -> Context:
@@ -116,10 +109,7 @@ def test_it_says_the_same_every_time_and_everywhere(context: Context, tmp_path: 
 
 
 def test_without_figures_of_quality_it_says_so(context: Context) -> None:
-    quantize = context.receipts.quantize
-    outputs = replace(quantize.outputs, quality=None)
-    receipts = Receipts.of(context.receipts.fetch, replace(quantize, outputs=outputs))
-    assert "was not measured" in card(replace(context, receipts=receipts), ASSET, REPORT)
+    assert "was not measured" in card(quantized(context, None), ASSET, REPORT)
 
 
 @pytest.mark.parametrize(

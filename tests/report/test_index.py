@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,7 @@ def test_the_links_of_a_written_page_lead_to_reports(store: Store, tmp_path: Pat
     for folder in (None, tmp_path / "elsewhere"):
         _, page = report_store(store, folder)
         assert page is not None
-        [link] = [
-            part.split('"')[0] for part in page.read_text().split('href="')[1:] if "report.html" in part
-        ]
+        [link] = re.findall(r'href="([^"]*report\.html[^"]*)"', page.read_text())
         assert (page.parent / link).resolve().is_file()
     assert {path.name for path in (store.root / "reports").iterdir()} == {
         "index.html",
