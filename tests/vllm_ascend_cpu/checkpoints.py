@@ -86,11 +86,8 @@ def build(*, moe: bool, layout: str, seed: int = 0, norm_biases: bool | None = N
     generator = torch.Generator().manual_seed(seed)
     model = Checkpoint({**COMMON_CONFIG, **(MOE_CONFIG if moe else DENSE_CONFIG)}, layout)
     biased = (layout == "V0") if norm_biases is None else norm_biases
-    model.description |= {"model_quant_type": "W8A8", "version": "1.0.0", "group_size": 0, "metadata": {}}
     writer = _Writer(model, generator, biased)
-    writer.float_weight("model.embed_tokens", VOCAB, HIDDEN, 1.0)
-    writer.norm("model.norm", HIDDEN)
-    writer.float_weight("lm_head", VOCAB, HIDDEN, 0.15)
+    _write_ends(writer)
     for layer in range(LAYERS):
         _write_layer(writer, f"model.layers.{layer}", moe)
     return model
@@ -100,11 +97,8 @@ def build_qwen2(*, seed: int = 0) -> Checkpoint:
     """A random dense Qwen2 in layout V1, with biases; q, k and v are static in layer 0, dynamic in 1."""
     generator = torch.Generator().manual_seed(seed)
     model = Checkpoint({**COMMON_CONFIG, **QWEN2_CONFIG}, "V1")
-    model.description |= {"model_quant_type": "W8A8", "version": "1.0.0", "group_size": 0, "metadata": {}}
     writer = _Writer(model, generator, biased=False, qkv_bias=1.0)
-    writer.float_weight("model.embed_tokens", VOCAB, HIDDEN, 1.0)
-    writer.norm("model.norm", HIDDEN)
-    writer.float_weight("lm_head", VOCAB, HIDDEN, 0.15)
+    _write_ends(writer)
     for layer in range(LAYERS):
         _write_layer(writer, f"model.layers.{layer}", moe=False, head_norms=False, static=layer == 0)
     return model
@@ -119,6 +113,19 @@ def make_float(model: Checkpoint, layer: str) -> None:
             model.put(name, (0.001 * tensor.float()).to(torch.bfloat16), "FLOAT")
         elif name == f"{layer}.bias":
             model.put(name, tensor, "FLOAT")
+
+
+def _write_ends(writer: _Writer) -> None:
+    """The description's own entries, and the tensors that are in no layer."""
+    writer.model.description |= {
+        "model_quant_type": "W8A8",
+        "version": "1.0.0",
+        "group_size": 0,
+        "metadata": {},
+    }
+    writer.float_weight("model.embed_tokens", VOCAB, HIDDEN, 1.0)
+    writer.norm("model.norm", HIDDEN)
+    writer.float_weight("lm_head", VOCAB, HIDDEN, 0.15)
 
 
 def _write_layer(
