@@ -118,10 +118,13 @@ def test_every_command_and_event_is_as_documented(
     # Only a worker that is interrupted or fails says so; quantize/worker/protocol.py lists it.
     rare = ("units", "differences", "message", "type", "action", "fault", "errno", "file")
     running = ("eta", "done")  # of layers and steps, as 0.1.0 did not report them
-    attached = {(values.ServerEvent, "url"), (SmokeFigures, "unverified")}
-    attached.add((FetchFigures, "unverified"))  # only of a recipe with source.unverified
-    odd = {(PublishFigures, "warnings")}  # of a publish by the second of two recipes that take turns
-    assert unseen == {*attached, *odd, *((values.WorkerMessage, name) for name in (*rare, *running))}
+    assert unseen == {
+        (values.ServerEvent, "url"),  # of a server that runs already
+        (SmokeFigures, "unverified"),  # of a recipe with smoke.unverified
+        (FetchFigures, "unverified"),  # of a recipe with source.unverified
+        (PublishFigures, "warnings"),  # of a publish by the second of two recipes that take turns
+        *((values.WorkerMessage, name) for name in (*rare, *running)),
+    }
 
 
 def of_a_published_store(commands: Commands, folder: Path) -> None:
@@ -175,9 +178,8 @@ def of_reports(commands: Commands, folder: Path) -> None:
     assert commands("report", recipe, "--store", store.root)["changes"]["items"]
     report = commands("report", NAME, "--store", store.root, "--generation", DIGEST[:8])
     assert report["digest"] == DIGEST
-    checkpoint, source = folder / "checkpoint", ASSET
-    shutil.copytree(source, checkpoint)
-    commands.compare([size.to_json() for size in sizes_by_kind(checkpoint, source)], list[KindSize])
+    checkpoint = shutil.copytree(ASSET, folder / "checkpoint")
+    commands.compare([size.to_json() for size in sizes_by_kind(checkpoint, ASSET)], list[KindSize])
     (store.model("broken") / "current").mkdir(parents=True)
     assert len(commands("report", "--store", store.root)["recipes"]) == 2
 

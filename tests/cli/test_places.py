@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from helpers.commands import QUANTPIPE, environment, quantpipe, write_recipe
 
+from quantpipe.cli import cli
+from quantpipe.errors import QuantpipeError
+
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -51,7 +54,7 @@ PLACES: list[tuple[Callable[[Path], Path], str]] = [
     (a_long_name, "a name or path is too long"),
     (a_long_path, "a name or path is too long"),
 ]
-COMMANDS = ["run", "plan", "rollback", "status", "prune", "scrub", "report", "doctor"]
+COMMANDS = ["run", "plan", "rollback", "status", "prune", "scrub", "report"]
 
 
 def called(command: str, recipe: Path) -> list[str | Path]:
@@ -63,11 +66,8 @@ def test_a_store_that_is_no_folder(
     tmp_path: Path, recipe: Path, place: Callable[[Path], Path], text: str
 ) -> None:
     """Every command says so, also those that only look: an empty store is something else."""
-    from quantpipe.cli import cli
-    from quantpipe.errors import QuantpipeError
-
     store = place(tmp_path)
-    for command in COMMANDS[:-1]:
+    for command in COMMANDS:
         with pytest.raises(QuantpipeError, match=text) as caught:
             arguments = [*map(str, called(command, recipe)), "--store", str(store)]
             cli.main(arguments, standalone_mode=False)

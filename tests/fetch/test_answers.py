@@ -49,16 +49,13 @@ def ask(url: str, seconds: float = 20.0) -> bytes:
         return read_small(session, url, {}, what="the list", page="the page", seconds=seconds)
 
 
-def endless(connection: socket.socket) -> None:
-    connection.sendall(OK + b"\r\n")
-    while True:
-        connection.sendall(b" " * (1 << 20))
+def endless(start: bytes) -> Behave:
+    def pour(connection: socket.socket) -> None:
+        connection.sendall(start)
+        while True:
+            connection.sendall(b" " * (1 << 20))
 
-
-def endless_redirect(connection: socket.socket) -> None:
-    connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n")
-    while True:
-        connection.sendall(b" " * (1 << 20))
+    return pour
 
 
 def dripping(start: bytes) -> Behave:
@@ -73,12 +70,12 @@ def dripping(start: bytes) -> Behave:
 
 def test_an_answer_that_never_ends(serve: Callable[[Behave], str]) -> None:
     with pytest.raises(PreflightError, match="longer than 33,554,432 bytes"):
-        ask(serve(endless))
+        ask(serve(endless(OK + b"\r\n")))
 
 
 def test_a_redirect_whose_body_never_ends(serve: Callable[[Behave], str]) -> None:
     with pytest.raises(PassingFault, match="redirects"):
-        ask(serve(endless_redirect))
+        ask(serve(endless(b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n")))
 
 
 @pytest.mark.parametrize("start", [OK + b"Content-Length: 100000\r\n\r\n", OK + b"X-Long: ", b""])

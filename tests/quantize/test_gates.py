@@ -80,11 +80,11 @@ def test_gates_are_one_sided_inclusive_and_can_be_turned_off(tmp_path: Path) -> 
 
 def test_without_figures_a_gate_of_the_recipe_is_a_warning(tmp_path: Path) -> None:
     """So a checkpoint that was published before is not quantized again for it."""
-    silent, told = context(tmp_path, None), context(tmp_path, None, max_kl=0.01)
+    silent, asked = context(tmp_path, None), context(tmp_path, None, max_kl=0.01)
     gates.require(silent)
-    gates.require(told)
+    gates.require(asked)
     assert said(silent.console) == ""
-    assert "the quality gates are not judged" in said(told.console)
+    assert "the quality gates are not judged" in said(asked.console)
 
 
 def test_a_published_checkpoint_that_fails_is_a_warning(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from quantpipe.recipe import guard
 from quantpipe.recipe.load import load_recipe
 from quantpipe.recipe.serve import Serve
 from quantpipe.recipe.smoke import Container
+from quantpipe.redact import redact
 
 
 def whys(found: guard.Found) -> list[str]:
@@ -24,24 +25,10 @@ def whys(found: guard.Found) -> list[str]:
 @pytest.mark.parametrize(
     "name",
     [
-        *(
-            "LD_PRELOAD",
-            "LD_LIBRARY_PATH",
-            "DYLD_INSERT_LIBRARIES",
-            "PYTHONPATH",
-            "PYTHONSTARTUP",
-            "PYTHONHOME",
-        ),
-        *(
-            "PATH",
-            "HOME",
-            "BASH_ENV",
-            "GIT_SSH_COMMAND",
-            "CC",
-            "QUANTPIPE_RUN_ID",
-            "HF_HUB_OFFLINE",
-            "XDG_CONFIG_HOME",
-        ),
+        *("LD_PRELOAD", "LD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES"),
+        *("PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME"),
+        *("PATH", "HOME", "BASH_ENV", "GIT_SSH_COMMAND", "CC"),
+        *("QUANTPIPE_RUN_ID", "HF_HUB_OFFLINE", "XDG_CONFIG_HOME"),
         *("ASCEND_CUSTOM_OPP_PATH", "HCCL_SO_PATH", "VLLM_LOGGING_CONFIG_PATH", "VLLM_MODEL_REDIRECT_PATH"),
         *("VLLM_SERVER_DEV_MODE", "BASH_FUNC_ls%%", "A=B", "", "\u00c4"),
     ],
@@ -54,13 +41,8 @@ def test_refused_variables(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *(
-            "PYTHONHASHSEED",
-            "ASCEND_RT_VISIBLE_DEVICES",
-            "ASCEND_PROCESS_LOG_PATH",
-            "HCCL_BUFFSIZE",
-            "OMP_NUM_THREADS",
-        ),
+        *("PYTHONHASHSEED", "ASCEND_RT_VISIBLE_DEVICES", "ASCEND_PROCESS_LOG_PATH"),
+        *("HCCL_BUFFSIZE", "OMP_NUM_THREADS"),
         *("VLLM_USE_MODELSCOPE", "VLLM_API_KEY", "VLLM_PLUGINS", "TASK_QUEUE_ENABLE", "TMPDIR", "NO_PROXY"),
     ],
 )
@@ -160,30 +142,13 @@ def test_refused_keys_and_names(section: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "mount",
     [
-        *(
-            "/:/host",
-            "/:/host:ro",
-            "//:/host",
-            "/../:/host",
-            "/tmp/..:/host",
-            "/etc:/etc",
-            "/root/:/root",
-            "/var:/v",
-        ),
+        *("/:/host", "/:/host:ro", "//:/host", "/../:/host", "/tmp/..:/host"),
+        *("/etc:/etc", "/root/:/root", "/var:/v"),
         *("/var/run/docker.sock:/var/run/docker.sock", "/run:/run", "/var/run/../run/docker.sock:/x"),
         *("/srv/other.sock:/x", "/run/user/0/podman:/x", "/var/lib:/x", "/var/lib/docker/volumes:/x"),
         *("/proc:/p", "/dev:/dev", "/sys/fs/cgroup:/x", "/home/me/.ssh:/x", "/root/.aws/credentials:/x"),
-        *(
-            "/data",
-            "data",
-            "/data:relative",
-            "/data:/",
-            "/data:/x:shared",
-            "/data:/x:ro,exec",
-            "./x:/x",
-            "-v:/x",
-        ),
-        *("/a:/b:ro:rw", ":/x", "/data:", "../x:/x"),
+        *("/data", "data", "/data:relative", "/data:/", "/data:/x:shared", "/data:/x:ro,exec"),
+        *("./x:/x", "-v:/x", "/a:/b:ro:rw", ":/x", "/data:", "../x:/x"),
     ],
 )
 def test_refused_mounts(mount: str) -> None:
@@ -194,17 +159,9 @@ def test_refused_mounts(mount: str) -> None:
 @pytest.mark.parametrize(
     "mount",
     [
-        *(
-            "/data/cache:/cache",
-            "/root/.cache:/root/.cache:rw",
-            "/etc/hccn.conf:/etc/hccn.conf:ro",
-            "cache:/root/.cache",
-        ),
-        *(
-            "/usr/local/Ascend/driver:/usr/local/Ascend/driver:ro,z",
-            "/mnt/nfs:/mnt/nfs",
-            "/home/me/models:/m",
-        ),
+        *("/data/cache:/cache", "/root/.cache:/root/.cache:rw", "/etc/hccn.conf:/etc/hccn.conf:ro"),
+        *("cache:/root/.cache", "/usr/local/Ascend/driver:/usr/local/Ascend/driver:ro,z"),
+        *("/mnt/nfs:/mnt/nfs", "/home/me/models:/m"),
     ],
 )
 def test_allowed_mounts(mount: str) -> None:
@@ -249,8 +206,6 @@ def test_the_shipped_recipes_keep_to_it() -> None:
 
 
 def test_short_values_of_secrets_are_not_masked_everywhere() -> None:
-    from quantpipe.redact import redact
-
     Serve(
         environment={"SOME_KEY": "true", "OTHER_KEY": "geheim-value-7"},
         extra_args=("--x-token", "geheim-value-8"),
