@@ -6,6 +6,7 @@ import os
 import shutil
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -421,21 +422,18 @@ def test_nothing_that_happens_to_its_files_changes_a_loaded_recipe(folder: Path)
 
 def test_each_file_of_a_recipe_is_opened_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    original = io.open
 
-    def counting(file: Any, *args: Any, **kwargs: Any) -> Any:
-        if str(file).startswith(str(folder)):  # not what a thread of pytest opens meanwhile
-            opened.append(Path(file).name)
-        return original(file, *args, **kwargs)
+    def counting(original: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(file: Any, *args: Any, **kwargs: Any) -> Any:
+            if str(file).startswith(str(folder)):  # not what a thread of pytest opens meanwhile
+                opened.append(Path(file).name)
+            return original(file, *args, **kwargs)
 
-    def counting_descriptors(path: Any, *args: Any, **kwargs: Any) -> int:
-        if str(path).startswith(str(folder)):
-            opened.append(Path(path).name)
-        return original_descriptor(path, *args, **kwargs)
+        return counted
 
-    path, original_descriptor = write(folder, GOOD), os.open
-    monkeypatch.setattr(io, "open", counting)
-    monkeypatch.setattr(os, "open", counting_descriptors)
+    path = write(folder, GOOD)
+    monkeypatch.setattr(io, "open", counting(io.open))
+    monkeypatch.setattr(os, "open", counting(os.open))
     recipe = load_recipe(path)
     recipe.digest()
     recipe.stage_inputs()

@@ -35,18 +35,17 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def refuse(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
     """Let every open of the file fail."""
-    really: dict[Any, Callable[..., Any]] = {Path: Path.open, os: os.open}
 
-    def opens(owner: Any) -> Any:
+    def refusing(really: Callable[..., Any]) -> Callable[..., Any]:
         def failing(path: Any, *arguments: Any, **options: Any) -> Any:
             if Path(path).name == name:
                 raise OSError(number, os.strerror(number), str(path))
-            return really[owner](path, *arguments, **options)
+            return really(path, *arguments, **options)
 
         return failing
 
-    for owner in really:
-        monkeypatch.setattr(owner, "open", opens(owner))
+    monkeypatch.setattr(Path, "open", refusing(Path.open))
+    monkeypatch.setattr(os, "open", refusing(os.open))
 
 
 def shard_of(checkpoint: Path) -> str:
