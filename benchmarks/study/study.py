@@ -226,13 +226,7 @@ def held_out(model: Path, used: int) -> dict[str, list[list[int]]]:
 def summary(rows: list[dict[str, float]]) -> dict[str, float | list[float]]:
     """Means over tokens; the interval of the mean KL by resampling prompts."""
     tokens, following = sum(row["tokens"] for row in rows), sum(row["tokens"] - 1 for row in rows)
-    chosen = random.Random(0)
-    means = []
-    for _ in range(RESAMPLES):
-        sample = chosen.choices(rows, k=len(rows))
-        means.append(sum(row["kl"] for row in sample) / sum(row["tokens"] for row in sample))
-    means.sort()
-    ends = [means[int(RESAMPLES * share)] for share in (0.025, 0.975)]
+    ends = interval([(row["kl"], row["tokens"]) for row in rows])
     change = sum(row["nll"] - row["nll_bf16"] for row in rows) / following
     return {
         "tokens": tokens,
@@ -278,15 +272,24 @@ def table(out: Path) -> str:
 
 def difference(rows: list[dict[str, float]], best: list[dict[str, float]]) -> str:
     """The mean of KL - KL of the best, per token, with its 95 % interval."""
-    pairs = list(zip(rows, best, strict=True))
-    chosen, found = random.Random(0), []
-    for _ in range(RESAMPLES):
-        sample = chosen.choices(pairs, k=len(pairs))
-        found.append(sum(a["kl"] - b["kl"] for a, b in sample) / sum(a["tokens"] for a, _ in sample))
-    found.sort()
-    middle = sum(a["kl"] - b["kl"] for a, b in pairs) / sum(a["tokens"] for a, _ in pairs)
-    low, high = (found[int(RESAMPLES * share)] for share in (0.025, 0.975))
-    return f"{middle:+.4f} ({low:+.4f} to {high:+.4f})"
+    above = [(a["kl"] - b["kl"], a["tokens"]) for a, b in zip(rows, best, strict=True)]
+    low, high = interval(above)
+    return f"{per_token(above):+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+# -- statistics ------------------------------------------------------------------------------------
+
+
+def per_token(prompts: list[tuple[float, float]]) -> float:
+    """The mean over the tokens of all prompts, given the sum and the number of tokens of each prompt."""
+    return sum(total for total, _ in prompts) / sum(tokens for _, tokens in prompts)
+
+
+def interval(prompts: list[tuple[float, float]]) -> list[float]:
+    """Both ends of the 95 % interval of `per_token`, by resampling prompts."""
+    chosen = random.Random(0)
+    means = sorted(per_token(chosen.choices(prompts, k=len(prompts))) for _ in range(RESAMPLES))
+    return [means[int(RESAMPLES * share)] for share in (0.025, 0.975)]
 
 
 if __name__ == "__main__":
