@@ -7,6 +7,7 @@ They are in the package's assets: in a wheel as files, in a checkout as links to
 from __future__ import annotations
 
 import difflib
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -77,26 +78,17 @@ def builtin(text: str, role: Role) -> Path | None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is a file; False for what no file can be named (too long, say)."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
+    """Whether it is a file; False for what no file can be named (too long, say), as os.path says it."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def is_folder(path: Path) -> bool:
     """Whether it is a folder; False for what no folder can be named."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return False
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def builtin_dataset(name: str) -> Path:
