@@ -27,10 +27,14 @@ class PagePool:
 
     def take(self, size: int) -> np.ndarray:
         """At least `size` bytes, reserved as long as a tensor made of them by torch.from_numpy lives."""
-        free = [block for block, user in self._blocks if user() is None]
-        self._blocks = [(block, user) for block, user in self._blocks if user() is not None]
-        fitting = [block for block in free if len(block) >= size]
-        block = min(fitting, key=len) if fitting else mmap.mmap(-1, max(size, 1), flags=_PRIVATE)
+        fitting = [pair for pair in self._blocks if pair[1]() is None and len(pair[0]) >= size]
+        if fitting:
+            found = min(fitting, key=lambda pair: len(pair[0]))
+            self._blocks.remove(found)
+            block = found[0]
+        else:  # what is free is too small: it is given back first
+            self._blocks = [pair for pair in self._blocks if pair[1]() is not None]
+            block = mmap.mmap(-1, max(size, 1), flags=_PRIVATE)
         with contextlib.suppress(OSError, AttributeError):  # pages of 2 MiB where the system has them
             block.madvise(mmap.MADV_HUGEPAGE)
         values = np.frombuffer(block, dtype=np.uint8)

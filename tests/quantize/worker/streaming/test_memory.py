@@ -22,3 +22,17 @@ def test_memory() -> None:
     third = torch.from_numpy(memory.take(500))
     assert third.data_ptr() == place
     assert torch.from_numpy(memory.take(5000)).numel() >= 5000
+
+
+def test_copies_of_a_layer_lie_where_those_of_the_last_layer_lay() -> None:
+    """All of them, and not only the first: the quality's meter takes one for each linear."""
+
+    memory = PagePool()
+
+    def take() -> list[torch.Tensor]:
+        return [torch.from_numpy(memory.take(size)) for size in (8000, 1000, 4000, 1000)]
+
+    for tensor in take():
+        tensor.fill_(7)
+    del tensor
+    assert all(int(tensor[0]) == 7 for tensor in take())  # new pages would be zeros
