@@ -5,7 +5,7 @@ called in which order and in which dtype; CANN's descriptions of npu_quantize, n
 and npu_quant_matmul for what each call computes. Products are int8 x int8 summed in int32, so the
 only roundings are those of the formulas, and they are in float32.
 
-Needs torch: for the quantize worker, which measures what the quantized model is worth, and for vLLM's plugin.
+Needs torch: for the quantize worker, which measures the quantized model's quality, and for vLLM's plugin.
 """
 
 from __future__ import annotations
@@ -48,8 +48,17 @@ def quantize_static(x: torch.Tensor, scale_reciprocal: torch.Tensor, offset: tor
     Returns:
         int8 [tokens, in]. Rounding is to the nearest, ties to even.
     """
-    q = torch.round(x.float() * scale_reciprocal.float() + offset.float())
-    return q.clamp_(INT8_MIN, INT8_MAX).to(torch.int8)
+    return to_int8(static_levels(x, scale_reciprocal, offset))
+
+
+def static_levels(x: torch.Tensor, scale_reciprocal: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """What `quantize_static` clips: integers as float32 [tokens, in], also those that int8 does not hold."""
+    return torch.round(x.float() * scale_reciprocal.float() + offset.float())
+
+
+def to_int8(levels: torch.Tensor) -> torch.Tensor:
+    """Clip levels, in place, to what int8 holds."""
+    return levels.clamp_(INT8_MIN, INT8_MAX).to(torch.int8)
 
 
 def quantize_per_token(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,7 +73,7 @@ def quantize_per_token(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     x = x.float()
     scale = x.abs().amax(-1, keepdim=True) / INT8_MAX
     divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return torch.round(x / divisor).clamp_(INT8_MIN, INT8_MAX).to(torch.int8), scale
+    return to_int8(torch.round(x / divisor)), scale
 
 
 def dequantize(accumulator: torch.Tensor, *scales: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import types
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,13 +19,16 @@ from quantpipe.checkpoint.arithmetic import (
     INT8_MIN,
     dynamic_linear,
     quantize_per_token,
-    quantize_static,
+    static_levels,
     static_linear,
+    to_int8,
 )
 from quantpipe.checkpoint.tensors import DYNAMIC, FLOAT, STATIC
 from quantpipe.quantize.worker.streaming import model as models
 from quantpipe.quantize.worker.streaming import moe
 from quantpipe.quantize.worker.streaming.quality.watch import Watch
+
+T = TypeVar("T")
 
 Linear = tuple[torch.Tensor, torch.Tensor | None]
 """Weight and bias of a float linear."""
@@ -35,9 +38,17 @@ class Shared:
     """The last input that was quantized, for linears that get the same tensor object (q, k, v; gate, up)."""
 
     def __init__(self) -> None:
-        self.given: torch.Tensor | None = None
-        self.key: object = None
-        self.result: Any = None
+        self._given: torch.Tensor | None = None
+        self._key: object = None
+        self._result: Any = None
+
+    def of(self, x: torch.Tensor, key: object, quantize: Callable[[], T]) -> T:
+        """What `quantize` makes of `x`, kept for the next linear that has the same `key`: of the scales."""
+        if self._given is not x or self._key != key:
+            self._result = quantize()
+            self._given, self._key = x, key
+        result: T = self._result
+        return result
 
 
 class ServedLinear(nn.Module):  # type: ignore[misc]
@@ -95,15 +106,16 @@ class ServedStatic(ServedLinear):
     def product(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """See ServedLinear."""
         key = float(self.reciprocal), float(self.offset)
-        if self.shared.given is not x or self.shared.key != key:
-            levels = rows.float().mul(self.reciprocal.float()).add_(self.offset.float()).round_()
-            clipped = int(((levels < INT8_MIN) | (levels > INT8_MAX)).sum())
-            q = quantize_static(rows, self.reciprocal, self.offset)
-            self.shared.given, self.shared.key, self.shared.result = x, key, (q, clipped)
-        q, clipped = self.shared.result
+        q, clipped = self.shared.of(x, key, lambda: self._quantized(rows))
         if self.watch is not None:
             self.watch.clip(rows.numel(), clipped)
         return static_linear(q, self.integers, self.quant_bias, self.deq_scale)
+
+    def _quantized(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """int8 [tokens, in], and how many of the values were clipped."""
+        levels = static_levels(rows, self.reciprocal, self.offset)
+        clipped = int(((levels < INT8_MIN) | (levels > INT8_MAX)).sum())
+        return to_int8(levels), clipped
 
 
 class ServedDynamic(ServedLinear):
@@ -117,10 +129,7 @@ class ServedDynamic(ServedLinear):
 
     def product(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """See ServedLinear."""
-        if self.shared.given is not x or self.shared.key != "token":
-            self.shared.given, self.shared.key = x, "token"
-            self.shared.result = quantize_per_token(rows)
-        q, scale = self.shared.result
+        q, scale = self.shared.of(x, "token", lambda: quantize_per_token(rows))
         result = dynamic_linear(q, scale, self.integers, self.weight_scale)
         return result if self.bias is None else result.add_(self.bias)
 
