@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import nn
 
 from quantpipe import durable
 from quantpipe.checkpoint.names import CONFIG, DESCRIPTION, INDEX, ROTATION, SHARD_SUFFIX
+from quantpipe.checkpoint.strict_json import load_object
 from quantpipe.quantize.worker.streaming import shards
 from quantpipe.quantize.worker.streaming.shards import Shard
 from quantpipe.quantize.worker.streaming.state import Unit, final_names
@@ -143,5 +143,4 @@ def _name_shards(folder: Path, units: list[Unit]) -> dict[str, str]:
 
 
 def _set_untied(path: Path) -> None:
-    config = json.loads(path.read_text("utf-8"))
-    durable.write_json(path, {**config, "tie_word_embeddings": False})
+    durable.write_json(path, {**load_object(path), "tie_word_embeddings": False})
