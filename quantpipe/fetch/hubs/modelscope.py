@@ -30,7 +30,7 @@ PAGE_ENTRIES = 3000
 """The hub cuts a list of files off there, silently (modelscope_hub.constants.REPO_FILES_TRUNCATION_LIMIT)."""
 
 MAX_PAGES = 100
-"""Questions for one list of files."""
+"""Folders that are asked for, one or two questions each, for one list of files."""
 
 
 class Page(NamedTuple):

@@ -34,7 +34,7 @@ FAULTS = ("storage", "memory", "environment", "device", "source", "error")
 """Kinds of failures: the first four are this host's, "source" a snapshot that changed, "error" all others."""
 
 KEPT_EVERY = 8
-"""The boundary after every so many units stays: so few are done again for a damaged one, at most."""
+"""The boundary after every eighth unit stays: at most eight are done again for a damaged one."""
 
 EXIT_STOPPED = 75
 """The worker's exit status after `stopped`: EX_TEMPFAIL of sysexits.h."""

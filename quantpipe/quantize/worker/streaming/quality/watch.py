@@ -47,7 +47,7 @@ class Watch:
             self._noise.append(noise(wanted, y[rows]))
 
     def clip(self, values: int, clipped: int) -> None:
-        """So many values of the input were quantized with a static scale, and so many of them clipped."""
+        """Count values of the input that got a static scale, and those of them that were clipped."""
         self._values, self._clipped = self._values + values, self._clipped + clipped
 
     def figures(self, tokens: int, calibration_tokens: int) -> LinearQuality:
