@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,8 +60,6 @@ def ground(
     try:
         yield made
     finally:
-        import shutil
-
         shutil.rmtree(own, ignore_errors=True)
 
 

@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from helpers.commands import ROOT, write_recipe
+from helpers.commands import ROOT, copy_store, write_recipe
 from helpers.processes import alive
-
-from quantpipe.durable import TEMPORARY_PREFIX
+from helpers.rot import flip
 
 from . import shim
 from .hosts import Ended, Host
-from .stages import RECIPE, Recipe, Stage, State
+from .stages import RECIPE, RECIPES, Recipe, Stage, State
 
 NAME = "tiny-qwen3-moe-w8a8-rot"
 _DAY = 24 * 3600
@@ -80,7 +78,7 @@ class Ground:
                     return None
                 shutil.copytree(template, folder / "template-new")
                 (folder / "template-new").rename(folder / "template")
-            recipes = {letter: _recipe(folder, letter) for letter in "abc"}
+            recipes: dict[str, Path] = {letter: _recipe(folder, letter) for letter in RECIPES}
         # Pages lie next to the template: in one folder for the fake worker's sake.
         if not (own / "template").exists():
             (own / "template").symlink_to(folder / "template")
@@ -101,8 +99,7 @@ class Ground:
     def store(self, host: Host, state: State) -> Path:
         """A copy of the store in that state."""
         target = self.own / f"store-{next(self._numbers)}"
-        subprocess.run(["cp", "-a", str(self.make(host, state)), str(target)], check=True)
-        return target
+        return copy_store(self.make(host, state), target)
 
     def argv(self, stage: Stage, store: Path) -> list[str]:
         """A stage's command on a store."""
@@ -128,13 +125,22 @@ class Ground:
                 self.discard(store)
             return [(kind, name) for kind, name in json.loads(path.read_text())]
 
+    def durable_calls(self, host: Host, stage: Stage) -> list[tuple[str, str]]:
+        """Those of `calls` that a page counts unless it is given other kinds."""
+        return [call for call in self.calls(host, stage) if call[0] in shim.DURABLE]
+
     def digest(self, host: Host, recipe: Recipe) -> str:
         """Of the recipe's checkpoint."""
-        made = self.make(host, {"a": "published", "b": "two", "c": "third"}[recipe])  # type: ignore[arg-type]
+        states: dict[Recipe, State] = {"a": "published", "b": "two", "c": "third"}
+        made = self.make(host, states[recipe])
         if recipe != "c":
             return current(made) or ""
         known = {self.digest(host, "a"), self.digest(host, "b")}
         return next(path.name for path in generations(made) if path.name not in known)
+
+    def digests(self, host: Host) -> list[str]:
+        """Of the checkpoints of all recipes."""
+        return [self.digest(host, recipe) for recipe in RECIPES]
 
     def discard(self, store: Path) -> None:
         """Remove a store, and pages and output of the commands on it."""
@@ -159,14 +165,14 @@ class Ground:
             "damaged": "flipped",
             "aged": "damaged",
         }
-        subprocess.run(["cp", "-a", str(self.make(host, before[state])), str(store)], check=True)
+        copy_store(self.make(host, before[state]), store)
         until = {"fetched": "fetch", "quantized": "quantize", "verified": "verify", "smoked": "smoke"}.get(
             state
         )
         if until is not None:
             self._run(host, store, "a", "--until", until)
         elif state == "flipped":
-            flip(current_path(store) / "model-00002-of-00005.safetensors")
+            flip(store / "models" / NAME / "current" / "model-00002-of-00005.safetensors")
         elif state == "damaged":
             assert host.run("scrub", "--store", store).status == 3
         elif state == "aged":
@@ -190,14 +196,12 @@ class Ground:
         _set_age(unpublished / "quantpipe.json", 8 * _DAY)
         snapshot = next(store.glob("sources/local/*/*/config.json")).parent
         unneeded = snapshot.with_name("f" * 60)
-        subprocess.run(["cp", "-a", str(snapshot), str(unneeded)], check=True)
+        shutil.copytree(snapshot, unneeded, symlinks=True)
         for path in [*unneeded.rglob("*"), unneeded]:
             _set_age(path, 9 * _DAY)
         runs = sorted((store / "runs" / NAME).iterdir())
         for number in range(11):
-            subprocess.run(
-                ["cp", "-a", str(runs[0]), str(runs[0].with_name(f"2020{number:02d}"))], check=True
-            )
+            shutil.copytree(runs[0], runs[0].with_name(f"2020{number:02d}"), symlinks=True)
 
     # -- the look afterwards ----------------------------------------------------------------------
 
@@ -227,12 +231,12 @@ class Ground:
             assert not alive(owner["pid"]), f"a lease of a living process is left over: {owner}"
 
 
-def _recipe(folder: Path, letter: str) -> Path:
+def _recipe(folder: Path, letter: Recipe) -> Path:
     path = folder / f"recipe-{letter}" / "recipe.yaml"
     if not path.exists():
         write_recipe(path.parent, smoke={"min_matches": 0.0})
         prompts = json.loads((ROOT / "calib_data/calibration.json").read_text("utf-8"))
-        first = "abc".index(letter)
+        first = RECIPES.index(letter)
         (path.parent / "calibration.json").write_text(json.dumps(prompts[first : first + 2]), "utf-8")
     return path
 
@@ -248,11 +252,6 @@ def current(store: Path) -> str | None:
         return str((store / "models" / NAME / "current").readlink())
     except FileNotFoundError:
         return None
-
-
-def current_path(store: Path) -> Path:
-    """The generation that the pointer names."""
-    return store / "models" / NAME / (current(store) or "nothing")
 
 
 def generations(store: Path) -> list[Path]:
@@ -279,23 +278,6 @@ def difference(generation: Path) -> str | None:
         if hashlib.sha256(path.read_bytes()).hexdigest() != expected[name]:
             return f"{name} has another hash"
     return None
-
-
-def flip(path: Path) -> None:
-    """One bit, in the middle of the file."""
-    mode = path.stat().st_mode
-    path.chmod(0o644)
-    with path.open("r+b") as file:
-        file.seek(path.stat().st_size // 2)
-        byte = file.read(1)[0]
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte ^ 1]))
-    path.chmod(mode)
-
-
-def leftovers(store: Path) -> list[str]:
-    """Temporary names below a store."""
-    return [str(path.relative_to(store)) for path in store.rglob(f"{TEMPORARY_PREFIX}*")]
 
 
 def short(ended: Ended) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import select
@@ -19,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from helpers.commands import environment
+from helpers.processes import alive, eventually
 
 from . import shim
 
@@ -28,6 +30,9 @@ LIMIT = 120.0
 
 SEPARATE = ("unshare", "--pid", "--uts", "--mount", "--fork", "--kill-child=SIGKILL", "--mount-proc")
 """A host of its own: it sees no process of another one, and ends, with its mounts, when its parent does."""
+
+
+_outputs = itertools.count()
 
 
 @functools.lru_cache(maxsize=1)
@@ -169,7 +174,7 @@ class Host:
             folder: the working directory.
         """
         self._count += 1
-        out = self.folder / f"out-{os.getpid()}-{id(self) % 9973}-{self._count}"
+        out = self.folder / f"out-{os.getpid()}-{next(_outputs)}"
         self.send(
             {
                 "id": self._count,
@@ -277,15 +282,6 @@ class Reader:
             found.append(Looks(**json.loads(self._process.stdout.readline())))
 
 
-def ends(pid: int, seconds: float = 5.0) -> bool:
+def ends(pid: int) -> bool:
     """Whether a process is gone, or becomes so in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.005)
-    return False
+    return eventually(lambda: not alive(pid), seconds=5)

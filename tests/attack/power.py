@@ -84,11 +84,11 @@ def cut(ground: Ground, host: Host, stage: Stage, base: Path, number: int) -> bo
 
 
 def cuts(ground: Ground, host: Host, names: Sequence[str], points: int, seed: int) -> dict[str, Any]:
-    """So many of each stage."""
+    """At `points` calls of each stage; 0 for all."""
     done, problems = 0, []
     for name in names:
         stage, dice = BY_NAME[name], random.Random(f"{seed} {name}")
-        calls = [call for call in ground.calls(host, stage) if call[0] in shim.DURABLE]
+        calls = ground.durable_calls(host, stage)
         base = filled(ground, host, stage)
         for number in sample(calls, points, dice):
             try:

@@ -14,39 +14,29 @@ from pathlib import Path
 SOURCE = Path(__file__).with_name("shim.c")
 
 KINDS = (
-    *(
-        "open",
-        "create",
-        "read",
-        "write",
-        "fsync",
-        "close",
-        "rename",
-        "renameat2",
-        "link",
-        "symlink",
-        "unlink",
-    ),
-    *("rmdir", "mkdir", "chmod", "utime", "truncate", "stat", "readlink", "opendir"),
+    "open",
+    "create",
+    "read",
+    "write",
+    "fsync",
+    "close",
+    "rename",
+    "renameat2",
+    "link",
+    "symlink",
+    "unlink",
+    "rmdir",
+    "mkdir",
+    "chmod",
+    "utime",
+    "truncate",
+    "stat",
+    "readlink",
+    "opendir",
 )
 """As `enum kind` of shim.c."""
 
-DURABLE = (
-    *(
-        "create",
-        "write",
-        "fsync",
-        "close",
-        "rename",
-        "renameat2",
-        "link",
-        "symlink",
-        "unlink",
-        "rmdir",
-        "mkdir",
-    ),
-    *("chmod", "utime", "truncate"),
-)
+DURABLE = tuple(kind for kind in KINDS if kind not in ("open", "read", "stat", "readlink", "opendir"))
 """Calls that change what is on disk, or say that it is there."""
 
 KILL_TREE, KILL_CALLER, FAIL, FAIL_ON, FAIL_AFTER, PAUSE = range(1, 7)

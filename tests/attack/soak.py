@@ -14,6 +14,7 @@ from pathlib import Path
 from . import shim
 from .ground import NAME, Ground, short
 from .hosts import Host, Running
+from .stages import RECIPES
 
 CODES = {
     "run": {0, 11, 75},
@@ -79,7 +80,7 @@ class Soak:
         return Job(host.start(*argv, "--store", self.store, control=page), argv, page, killed)
 
     def _argv(self) -> tuple[str, ...]:
-        recipe = str(self.ground.recipes[self.dice.choice("abc")])
+        recipe = str(self.ground.recipes[self.dice.choice(RECIPES)])
         return self.dice.choices(
             (
                 ("run", recipe),

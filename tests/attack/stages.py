@@ -6,6 +6,8 @@ import errno
 from dataclasses import dataclass
 from typing import Literal
 
+from .shim import KINDS
+
 State = Literal[
     "empty",
     "fetched",
@@ -22,6 +24,7 @@ State = Literal[
 """A store: see `ground.Ground.make`."""
 
 Recipe = Literal["a", "b", "c"]
+RECIPES: tuple[Recipe, ...] = ("a", "b", "c")
 
 
 @dataclass(frozen=True)
@@ -79,22 +82,7 @@ CODES = {
 }
 """The exit code that docs/exit-codes.md promises for a fault of the storage, unless a command can go on."""
 
-FAILING = (
-    *(
-        "open",
-        "create",
-        "read",
-        "write",
-        "fsync",
-        "close",
-        "rename",
-        "renameat2",
-        "link",
-        "symlink",
-        "unlink",
-    ),
-    *("rmdir", "mkdir", "chmod", "utime", "stat", "readlink", "opendir"),
-)
+FAILING = tuple(kind for kind in KINDS if kind != "truncate")
 """The calls that fail with each errno."""
 
 REPLAYED = {

@@ -30,7 +30,7 @@ def attack(
             if not page.fired:  # threads: fewer calls than in the run that was logged
                 assert ended.status in (stage.status, *stage.again), short(ended)
                 break
-            assert all(ends(pid) for pid in page.pids()), "a process outlived the kill"
+            assert all(map(ends, page.pids())), "a process outlived the kill"
             if action == shim.KILL_TREE:
                 assert ended.status == -9, short(ended)
             ground.require_sound(store, between, flipped=flipped)
@@ -52,7 +52,7 @@ def test_killed_at_a_durable_call(
     ground: Ground, host: Host, reader: Reader, stage: Stage, seed: int
 ) -> None:
     dice = random.Random(f"{seed} {stage.name}")
-    calls = [call for call in ground.calls(host, stage) if call[0] in shim.DURABLE]
+    calls = ground.durable_calls(host, stage)
     for number in sample(calls, POINTS, dice):
         again = dice.randint(1, len(calls)) if dice.random() < 0.2 else 0
         only_caller = dice.random() < 0.1 and stage.name in ("quantize", "smoke")

@@ -17,7 +17,7 @@ from .common import allowed, repeat
 from .conftest import LONG, POINTS
 from .ground import Ground, current, short
 from .hosts import Host, namespaces
-from .stages import BY_NAME
+from .stages import BY_NAME, RECIPES
 
 pytestmark = [pytest.mark.quantize_env, *([pytest.mark.slow] if LONG else [])]
 STAGES = ("fetch", "quantize", "verify", "smoke", "publish", "republish", "rollback", "scrub")
@@ -71,13 +71,8 @@ def test_a_disk_runs_out_in_the_middle(ground: Ground, host: Host, seed: int, wh
             seen = small.seen(disk) / "store"
             shutil.copytree(ground.make(host, stage.state), seen, symlinks=True)
             between, after, _ = allowed(ground, host, stage)
-            calls = [call for call in ground.calls(host, stage) if call[0] in shim.DURABLE]
-            page = shim.Control(
-                ground.own / f"page-small-{dice.random()}",
-                disk / "store",
-                target=dice.randint(1, len(calls)),
-                action=shim.PAUSE,
-            )
+            calls = ground.durable_calls(host, stage)
+            page = ground.page(disk / "store", target=dice.randint(1, len(calls)), action=shim.PAUSE)
             argv = ground.argv(stage, disk / "store")
             running = small.start(*argv, control=page)
             waits = running.waits()
@@ -91,7 +86,7 @@ def test_a_disk_runs_out_in_the_middle(ground: Ground, host: Host, seed: int, wh
                 shutil.rmtree(filler)
             else:
                 filler.unlink()
-            again = small.run(*argv, control=shim.Control(page.path, disk / "store"))
+            again = small.run(*argv, control=ground.page(disk / "store"))
             assert again.status in (0, *stage.again), f"{where}: {short(again)}"
             ground.require_settled(seen, after)
             shutil.rmtree(seen)
@@ -107,7 +102,7 @@ def test_clocks_that_are_days_off(ground: Ground, host: Host, seed: int) -> None
     offsets = [2 * DAY, -2 * DAY, int(LEAP_DAY - time.time())]
     zones = ["UTC", "Asia/Kolkata", "America/St_Johns", "Pacific/Kiritimati"]
     store = ground.store(host, "empty")
-    for letter in dice.sample(("a", "b", "c"), 3 if LONG else 2):
+    for letter in dice.sample(RECIPES, 3 if LONG else 2):
         clock, zone = dice.choice(offsets), dice.choice(zones)
         argv = ("run", ground.recipes[letter], "--store", store)
         killed = ground.page(store, clock=clock, target=dice.randint(700, 900), action=shim.KILL_TREE)
@@ -115,10 +110,10 @@ def test_clocks_that_are_days_off(ground: Ground, host: Host, seed: int) -> None
         # The next host's clock is right: it goes on where the first one was.
         done = host.run(*argv, control=ground.page(store))
         assert done.status == 0, f"{letter}, clock {clock} in {zone}; seed {seed}: {short(done)}"
-        assert current(store) == ground.digest(host, letter)  # type: ignore[arg-type]
+        assert current(store) == ground.digest(host, letter)
         for verb in (("prune", "--yes"), ("status",), ("run", argv[1])):
             page = ground.page(store, clock=9 * DAY)
             ended = host.run(*verb, "--store", store, control=page, TZ=zone)
             assert ended.status == 0 and not ended.crashed, f"{verb}; seed {seed}: {short(ended)}"
-        ground.require_settled(store, ground.digest(host, letter))  # type: ignore[arg-type]
+        ground.require_settled(store, ground.digest(host, letter))
     ground.discard(store)

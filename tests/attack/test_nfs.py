@@ -60,7 +60,10 @@ def test_names_that_do_not_differ_by_case_alone(ground: Ground, host: Host, seed
     stage = BY_NAME["republish"]
     argv = ground.argv(stage, store)
     if action == "killed":
-        host.run(*argv, control=ground.page(store, folding=True, target=dice.randint(1, 900), action=1))
+        host.run(
+            *argv,
+            control=ground.page(store, folding=True, target=dice.randint(1, 900), action=shim.KILL_TREE),
+        )
     done = host.run(*argv, control=ground.page(store, folding=True))
     assert done.status == 0, f"seed {seed}: {short(done)}"
     back = host.run(*ground.argv(BY_NAME["rollback"], store), control=ground.page(store, folding=True))
@@ -87,7 +90,7 @@ def test_a_shard_that_is_truncated_while_it_is_read(ground: Ground, host: Host, 
     assert not ended.crashed, short(ended)
     if name != "republish":
         assert ended.status == 3, short(ended)
-    else:  # fetch looks at the snapshot again, and mends it
+    else:  # fetch looks at the snapshot again, and fixes it
         assert ended.status in (0, 3), short(ended)
         repeat(ground, host, stage, store, ground.argv(stage, store))
     assert current(store) in (None, ground.digest(host, "a"), ground.digest(host, "b"))
@@ -101,7 +104,7 @@ def test_interrupted_at_a_call(ground: Ground, host: Host, seed: int) -> None:
     for _ in range(count):
         number = dice.choice((signal.SIGINT, signal.SIGTERM))
         stage = BY_NAME[dice.choice(("fetch", "quantize", "verify", "smoke", "publish", "republish"))]
-        calls = [call for call in ground.calls(host, stage) if call[0] in shim.DURABLE]
+        calls = ground.durable_calls(host, stage)
         store = ground.store(host, stage.state)
         between, after, _ = allowed(ground, host, stage)
         target = dice.randint(1, len(calls))

@@ -26,8 +26,7 @@ def test_the_power_is_cut(ground: Ground, host: Host, seed: int) -> None:
     stages = STAGES if LONG else random.Random(seed).sample(STAGES, 1)
     for name in stages:  # here, not on the small filesystem
         ground.calls(host, BY_NAME[name])
-        for letter in ("a", "b", "c"):
-            ground.digest(host, letter)
+    ground.digests(host)
     asked = {
         "folder": str(ground.folder),
         "own": str(ground.own),

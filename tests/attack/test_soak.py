@@ -43,7 +43,7 @@ def test_three_hosts_at_once(ground: Ground, host: Host, seed: int, cached: int)
         assert found[0].wrong == [], f"seed {seed}"
         figures.add(looks_of_readers=found[0].looks)
     assert last.status == 0, f"seed {seed}: {short(last)}"
-    ground.require_sound(store, [ground.digest(host, letter) for letter in ("a", "b", "c")])
+    ground.require_sound(store, ground.digests(host))
     commands = sum(soak.ended.values()) - soak.ended["killed"]
     figures.add(minutes_of_soak=MINUTES, commands_of_soak=commands, killed_in_soak=soak.ended["killed"])
     ground.discard(store)
