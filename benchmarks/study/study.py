@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
     given = parser.parse_args()
+    given.model, given.out = given.model.resolve(), given.out.resolve()  # the worker runs elsewhere
     given.out.mkdir(parents=True, exist_ok=True)
     for cell in CELLS if not given.table else []:
         if (given.only and cell.name not in given.only) or (given.out / f"{cell.name}.json").exists():
@@ -122,6 +123,7 @@ def run(cell: Cell, given: argparse.Namespace) -> dict[str, Any]:
 def quantize(cell: Cell, given: argparse.Namespace, folder: Path) -> None:
     """The engine's worker, as the quantize stage starts it."""
     from quantpipe.quantize.spec import ADAPTERS, build_spec
+    from quantpipe.quantize.worker.protocol import Job
 
     datasets = {}
     for name, path in SETS.items():
@@ -138,21 +140,20 @@ def quantize(cell: Cell, given: argparse.Namespace, folder: Path) -> None:
     for part in (attention, mlp):
         part["weight"]["method"] = cell.weights
     architecture = json.loads((given.model / "config.json").read_text())["architectures"][0]
-    job = {
-        "snapshot": str(given.model.resolve()),
-        "output": str((folder / "checkpoint").resolve()),
-        "adapter": ADAPTERS[architecture],
-        "spec": spec,
-        "device": "cpu",
-        "device_indices": None,
-        "trust_remote_code": False,
-        "engine": "streaming",
-        "exact": False,
-        "state": str((folder / "state").resolve()),
-        "smoothing_dataset": str(datasets["B"].resolve()) if cell.smooth != "none" else None,
-        "identity": {},
-    }
-    (folder / "job.json").write_text(json.dumps(job))
+    job = Job(
+        snapshot=str(given.model),
+        output=str(folder / "checkpoint"),
+        adapter=ADAPTERS[architecture],
+        spec=spec,
+        device="cpu",
+        device_indices=None,
+        trust_remote_code=False,
+        engine="streaming",
+        exact=False,
+        state=str(folder / "state"),
+        smoothing_dataset=str(datasets["B"]) if cell.smooth != "none" else None,
+    )
+    job.write(folder / "job.json")
     worker = ROOT / "quantpipe" / "quantize" / "worker" / "__main__.py"
     environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads), "OMP_WAIT_POLICY": "passive"}
     with (folder / "log").open("wb") as log, (folder / "events").open("wb") as events:

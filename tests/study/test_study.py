@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import runpy
 import sys
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from helpers.commands import ROOT
@@ -46,3 +48,21 @@ def test_names_of_cells_differ(study: SimpleNamespace) -> None:
     names = [cell.name for cell in study.CELLS]
     assert len(set(names)) == len(names) == 13
     assert "rotated-flex-dynamic" in names
+
+
+def test_relative_paths_are_those_of_the_caller(
+    study: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make study` gives relative ones, and the worker runs in another folder."""
+    given: list[Any] = []
+
+    def run(cell: Any, options: Any) -> dict[str, Any]:
+        given.append((options.model, options.out))
+        return {"cpu_seconds": 0}
+
+    for name, replaced in (("run", run), ("table", str)):
+        monkeypatch.setitem(study.main.__globals__, name, replaced)
+    monkeypatch.setattr(sys, "argv", ["study.py", "model", "out", "--only", study.CELLS[0].name])
+    monkeypatch.chdir(tmp_path)
+    study.main()
+    assert given == [(tmp_path / "model", tmp_path / "out")]
