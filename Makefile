@@ -10,7 +10,7 @@ PYTHON ?= python3
 RECIPE ?= recipes/tiny-qwen3-moe-w8a8-rot.yaml
 STORE ?= store
 ARGS ?=
-# Of tests at a time: one more than two cores, since a third of the time of smoke and fetch is waiting.
+# Tests at a time: one more than two cores, since a third of the time of smoke and fetch is waiting.
 JOBS ?= 3
 FUZZ_INPUTS ?= 5000
 POINTS ?= 100
@@ -58,8 +58,8 @@ test: setup
 test-slow: setup
 	$(BIN)/pytest -m slow $(ARGS)
 
-# Kills, errnos, hosts, power cuts and a soak, in their long forms; what ran is printed as a table. POINTS are those
-# of each command, 0 for all: hours; MINUTES those of each soak. `make test` runs some points of each.
+# Kills, errnos, hosts, power cuts and a soak, in their long forms; what ran is printed as a table. POINTS: of each
+# command, 0 for all, which takes hours. MINUTES: of each soak. `make test` runs some points of each.
 test-attack: setup
 	ATTACK=long ATTACK_POINTS=$(POINTS) ATTACK_MINUTES=$(MINUTES) nice -n 10 $(BIN)/pytest tests/attack -n $(JOBS) $(ARGS)
 

@@ -69,16 +69,18 @@ def test_names_of_secrets(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *(
-            "PATH",
-            "PWD",
-            "MAX_TOKENS",
-            "--max-num-batched-tokens",
-            "TOKENIZERS_PARALLELISM",
-            "--tokenizer-mode",
-        ),
-        *("VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD", "SSH_AUTH_SOCK", "--enable-auto-tool-choice"),
-        *("VLLM_ENABLE_PREGRAD_PASSES", "QUANTPIPE_PASS_ENVIRONMENT", "--kv-cache-dtype"),
+        "PATH",
+        "PWD",
+        "MAX_TOKENS",
+        "--max-num-batched-tokens",
+        "TOKENIZERS_PARALLELISM",
+        "--tokenizer-mode",
+        "VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD",
+        "SSH_AUTH_SOCK",
+        "--enable-auto-tool-choice",
+        "VLLM_ENABLE_PREGRAD_PASSES",
+        "QUANTPIPE_PASS_ENVIRONMENT",
+        "--kv-cache-dtype",
     ],
 )
 def test_names_of_no_secrets(name: str) -> None:

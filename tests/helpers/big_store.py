@@ -36,11 +36,7 @@ from quantpipe.settings import Settings
 from quantpipe.stage import Context, RunDirectory
 from quantpipe.store.history import Move
 from quantpipe.store.manifest import FileEntry, Manifest
-from quantpipe.store.outputs import (
-    FetchedFile,
-    FetchFigures,
-    SmokeOutput,
-)
+from quantpipe.store.outputs import FetchedFile, FetchFigures, SmokeOutput
 from quantpipe.store.receipt import FetchReceipt, Receipt, Receipts
 from quantpipe.store.sealed import record_verified
 from quantpipe.store.store import Store
@@ -51,7 +47,6 @@ SMALL_FILES = (
     "model.safetensors.index.json",
     "tokenizer.json",
 )
-WEEK = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True)

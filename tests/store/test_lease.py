@@ -186,14 +186,20 @@ def test_a_fault_while_giving_back_is_no_fault_of_the_work(
         monkeypatch.setattr(Path, call, fail)
 
 
-def test_a_lease_of_the_future_lapses_by_being_watched(tmp_path: Path) -> None:
-    """The file server's clock was set back by a day: a dead holder's lease must not hold for that day."""
-    path = tmp_path / "x.json"
-    first = Lease(path, lapse=120)
-    first.acquire()
+def lease_of_tomorrow(path: Path) -> Lease:
+    """A lease of another host, as it looks after the file server's clock was set back by a day."""
+    lease = Lease(path, lapse=120)
+    lease.acquire()
     pretend(path, realm="0" * 16, host="elsewhere")
     tomorrow = time.time() + 86400
     os.utime(path, (tomorrow, tomorrow))
+    return lease
+
+
+def test_a_lease_of_the_future_lapses_by_being_watched(tmp_path: Path) -> None:
+    """A dead holder's lease must not hold for that day."""
+    path = tmp_path / "x.json"
+    first = lease_of_tomorrow(path)
     started = time.monotonic()
     second = Lease(path, lapse=0.8)
     assert second.try_acquire()
@@ -204,11 +210,7 @@ def test_a_lease_of_the_future_lapses_by_being_watched(tmp_path: Path) -> None:
 
 def test_a_living_holder_of_the_future_keeps_its_lease(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    first = Lease(path, lapse=120)
-    first.acquire()
-    pretend(path, realm="0" * 16, host="elsewhere")
-    tomorrow = time.time() + 86400
-    os.utime(path, (tomorrow, tomorrow))
+    first = lease_of_tomorrow(path)
     beat = threading.Timer(0.3, os.utime, (path,))
     beat.start()
     assert not Lease(path, lapse=4).try_acquire()
