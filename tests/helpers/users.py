@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import encodings.ascii  # what is imported later may lie where other users cannot read
+import encodings.ascii  # noqa: F401  (what is imported later may lie where other users cannot read)
 import os
-import shutil
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-import pytest
+from collections.abc import Callable
 
 SERVER = 65534
 """The uid of a server: it shares no group with whoever publishes."""
@@ -19,19 +14,6 @@ COLLEAGUE = 4711
 """Another member of the group that shares a store."""
 
 GROUP = 4242
-
-__all__ = ["COLLEAGUE", "GROUP", "SERVER", "as_user", "encodings", "open_folder"]
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that every user can pass through; those of pytest are the user's own."""
-    if os.geteuid():
-        pytest.skip("needs root, to become other users")
-    folder = Path(tempfile.mkdtemp(prefix="quantpipe-test-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def as_user(

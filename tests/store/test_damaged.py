@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from helpers.stores import RECIPE, provenance, published, stage
 
@@ -13,11 +11,6 @@ from quantpipe.store.sealed import glance_at_sealed
 from quantpipe.store.store import Store
 
 FOUND = [Mismatch("model.safetensors", "has another hash")]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 def test_a_mark_is_read_back_and_removed(store: Store) -> None:

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 from helpers.stores import RECIPE, current, published
-from helpers.users import COLLEAGUE, GROUP, SERVER, as_user, open_folder
+from helpers.users import COLLEAGUE, GROUP, SERVER, as_user
 
 from quantpipe.store import folders
 from quantpipe.store.lease import Lease
 from quantpipe.store.status import collect
 from quantpipe.store.store import Store
-
-__all__ = ["open_folder"]
 
 OPERATOR = 4710
 UMASKS = [0o000, 0o002, 0o022, 0o027, 0o077]

@@ -23,11 +23,6 @@ from quantpipe.store.sealed import glance_at_sealed
 from quantpipe.store.store import Store
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
 def test_a_generation_that_is_removed_during_the_move_does_not_stay_current(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

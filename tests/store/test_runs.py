@@ -26,11 +26,6 @@ from quantpipe.store.store import Store
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
     (tmp_path / "model").mkdir()
     (tmp_path / "prompts.json").write_text('["a prompt"]')

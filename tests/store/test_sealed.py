@@ -17,11 +17,6 @@ from quantpipe.store.verified import Verified
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
 def place(store: Store) -> Path:
     return store.generation(RECIPE, published(store, "a"))
 

@@ -40,11 +40,6 @@ CHANGES: list[tuple[Change, str, str]] = [
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
 def staging(store: Store) -> Path:
     path, _ = stage(store, "a")
     for name in ("1", "2"):

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 from helpers.receipts import fetch_receipt
 from helpers.stores import RECIPE, point, provenance, published
 
@@ -15,11 +12,6 @@ from quantpipe.store.receipt import Receipts
 from quantpipe.store.sealed import manifest_of, record_verified
 from quantpipe.store.store import Store
 from quantpipe.store.verified import Verified
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 def generation(store: Store, letter: str, *, published: bool) -> str:

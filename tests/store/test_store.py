@@ -15,12 +15,6 @@ from quantpipe.store import manifest
 from quantpipe.store.manifest import PROVENANCE
 from quantpipe.store.store import Store
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
 # -- sealing ------------------------------------------------------------------------------------------
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 from helpers.commands import QUANTPIPE, environment, quantpipe, write_recipe
-from helpers.users import COLLEAGUE, as_user, open_folder
+from helpers.users import COLLEAGUE, as_user
 
 from quantpipe import durable
 from quantpipe.errors import PreflightError, QuantpipeError, RetryableError
 from quantpipe.store.trial import Abilities, check_publish, check_semantics, check_store
 
-__all__ = ["open_folder"]
 NAME = "tiny-qwen3-moe-w8a8-rot"
 
 
