@@ -22,8 +22,10 @@ MAX_PATH_BYTES = 1000
 MAX_NAME_BYTES = 200
 """Linux has room for 4,095 and 255 bytes; the store's own folders, prefixes and endings need the rest."""
 
+GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
+"""Of a commit, or of a blob."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SHA1 = re.compile(r"[0-9a-f]{40}")
 _MAX_SIZE = 1 << 60
 _SHOWN = 20
 _REPORT = "do not trust this repository or mirror; report it"
@@ -39,7 +41,7 @@ def listed_file(path: Any, size: Any, sha256: Any = None, git_sha1: Any = None) 
         raise ValueError(f"lists a file whose path is {path!r:.80}")
     if type(size) is not int or not 0 <= size <= _MAX_SIZE:
         raise ValueError(f"lists {path!r:.200} with the size {size!r:.80}")
-    for value, pattern in ((sha256, _SHA256), (git_sha1, _SHA1)):
+    for value, pattern in ((sha256, _SHA256), (git_sha1, GIT_SHA1)):
         if value is not None and not (isinstance(value, str) and pattern.fullmatch(value)):
             raise ValueError(f"lists {path!r:.200} with the hash {value!r:.80}")
     return RemoteFile(path, size, sha256, git_sha1)

@@ -7,7 +7,6 @@ when it is imported; proxies as everywhere. Files outside of LFS have a git blob
 from __future__ import annotations
 
 import os
-import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
@@ -15,13 +14,11 @@ from urllib.parse import quote
 from quantpipe.fetch.hub import RemoteFile, Sink
 from quantpipe.fetch.hubs import answers, http
 from quantpipe.fetch.hubs.xet import Xet
-from quantpipe.fetch.listing import listed_file
+from quantpipe.fetch.listing import GIT_SHA1, listed_file
 from quantpipe.redact import add_secret, guard_logger, redact
 
 if TYPE_CHECKING:
     import requests
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Info(NamedTuple):
@@ -133,7 +130,7 @@ def parse_info(answer: bytes) -> Info:
     commit = value.get("sha") if isinstance(value, dict) else None
     if not isinstance(siblings, list) or not all(isinstance(sibling, dict) for sibling in siblings):
         raise ValueError("has no list of files")
-    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):  # it becomes a folder's name
+    if not isinstance(commit, str) or not GIT_SHA1.fullmatch(commit):  # it becomes a folder's name
         raise ValueError(f"returned {commit!r:.80} instead of a commit")
     return Info(commit, tuple(sorted((_file(sibling) for sibling in siblings), key=lambda file: file.path)))
 

@@ -7,7 +7,6 @@ Where a mirror lacks that list, the digest of the file list, hashes included, is
 
 from __future__ import annotations
 
-import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
@@ -16,14 +15,13 @@ from quantpipe.checkpoint import strict_json
 from quantpipe.errors import PreflightError, RecipeError
 from quantpipe.fetch.hub import RemoteFile, Sink
 from quantpipe.fetch.hubs import answers, http
-from quantpipe.fetch.listing import MAX_FILES, listed_file
+from quantpipe.fetch.listing import GIT_SHA1, MAX_FILES, listed_file
 from quantpipe.redact import add_secret, guard_logger, redact
 from quantpipe.stage import digest_of
 
 if TYPE_CHECKING:
     import requests
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _DEFAULT_REVISION = "master"
 
 PAGE_ENTRIES = 3000
@@ -66,7 +64,7 @@ class ModelScopeHub:
     def resolve(self, repo: str, revision: str | None) -> str:
         """The commit of a branch, tag or commit; None is `master`."""
         wanted = revision or _DEFAULT_REVISION
-        if _COMMIT.fullmatch(wanted):
+        if GIT_SHA1.fullmatch(wanted):
             return wanted
         commit = self._newest_commit(repo, wanted)
         if commit is None:
@@ -177,7 +175,7 @@ def parse_commit(answer: bytes) -> str | None:
         commit = strict_json.parse(answer)["Data"]["Commit"][0]["Id"]
     except (ValueError, KeyError, TypeError, IndexError):
         return None
-    return commit if isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
+    return commit if isinstance(commit, str) and GIT_SHA1.fullmatch(commit) else None
 
 
 def parse_page(answer: bytes) -> Page:
@@ -201,6 +199,6 @@ def parse_page(answer: bytes) -> Page:
 
 def _file(entry: dict[str, Any]) -> RemoteFile:
     sha256, blob = entry.get("Sha256") or None, entry.get("BlobId")
-    git_sha1 = blob if not sha256 and isinstance(blob, str) and _COMMIT.fullmatch(blob) else None
+    git_sha1 = blob if not sha256 and isinstance(blob, str) and GIT_SHA1.fullmatch(blob) else None
     sha256 = sha256.lower() if isinstance(sha256, str) else sha256
     return listed_file(entry.get("Path"), entry.get("Size"), sha256, git_sha1)
