@@ -102,11 +102,13 @@ def require_content(snapshot: Path, path: str, hashes: FileHashes) -> None:
 
 
 def known_files(snapshot: Path) -> Iterator[tuple[str, FileHashes]]:
-    """The files of a snapshot whose hashes are known, by path."""
+    """The files of a snapshot whose hashes are known, by path; leftovers of killed writes are passed over."""
     folder = snapshot / _FOLDER
     found = durable.walk(folder) if folder.is_dir() else iter(())
     places = [Path(directory, name) for directory, _, names in found for name in names]
-    for place in sorted(place for place in places if place.suffix == ".json"):
+    for place in sorted(places):
+        if place.suffix != ".json" or place.name.startswith(durable.TEMPORARY_PREFIX):
+            continue
         path = place.relative_to(folder).as_posix().removesuffix(".json")
         hashes = FileHashes.load(snapshot, path)
         if hashes is not None:

@@ -24,6 +24,7 @@ from quantpipe.checkpoint.fetched import (
     require_same,
 )
 from quantpipe.checkpoint.safetensors import parse_header
+from quantpipe.durable import TEMPORARY_PREFIX
 
 
 def shard() -> bytes:
@@ -128,6 +129,24 @@ class TestFiles:
         (tmp_path / "b").unlink()
         with pytest.raises(ChangedError):
             require_same(tmp_path, ["b"])
+
+
+def test_what_a_killed_write_left_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before the rename: the content under the temporary name is whole."""
+    known = FileHashes(hashlib.sha256(b"{}").hexdigest())
+    known.save(tmp_path, "config.json")
+
+    def killed(self: Path, target: Path) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(Path, "replace", killed)
+    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
+    with pytest.raises(SystemExit):
+        known.save(tmp_path, "tokenizer_config.json")
+    left = [path.name for path in tmp_path.rglob(f"{TEMPORARY_PREFIX}*")]
+    assert len(left) == 1
+    assert left[0].endswith("tokenizer_config.json.json")
+    assert dict(known_files(tmp_path)) == {"config.json": known}
 
 
 def test_the_form_on_disk(tmp_path: Path) -> None:
